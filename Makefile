@@ -1,0 +1,141 @@
+# `make help` says what the targets do; CI runs the same ones.
+
+SHELL         := bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Tools are pinned here, built by the Go toolchain into bin/tools, and rebuilt when a version changes.
+BUF_VERSION                   := v1.75.0
+GOLANGCI_LINT_VERSION         := v2.15.0
+PROTOC_GEN_GO_VERSION         := v1.36.12
+PROTOC_GEN_CONNECT_GO_VERSION := v1.21.1
+BENCHSTAT_VERSION             := v0.0.0-20260908200009-22c9c6c9d4da
+
+# Least statement coverage of every package of a tree, in percent.
+COVER_CRDT        := 95
+COVER_REGION      := 80
+COVER_REPLICATION := 80
+
+ARGS      ?=
+PKG       ?= ./...
+BENCH     ?= .
+BENCHTIME ?= 1s
+BASE      ?= HEAD
+FUZZTIME  ?= 10s
+
+TOOLS                 := $(CURDIR)/bin/tools
+BUF                   := $(TOOLS)/.buf@$(BUF_VERSION)
+GOLANGCI_LINT         := $(TOOLS)/.golangci-lint@$(GOLANGCI_LINT_VERSION)
+PROTOC_GEN_GO         := $(TOOLS)/.protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
+PROTOC_GEN_CONNECT_GO := $(TOOLS)/.protoc-gen-connect-go@$(PROTOC_GEN_CONNECT_GO_VERSION)
+BENCHSTAT             := $(TOOLS)/.benchstat@$(BENCHSTAT_VERSION)
+
+##@ Use
+
+.PHONY: help
+help: ## show this list
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: ## start three regions in one process; ARGS="--ephemeral" passes flags to cartd dev
+	@go build -o bin/cartd ./cmd/cartd
+	@exec bin/cartd dev $(ARGS)
+
+.PHONY: build
+build: ## build cartd and cartctl, static, into bin/
+	CGO_ENABLED=0 go build -trimpath -o bin/ ./cmd/cartd ./cmd/cartctl
+
+##@ Check
+
+.PHONY: test
+test: ## run everything that needs no service outside the repository
+	go test -timeout 5m ./...
+
+.PHONY: test-services
+test-services: ## run the tests against real services; those that SAMECART_TEST_* does not name are started
+	@set -euo pipefail; \
+	packages=$$(grep -rlE --include='*_test.go' --exclude-dir=bin --exclude-dir=data '^//go:build .*\bservices\b' . | xargs -r dirname | sort -u); \
+	if [[ -z $$packages ]]; then echo 'test-services: no test file has the build tag "services"' >&2; exit 1; fi; \
+	state=$$(mktemp -d); \
+	trap 'deploy/services/down "$$state"' EXIT; \
+	trap 'exit 130' INT TERM; \
+	addresses=$$(deploy/services/up "$$state"); \
+	eval "$$addresses"; \
+	env | grep '^SAMECART_TEST_' | sort; \
+	go test -count=1 -timeout 10m -tags services $$packages
+
+.PHONY: race
+race: ## run the tests under the race detector
+	CGO_ENABLED=1 go test -race -timeout 15m ./...
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) $(BUF) ## check Go code, its layers and formatting, and the protobuf schema
+	$(TOOLS)/golangci-lint run ./...
+	$(TOOLS)/buf lint
+	$(TOOLS)/buf format --diff --exit-code
+
+.PHONY: cover
+cover: ## print the statement coverage of crdt, region and replication; fail where it is too low
+	.ci/cover crdt $(COVER_CRDT) region $(COVER_REGION) replication $(COVER_REPLICATION)
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for FUZZTIME=10s
+	@set -euo pipefail; \
+	targets=$$(grep -roE --include='*_test.go' --exclude-dir=bin --exclude-dir=data '^func Fuzz\w+' . | sort -u); \
+	if [[ -z $$targets ]]; then echo 'fuzz: no fuzz target found' >&2; exit 1; fi; \
+	while IFS=: read -r file func; do \
+	  echo "== $$file $${func#func } for $(FUZZTIME)"; \
+	  go test -run '^$$' -fuzz "^$${func#func }\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
+	done <<<"$$targets"
+
+##@ Measure
+
+.PHONY: bench
+bench: $(BENCHSTAT) ## run the benchmarks, one table at the end; PKG=./crdt BENCH=Join BENCHTIME=2s narrow it
+	@mkdir -p bin/bench
+	@set -o pipefail; go test -run '^$$' -bench '$(BENCH)' -benchmem -benchtime $(BENCHTIME) -timeout 1h $(PKG) | tee bin/bench/bench.txt
+	@$(TOOLS)/benchstat bin/bench/bench.txt
+
+.PHONY: benchcmp
+benchcmp: $(BENCHSTAT) ## compare ten runs of the benchmarks here with ten at commit BASE=HEAD
+	@set -euo pipefail; \
+	rm -rf bin/bench/base; mkdir -p bin/bench/base; \
+	git archive '$(BASE)' | tar -x -C bin/bench/base; \
+	run() { go test -run '^$$' -bench '$(BENCH)' -benchmem -benchtime $(BENCHTIME) -count 10 -timeout 2h $(PKG); }; \
+	(cd bin/bench/base && run) | tee bin/bench/base.txt; \
+	run | tee bin/bench/here.txt; \
+	rm -rf bin/bench/base; \
+	$(TOOLS)/benchstat '$(BASE)'=bin/bench/base.txt here=bin/bench/here.txt
+
+##@ Maintain
+
+.PHONY: generate
+generate: $(BUF) $(PROTOC_GEN_GO) $(PROTOC_GEN_CONNECT_GO) ## write the Go code of proto/
+	$(TOOLS)/buf generate
+
+.PHONY: clean
+clean: ## remove what was built, tools included; state in data/ stays
+	rm -rf bin coverage.out
+
+# A stamp names the version that was installed, so a second call does nothing.
+define install
+	GOBIN=$(TOOLS) CGO_ENABLED=0 go install $(1)@$*
+	@rm -f $(@:@$*=)@* && touch $@
+endef
+
+$(TOOLS)/.buf@%:
+	$(call install,github.com/bufbuild/buf/cmd/buf)
+
+$(TOOLS)/.golangci-lint@%:
+	$(call install,github.com/golangci/golangci-lint/v2/cmd/golangci-lint)
+
+$(TOOLS)/.protoc-gen-go@%:
+	$(call install,google.golang.org/protobuf/cmd/protoc-gen-go)
+
+$(TOOLS)/.protoc-gen-connect-go@%:
+	$(call install,connectrpc.com/connect/cmd/protoc-gen-connect-go)
+
+$(TOOLS)/.benchstat@%:
+	$(call install,golang.org/x/perf/cmd/benchstat)
