@@ -1,0 +1,247 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/samecart/samecart/crdt"
+	regionv1 "github.com/samecart/samecart/proto/region/v1"
+)
+
+// inFlightMax is how many entries are between Propose and their answers.
+// While they are, later commands gather for the next one: the busier the
+// shard, the more commands share a disk sync.
+const inFlightMax = 2
+
+// commandsMax bounds the commands of one entry, and so the time that one
+// entry takes to apply.
+const commandsMax = 512
+
+// enqueueWait bounds how long Raft may take to accept an entry.
+const enqueueWait = time.Second
+
+type proposal struct {
+	ctx  context.Context
+	cmd  *regionv1.Command
+	size int
+	done chan result // room for one: nobody has to take it
+}
+
+type result struct {
+	outcome *regionv1.Outcome
+	err     error
+}
+
+// Propose puts a command into the shard's log and returns what it did once
+// a majority has it on disk and this node has applied it. When ctx ends
+// after the command was taken, the error wraps ErrOutcomeUnknown.
+func (s *Shard) Propose(ctx context.Context, cmd *regionv1.Command) (*regionv1.Outcome, error) {
+	if !s.Leads() || s.draining.Load() {
+		return nil, s.notLeader()
+	}
+	p := &proposal{ctx: ctx, cmd: cmd, size: proto.Size(cmd), done: make(chan result, 1)}
+	if p.size > s.cfg.EntryBytesMax {
+		return nil, fmt.Errorf("%w: %d bytes, an entry holds %d", ErrTooLarge, p.size, s.cfg.EntryBytesMax)
+	}
+	select {
+	case s.queue <- p:
+	default:
+		return nil, ErrOverloaded
+	}
+	select {
+	case r := <-p.done:
+		return r.outcome, r.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
+	}
+}
+
+// combine packs waiting commands into entries until ctx ends.
+func (s *Shard) combine(ctx context.Context) {
+	slots := make(chan struct{}, inFlightMax)
+	var first *proposal // did not fit the entry before
+	defer func() {
+		// What was taken gets its answer; what is left was not proposed.
+		for range inFlightMax {
+			slots <- struct{}{}
+		}
+		for {
+			select {
+			case p := <-s.queue:
+				p.done <- result{err: s.notLeader()}
+			default:
+				if first != nil {
+					first.done <- result{err: s.notLeader()}
+				}
+				return
+			}
+		}
+	}()
+	for {
+		if first == nil {
+			select {
+			case <-ctx.Done():
+				return
+			case first = <-s.queue:
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case slots <- struct{}{}:
+		}
+		var batch []*proposal
+		batch, first = s.gather(first)
+		if len(batch) == 0 {
+			<-slots
+			continue
+		}
+		s.propose(batch, func() { <-slots })
+	}
+}
+
+// gather takes what waits, up to an entry's bounds; rest is the first
+// command that did not fit. Commands whose callers have gone are dropped:
+// they were told that the outcome is unknown, and nothing is one.
+func (s *Shard) gather(first *proposal) (batch []*proposal, rest *proposal) {
+	bytes := 0
+	for p := first; ; {
+		if p.ctx.Err() == nil {
+			if bytes+p.size > s.cfg.EntryBytesMax && len(batch) > 0 {
+				return batch, p
+			}
+			bytes += p.size
+			batch = append(batch, p)
+		}
+		if len(batch) == commandsMax {
+			return batch, nil
+		}
+		select {
+		case p = <-s.queue:
+		default:
+			return batch, nil
+		}
+	}
+}
+
+// entry makes a log entry of commands, with all that decides their outcome.
+func (s *Shard) entry(commands []*regionv1.Command) *regionv1.Entry {
+	l := s.cfg.Limits
+	return &regionv1.Entry{
+		Level: formatLevel,
+		At:    uint64(crdt.TimestampAt(time.Now().UnixMilli())),
+		Limits: &regionv1.Limits{
+			Lines: l.Lines, Quantity: l.Quantity, OpLifeMs: uint64(l.OpLife.Milliseconds()),
+		},
+		Commands: commands,
+	}
+}
+
+func (s *Shard) propose(batch []*proposal, done func()) {
+	commands := make([]*regionv1.Command, len(batch))
+	for i, p := range batch {
+		commands[i] = p.cmd
+	}
+	data, err := marshal(s.entry(commands))
+	if err != nil {
+		done()
+		fail(batch, fmt.Errorf("encode entry: %w", err))
+		return
+	}
+	// Apply hands the entry over here, so entries keep their order; only the
+	// answer is waited for elsewhere.
+	future := s.raft.Apply(data, enqueueWait)
+	go func() {
+		defer done()
+		if err := future.Error(); err != nil {
+			fail(batch, s.applyError(err))
+			return
+		}
+		outcomes, ok := future.Response().(answer)
+		if !ok || len(outcomes) != len(batch) {
+			fail(batch, fmt.Errorf("%w: the entry was applied before", ErrOutcomeUnknown))
+			return
+		}
+		for i, p := range batch {
+			p.done <- result{outcome: outcomes[i]}
+		}
+	}()
+}
+
+func fail(batch []*proposal, err error) {
+	for _, p := range batch {
+		p.done <- result{err: err}
+	}
+}
+
+// applyError tells what was certainly not proposed from what may have been.
+func (s *Shard) applyError(err error) error {
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return s.notLeader()
+	case errors.Is(err, raft.ErrEnqueueTimeout):
+		return ErrOverloaded
+	}
+	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+}
+
+// housekeep proposes what only time brings about: forgetting delta log rows
+// that every peer has, and op ids past their life.
+func (s *Shard) housekeep(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if !s.Leads() || s.draining.Load() {
+			continue
+		}
+		if cmd := s.trimCommand(n%10 == 0); cmd != nil {
+			s.keep(ctx, cmd)
+		}
+		if n%60 == 0 {
+			if cmd := s.expireCommand(); cmd != nil {
+				s.keep(ctx, cmd)
+			}
+		}
+	}
+}
+
+func (s *Shard) keep(ctx context.Context, cmd *regionv1.Command) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if _, err := s.Propose(ctx, cmd); err != nil && ctx.Err() == nil {
+		s.log.Debug("housekeeping", slog.Any("err", err))
+	}
+}
+
+// trimCommand returns nil when nothing is worth an entry: a full batch of
+// rows always is, less than that when told to tidy.
+func (s *Shard) trimCommand(tidy bool) *regionv1.Command {
+	m := s.fsm.marker()
+	to := min(s.acked.Load(), m.Seq)
+	if m.Seq > s.cfg.RetainRows {
+		to = max(to, m.Seq-s.cfg.RetainRows) // a peer that is away longer is repaired
+	}
+	if to <= m.Trimmed || !tidy && to-m.Trimmed < trimMax {
+		return nil
+	}
+	return &regionv1.Command{Command: &regionv1.Command_TrimLog{TrimLog: &regionv1.TrimLog{Seq: to}}}
+}
+
+func (s *Shard) expireCommand() *regionv1.Command {
+	oldest, ok, err := s.fsm.current().OldestOp()
+	if err != nil || !ok || time.Since(time.UnixMilli(oldest.UnixMilli())) < s.cfg.Limits.OpLife {
+		return nil
+	}
+	return &regionv1.Command{Command: &regionv1.Command_ExpireOps{ExpireOps: &regionv1.ExpireOps{Limit: trimMax}}}
+}

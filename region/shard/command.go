@@ -1,0 +1,461 @@
+package shard
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/samecart/samecart/crdt"
+	regionv1 "github.com/samecart/samecart/proto/region/v1"
+	"github.com/samecart/samecart/region/store"
+)
+
+// Rows that arrive by gossip may carry a clock that runs ahead. One further
+// ahead than this does not move the region's own clock.
+const clockAheadMax = crdt.Timestamp(5*60*1000) << 16
+
+// workspace is what one command sees and changes: the open transaction, with
+// the decoded carts behind it.
+type workspace struct {
+	tx     *store.Tx
+	slots  *Slots
+	lookup func(id string) (*store.Record, bool) // committed records in memory
+	index  uint64
+	limits *regionv1.Limits
+	at     crdt.Timestamp // the entry's time
+}
+
+// record returns the newest record of a cart, nil when there is none.
+func (w *workspace) record(id string) (*store.Record, error) {
+	if r, ok := w.tx.Dirty(id); ok {
+		return r, nil
+	}
+	if r, ok := w.lookup(id); ok {
+		return r, nil
+	}
+	return w.tx.Record(w.slots.Of(id), id)
+}
+
+func stateOf(r *store.Record) crdt.State {
+	if r == nil {
+		return crdt.State{Cart: &crdt.Cart{}}
+	}
+	return r.State
+}
+
+func (w *workspace) put(id string, old *store.Record, s crdt.State) *store.Record {
+	r := store.NewRecord(id, w.index, s)
+	w.tx.PutRecord(w.slots.Of(id), id, old, r)
+	return r
+}
+
+// now gives out the next timestamp: unique in the shard, not before the
+// entry's.
+func (w *workspace) now() crdt.Timestamp {
+	m := w.tx.Marker()
+	m.At = m.At.Next(w.at)
+	return m.At
+}
+
+// refusal is an outcome that changed nothing.
+type refusal struct {
+	code    regionv1.Outcome_Code
+	details []string
+}
+
+// edit applies a shopper's changes to one cart: all of them or none. An
+// outcome is remembered under the op id only when something was applied: a
+// refusal changed nothing, so a retry may be judged anew, here as in any
+// other region.
+func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
+	old, err := w.record(e.CartId)
+	if err != nil {
+		return nil, err
+	}
+	state := stateOf(old)
+	var op crdt.OpID
+	hasOp := len(e.OpId) == len(op)
+	if hasOp {
+		copy(op[:], e.OpId)
+		known, out, err := w.replay(e, op, old)
+		if known || err != nil {
+			return out, err
+		}
+	}
+	if len(e.IfMatch) > 0 && !matches(e.IfMatch, e.CartId, old) {
+		return w.refused(e.CartId, old, 0, refusal{code: regionv1.Outcome_CODE_VERSION_CONFLICT}), nil
+	}
+	at := w.now()
+	m := w.tx.Marker()
+	writer := crdt.Writer{
+		Replica:     crdt.Replica{Region: m.Region, Incarnation: m.Incarnation},
+		At:          at,
+		QuantityMax: w.limits.Quantity,
+	}
+	cart := state.Cart
+	var deltas []crdt.Delta
+	keys := make([]crdt.LineKey, len(e.Changes))
+	for i, c := range e.Changes {
+		ds, key, r := w.change(cart, writer, c)
+		if r != nil {
+			return w.refused(e.CartId, old, i, *r), nil
+		}
+		keys[i] = key
+		for _, d := range ds {
+			cart = cart.Apply(d)
+			deltas = append(deltas, d)
+		}
+	}
+	rec := old
+	if len(deltas) > 0 {
+		ops := state.Ops
+		for _, d := range deltas {
+			row := crdt.Row{CartID: e.CartId, At: at, Delta: d, Ops: opsIn(ops, d.Context)}
+			if hasOp {
+				o := crdt.Op{Dot: d.Dots[0], ID: op, Fingerprint: e.Fingerprint, At: at}
+				row.Ops = insertOp(row.Ops, o)
+				ops = insertOp(ops, o)
+			}
+			w.tx.AppendRow(row)
+			ops = w.heldOps(ops, d, cart)
+		}
+		rec = w.put(e.CartId, old, crdt.State{Cart: cart, Ops: ops})
+	}
+	out := w.outcome(e.CartId, rec)
+	for i, k := range keys {
+		out.Lines = append(out.Lines, w.changed(cart, k, e.Changes[i].Kind))
+	}
+	if hasOp && len(deltas) > 0 {
+		b, err := marshal(out)
+		if err != nil {
+			return nil, err
+		}
+		w.tx.PutOp(e.CartId, op, store.OpRecord{Fingerprint: e.Fingerprint, At: at, Outcome: b})
+	}
+	return out, nil
+}
+
+func matches(want []byte, id string, r *store.Record) bool {
+	d := DigestOfRecord(id, r)
+	return string(want) == string(d[:])
+}
+
+// DigestOfRecord is the digest of a record's cart; a cart that is not there
+// has the digest of the empty cart.
+func DigestOfRecord(id string, r *store.Record) store.Digest {
+	if r != nil {
+		return r.Digest
+	}
+	return store.DigestOf(id, (&crdt.Cart{}).Encode(nil))
+}
+
+// replay answers a request whose op id is known.
+func (w *workspace) replay(e *regionv1.Edit, op crdt.OpID, old *store.Record) (known bool, out *regionv1.Outcome, err error) {
+	rec, ok, err := w.tx.Op(e.CartId, op)
+	if err != nil || !ok {
+		return false, nil, err
+	}
+	if rec.Fingerprint != e.Fingerprint {
+		return true, w.refused(e.CartId, old, 0, refusal{code: regionv1.Outcome_CODE_OP_ID_REUSED}), nil
+	}
+	if len(rec.Outcome) > 0 {
+		out = new(regionv1.Outcome)
+		if err := unmarshal(rec.Outcome, out); err != nil {
+			return true, nil, fmt.Errorf("decode outcome of cart %q: %w", e.CartId, err)
+		}
+	} else {
+		// Applied in another region: answer with the lines as they are.
+		out = w.outcome(e.CartId, old)
+		cart := stateOf(old).Cart
+		for _, c := range e.Changes {
+			key, r := resolve(cart, c)
+			if r != nil {
+				key = crdt.LineKey{Seller: c.GetLine().GetSeller(), SKU: c.GetLine().GetSku(), Options: c.GetLine().GetOptions()}
+			}
+			out.Lines = append(out.Lines, w.changed(cart, key, c.Kind))
+		}
+	}
+	out.Replayed = true
+	return true, out, nil
+}
+
+// change turns one change into deltas. Caps are checked here, and only
+// here: a join never fails.
+func (w *workspace) change(cart *crdt.Cart, writer crdt.Writer, c *regionv1.Change) ([]crdt.Delta, crdt.LineKey, *refusal) {
+	switch c.Kind {
+	case regionv1.Change_KIND_ADD:
+		return w.add(cart, writer, c)
+	case regionv1.Change_KIND_SET:
+		key, r := resolve(cart, c)
+		switch {
+		case r != nil && (c.Quantity > 0 || r.code == regionv1.Outcome_CODE_AMBIGUOUS_LINE):
+			return nil, key, r
+		case r != nil:
+			return nil, key, nil // setting what is not there to 0
+		case c.Quantity == 0:
+			return []crdt.Delta{cart.Remove(writer, key)}, key, nil
+		case c.Quantity > w.limits.Quantity:
+			return nil, key, w.tooLarge(c.Quantity)
+		}
+		return []crdt.Delta{cart.SetQuantity(writer, key, c.Quantity)}, key, nil
+	case regionv1.Change_KIND_REMOVE:
+		key, r := resolve(cart, c)
+		switch {
+		case r != nil && r.code == regionv1.Outcome_CODE_AMBIGUOUS_LINE:
+			return nil, key, r
+		case r != nil:
+			return nil, key, nil
+		}
+		return []crdt.Delta{cart.Remove(writer, key)}, key, nil
+	case regionv1.Change_KIND_CLEAR:
+		return cart.Clear(writer), crdt.LineKey{}, nil
+	case regionv1.Change_KIND_UNSPECIFIED:
+	}
+	// The proposer checks kinds: an unknown one is of a format level that this
+	// binary must not have been given.
+	panic(fmt.Sprintf("shard: change of unknown kind %d at index %d", c.Kind, w.index))
+}
+
+func (w *workspace) tooLarge(q uint32) *refusal {
+	return &refusal{regionv1.Outcome_CODE_QUANTITY_TOO_LARGE, []string{fmt.Sprint(q), fmt.Sprint(w.limits.Quantity)}}
+}
+
+func (w *workspace) add(cart *crdt.Cart, writer crdt.Writer, c *regionv1.Change) ([]crdt.Delta, crdt.LineKey, *refusal) {
+	key := crdt.LineKey{Seller: c.Line.GetSeller(), SKU: c.Line.GetSku(), Options: c.Line.GetOptions()}
+	line := cart.Lines.Find(key)
+	var seen uint32
+	if line == nil {
+		if uint32(len(cart.Lines)) >= w.limits.Lines {
+			return nil, key, &refusal{regionv1.Outcome_CODE_TOO_MANY_LINES, []string{fmt.Sprint(w.limits.Lines)}}
+		}
+	} else {
+		seen = min(line.Visible().Quantity, w.limits.Quantity)
+	}
+	if c.Quantity > w.limits.Quantity || seen+c.Quantity > w.limits.Quantity {
+		return nil, key, w.tooLarge(seen + c.Quantity)
+	}
+	if cur := cart.Currency(); cur != "" && cur != c.Currency && (line == nil || c.RenewOffer) {
+		return nil, key, &refusal{regionv1.Outcome_CODE_CURRENCY_MISMATCH, []string{c.Currency, cur}}
+	}
+	offer := crdt.Offer{Price: c.Price, Currency: c.Currency, AddedAt: writer.At}
+	return []crdt.Delta{cart.Add(writer, key, c.Quantity, offer, c.RenewOffer)}, key, nil
+}
+
+// resolve finds the line that a change means. A seller or options that were
+// not given match any, as long as one line does.
+func resolve(cart *crdt.Cart, c *regionv1.Change) (crdt.LineKey, *refusal) {
+	l := c.GetLine()
+	var found []crdt.LineKey
+	for _, e := range cart.Lines {
+		if e.Key.SKU == l.GetSku() &&
+			(l.GetAnySeller() || e.Key.Seller == l.GetSeller()) &&
+			(l.GetAnyOptions() || e.Key.Options == l.GetOptions()) {
+			found = append(found, e.Key)
+		}
+	}
+	key := crdt.LineKey{Seller: l.GetSeller(), SKU: l.GetSku(), Options: l.GetOptions()}
+	switch len(found) {
+	case 0:
+		return key, &refusal{code: regionv1.Outcome_CODE_LINE_NOT_FOUND}
+	case 1:
+		return found[0], nil
+	}
+	var sellers []string
+	for _, k := range found {
+		if !slices.Contains(sellers, k.Seller) {
+			sellers = append(sellers, k.Seller)
+		}
+	}
+	return key, &refusal{regionv1.Outcome_CODE_AMBIGUOUS_LINE, sellers}
+}
+
+func (w *workspace) outcome(id string, r *store.Record) *regionv1.Outcome {
+	cart := stateOf(r).Cart
+	d := DigestOfRecord(id, r)
+	return &regionv1.Outcome{
+		ItemCount: cart.ItemCount(w.limits.Quantity),
+		Index:     w.index,
+		Context:   cart.Context.Encode(nil),
+		Digest:    d[:],
+	}
+}
+
+func (w *workspace) refused(id string, r *store.Record, change int, why refusal) *regionv1.Outcome {
+	out := w.outcome(id, r)
+	out.Code, out.Change, out.Details = why.code, uint32(change), why.details
+	return out
+}
+
+func (w *workspace) changed(cart *crdt.Cart, k crdt.LineKey, kind regionv1.Change_Kind) *regionv1.ChangedLine {
+	out := &regionv1.ChangedLine{Line: &regionv1.LineKey{Seller: k.Seller, Sku: k.SKU, Options: k.Options}}
+	l := cart.Lines.Find(k)
+	if l == nil || kind == regionv1.Change_KIND_CLEAR {
+		out.Removed = true
+		return out
+	}
+	v := l.Visible()
+	out.Quantity = min(v.Quantity, w.limits.Quantity)
+	out.Price, out.Currency, out.AddedAt = v.Offer.Price, v.Offer.Currency, uint64(v.Offer.AddedAt)
+	if l.Quantity.Concurrent() {
+		for _, wr := range l.Quantity {
+			out.Quantities = append(out.Quantities, wr.Value)
+		}
+	}
+	return out
+}
+
+// insertOp adds o, keeping the order by dot.
+func insertOp(ops []crdt.Op, o crdt.Op) []crdt.Op {
+	i, _ := slices.BinarySearchFunc(ops, o, func(x, y crdt.Op) int { return x.Dot.Compare(y.Dot) })
+	if i < len(ops) && ops[i].Dot == o.Dot {
+		return ops
+	}
+	return slices.Insert(slices.Clone(ops), i, o)
+}
+
+// opsIn returns the ops whose dots are in cc.
+func opsIn(ops []crdt.Op, cc crdt.CausalContext) []crdt.Op {
+	var out []crdt.Op
+	for _, o := range ops {
+		if cc.Has(o.Dot) {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// heldOps drops the ops of dots that delta d took out of its line, and those
+// that are past their life.
+func (w *workspace) heldOps(ops []crdt.Op, d crdt.Delta, cart *crdt.Cart) []crdt.Op {
+	if len(ops) == 0 {
+		return nil
+	}
+	held := cart.Lines.Find(d.Key).Dots()
+	oldest := w.opHorizon()
+	out := make([]crdt.Op, 0, len(ops))
+	for _, o := range ops {
+		if o.At >= oldest && (held.Has(o.Dot) || !d.Context.Has(o.Dot)) {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// opHorizon is the time before which ops are forgotten.
+func (w *workspace) opHorizon() crdt.Timestamp {
+	life := crdt.Timestamp(w.limits.OpLifeMs) << 16
+	if w.at < life {
+		return 0
+	}
+	return w.at - life
+}
+
+// joinRows joins rows of another region's stream where the cursor allows.
+// flush is asked between rows: the transaction may be full, and the cursor
+// says how far the command got, so it may be committed in the middle.
+func (w *workspace) joinRows(j *regionv1.JoinRows, flush func() error) (*regionv1.Outcome, error) {
+	st := crdt.Stream{Region: crdt.RegionID(j.RegionId), Incarnation: j.Incarnation, Shard: j.OriginShard}
+	cursor, err := w.tx.Cursor(st)
+	if err != nil {
+		return nil, err
+	}
+	if cursor < j.Lo {
+		return &regionv1.Outcome{Code: regionv1.Outcome_CODE_GAP, Cursor: cursor, Index: w.index}, nil
+	}
+	for _, b := range j.Rows {
+		row, err := crdt.DecodeRow(b)
+		if err != nil {
+			// The receiver decoded the row before it proposed it.
+			return nil, fmt.Errorf("row of stream %v at index %d: %w", st, w.index, err)
+		}
+		if row.Last <= cursor {
+			continue
+		}
+		if err := w.joinRow(row); err != nil {
+			return nil, err
+		}
+		if w.tx.Full() {
+			// Rows before this one are joined, later ones are not: a row that
+			// was combined from later ones may be joined again, to no effect.
+			w.tx.SetCursor(st, max(cursor, row.Seq))
+			if err := flush(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if j.Hi > cursor {
+		cursor = j.Hi
+		w.tx.SetCursor(st, cursor)
+	}
+	return &regionv1.Outcome{Cursor: cursor, Index: w.index}, nil
+}
+
+func (w *workspace) joinRow(row crdt.Row) error {
+	old, err := w.record(row.CartID)
+	if err != nil {
+		return err
+	}
+	state := stateOf(old)
+	cart := state.Cart.Apply(row.Delta)
+	ops := state.Ops
+	for _, o := range row.Ops {
+		ops = insertOp(ops, o)
+		if err := w.learnOp(row.CartID, o); err != nil {
+			return err
+		}
+	}
+	w.put(row.CartID, old, crdt.State{Cart: cart, Ops: w.heldOps(ops, row.Delta, cart)})
+	w.observe(row.At)
+	return nil
+}
+
+// learnOp remembers a request that another region applied.
+func (w *workspace) learnOp(id string, o crdt.Op) error {
+	if o.At < w.opHorizon() {
+		return nil
+	}
+	_, known, err := w.tx.Op(id, o.ID)
+	if err != nil || known {
+		return err
+	}
+	w.tx.PutOp(id, o.ID, store.OpRecord{Fingerprint: o.Fingerprint, At: o.At})
+	return nil
+}
+
+// observe moves the shard's clock past a remote timestamp.
+func (w *workspace) observe(at crdt.Timestamp) {
+	if m := w.tx.Marker(); at <= w.at+clockAheadMax {
+		m.At = max(m.At, at)
+	}
+}
+
+// joinCart joins another region's whole cart.
+func (w *workspace) joinCart(j *regionv1.JoinCart) (*regionv1.Outcome, error) {
+	remote, err := crdt.DecodeState(j.State)
+	if err != nil {
+		return nil, fmt.Errorf("cart %q at index %d: %w", j.CartId, w.index, err)
+	}
+	old, err := w.record(j.CartId)
+	if err != nil {
+		return nil, err
+	}
+	state := stateOf(old)
+	cart := crdt.Join(state.Cart, remote.Cart)
+	held := crdt.CausalContext{}
+	for _, e := range cart.Lines {
+		held = held.Join(e.Line.Dots())
+	}
+	oldest := w.opHorizon()
+	ops := state.Ops
+	for _, o := range remote.Ops {
+		ops = insertOp(ops, o)
+		if err := w.learnOp(j.CartId, o); err != nil {
+			return nil, err
+		}
+	}
+	ops = slices.DeleteFunc(slices.Clone(ops), func(o crdt.Op) bool { return o.At < oldest || !held.Has(o.Dot) })
+	rec := old
+	if old == nil || !cart.Equal(state.Cart) || len(ops) != len(state.Ops) {
+		rec = w.put(j.CartId, old, crdt.State{Cart: cart, Ops: ops})
+	}
+	return w.outcome(j.CartId, rec), nil
+}

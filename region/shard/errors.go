@@ -1,0 +1,36 @@
+package shard
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors of Propose and Read.
+var (
+	// ErrNotLeader: this node cannot answer now and took nothing; the leader
+	// may. It comes as a *NotLeaderError.
+	ErrNotLeader = errors.New("not the shard's leader")
+	// ErrOutcomeUnknown: the command may or may not be committed.
+	ErrOutcomeUnknown = errors.New("outcome unknown")
+	// ErrOverloaded: the queue is full; nothing was taken.
+	ErrOverloaded = errors.New("shard overloaded")
+	// ErrTooLarge: the command does not fit an entry; nothing was taken.
+	ErrTooLarge = errors.New("command too large")
+)
+
+// NotLeaderError names the leader, when one is known.
+type NotLeaderError struct {
+	Shard  uint32
+	Leader string // node; empty when none is known
+}
+
+// Error implements error.
+func (e *NotLeaderError) Error() string {
+	if e.Leader == "" {
+		return fmt.Sprintf("shard %d has no known leader", e.Shard)
+	}
+	return fmt.Sprintf("shard %d is led by %s", e.Shard, e.Leader)
+}
+
+// Is makes errors.Is(err, ErrNotLeader) hold.
+func (e *NotLeaderError) Is(target error) bool { return target == ErrNotLeader }

@@ -1,0 +1,368 @@
+package shard
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/samecart/samecart/crdt"
+	regionv1 "github.com/samecart/samecart/proto/region/v1"
+	"github.com/samecart/samecart/region/store"
+)
+
+// formatLevel is the newest entry format this binary applies.
+const formatLevel = 1
+
+// fsm applies a shard's log to its space. Raft calls Apply, Snapshot and
+// Restore from one goroutine; the other methods may come from any.
+//
+//	F1  Apply is deterministic: it sees the entry and the space, no clock, no
+//	    cache, no map order, no local setting.
+//	F2  A record is published to readers after the transaction that holds it.
+//	F3  An error in Apply or Restore ends the node: the library would go on
+//	    with a state that misses an acknowledged write.
+type fsm struct {
+	slots *Slots
+	fatal func(error)
+	stats func(Applied)
+
+	mu      sync.RWMutex // guards space: Restore replaces it
+	space   *store.Space
+	changed chan struct{} // closed and replaced at each commit that appended a row
+	head    store.Marker  // as of the last commit
+
+	carts *carts
+	watch *watchers
+	// publish is called for every record committed, in order of a cart's
+	// versions, while readers already see it.
+	publish func(id string, r *store.Record)
+}
+
+// Applied says what one transaction did.
+type Applied struct {
+	Entries, Commands int
+	Index             uint64
+}
+
+func newFSM(space *store.Space, slots *Slots, cacheBytes int64, publish func(string, *store.Record), stats func(Applied), fatal func(error)) *fsm {
+	return &fsm{
+		slots: slots, fatal: fatal, stats: stats, space: space, publish: publish,
+		changed: make(chan struct{}), head: space.Marker(),
+		carts: newCarts(cacheBytes), watch: newWatchers(),
+	}
+}
+
+var _ raft.BatchingFSM = (*fsm)(nil)
+
+// answer is what Apply returns for one entry: an outcome for each command.
+type answer []*regionv1.Outcome
+
+// Apply implements raft.FSM.
+func (f *fsm) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
+
+// ApplyBatch applies entries in as few transactions as they fit in; a
+// transaction ends between two commands. It returns one answer an entry, nil
+// for those that were applied before or are no commands.
+func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
+	answers := make([]any, len(logs))
+	b := batch{fsm: f, tx: f.current().Begin()}
+	for i, l := range logs {
+		a, err := b.entry(l)
+		if err == nil && b.tx.Full() {
+			err = b.flush()
+		}
+		if err != nil {
+			b.tx.Discard()
+			f.fatal(fmt.Errorf("apply index %d: %w", l.Index, err))
+			panic(err) // F3; fatal has ended the node, nothing may follow
+		}
+		if a != nil {
+			answers[i] = a
+		}
+	}
+	if err := b.commit(); err != nil {
+		f.fatal(err)
+		panic(err) // F3
+	}
+	return answers
+}
+
+func (f *fsm) current() *store.Space {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.space
+}
+
+// batch is one call of ApplyBatch.
+type batch struct {
+	fsm      *fsm
+	tx       *store.Tx
+	entries  int
+	commands int
+}
+
+func (b *batch) entry(l *raft.Log) (answer, error) {
+	m := b.tx.Marker()
+	if l.Index <= m.Applied {
+		return nil, nil
+	}
+	if l.Type != raft.LogCommand {
+		m.Applied = l.Index
+		return nil, nil
+	}
+	var e regionv1.Entry
+	if err := unmarshal(l.Data, &e); err != nil {
+		return nil, fmt.Errorf("decode entry: %w", err)
+	}
+	if e.Level > formatLevel {
+		return nil, fmt.Errorf("entry of format level %d; this binary applies up to %d: install the newer one", e.Level, formatLevel)
+	}
+	skip := 0
+	if m.Partial == l.Index {
+		skip = int(m.Done)
+	}
+	out := make(answer, len(e.Commands))
+	for i := skip; i < len(e.Commands); i++ {
+		w := &workspace{
+			tx: b.tx, slots: b.fsm.slots, lookup: b.fsm.carts.get,
+			index: l.Index, limits: e.Limits, at: crdt.Timestamp(e.At),
+		}
+		o, err := b.command(w, e.Commands[i])
+		if err != nil {
+			return nil, err
+		}
+		out[i] = o
+		m = b.tx.Marker()
+		m.Partial, m.Done = l.Index, uint32(i+1)
+		b.commands++
+		if b.tx.Full() && i+1 < len(e.Commands) {
+			if err := b.flush(); err != nil {
+				return nil, err
+			}
+		}
+	}
+	m = b.tx.Marker()
+	m.Applied, m.Partial, m.Done = l.Index, 0, 0
+	b.entries++
+	return out, nil
+}
+
+func (b *batch) command(w *workspace, c *regionv1.Command) (*regionv1.Outcome, error) {
+	switch c := c.Command.(type) {
+	case *regionv1.Command_Edit:
+		return w.edit(c.Edit)
+	case *regionv1.Command_JoinRows:
+		return w.joinRows(c.JoinRows, func() error {
+			err := b.flush()
+			w.tx = b.tx
+			return err
+		})
+	case *regionv1.Command_JoinCart:
+		return w.joinCart(c.JoinCart)
+	case *regionv1.Command_MoveCursor:
+		st := crdt.Stream{Region: crdt.RegionID(c.MoveCursor.RegionId), Incarnation: c.MoveCursor.Incarnation, Shard: c.MoveCursor.OriginShard}
+		cur, err := w.tx.Cursor(st)
+		if err != nil {
+			return nil, err
+		}
+		if c.MoveCursor.Cursor > cur {
+			cur = c.MoveCursor.Cursor
+			w.tx.SetCursor(st, cur)
+		}
+		return &regionv1.Outcome{Cursor: cur, Index: w.index}, nil
+	case *regionv1.Command_TrimLog:
+		w.tx.Trim(c.TrimLog.Seq, trimMax)
+		return &regionv1.Outcome{Index: w.index}, nil
+	case *regionv1.Command_ExpireOps:
+		return &regionv1.Outcome{Index: w.index}, w.tx.ExpireOps(w.opHorizon(), int(c.ExpireOps.Limit))
+	case *regionv1.Command_Init:
+		if m := w.tx.Marker(); m.Region == 0 {
+			m.Region, m.Incarnation = crdt.RegionID(c.Init.RegionId), c.Init.Incarnation
+		}
+		return &regionv1.Outcome{Index: w.index}, nil
+	}
+	return nil, fmt.Errorf("command of unknown kind %T: install the newer binary", c.Command)
+}
+
+// trimMax bounds what one TrimLog command deletes.
+const trimMax = 2000
+
+// flush commits and begins again.
+func (b *batch) flush() error {
+	if err := b.commit(); err != nil {
+		return err
+	}
+	b.tx = b.fsm.current().Begin()
+	return nil
+}
+
+func (b *batch) commit() error {
+	f := b.fsm
+	marker := *b.tx.Marker()
+	type published struct {
+		id string
+		r  *store.Record
+	}
+	var records []published
+	if err := b.tx.Commit(func(id string, r *store.Record) {
+		f.carts.put(id, r)
+		records = append(records, published{id, r})
+	}); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	grew := marker.Seq > f.head.Seq
+	f.head = marker
+	if grew {
+		close(f.changed)
+		f.changed = make(chan struct{})
+	}
+	f.mu.Unlock()
+	for _, p := range records {
+		f.watch.notify(p.id)
+		f.publish(p.id, p.r)
+	}
+	if b.entries > 0 {
+		f.stats(Applied{Entries: b.entries, Commands: b.commands, Index: marker.Applied})
+		b.entries, b.commands = 0, 0
+	}
+	return nil
+}
+
+// marker returns the marker of the last commit.
+func (f *fsm) marker() store.Marker {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.head
+}
+
+// appended is closed when a row is committed after the call.
+func (f *fsm) appended() <-chan struct{} {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.changed
+}
+
+// record returns the committed record of a cart, nil when there is none.
+func (f *fsm) record(id string) (*store.Record, error) {
+	if r, ok := f.carts.get(id); ok {
+		return r, nil
+	}
+	before := f.carts.puts.Load()
+	r, err := f.current().Record(f.slots.Of(id), id)
+	if err != nil || r == nil {
+		return r, err
+	}
+	// A commit since the read may have published a newer record, and even
+	// dropped it again for want of room: then ours may be old.
+	f.carts.fill(id, r, before)
+	return r, nil
+}
+
+// Snapshot implements raft.FSM.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	return &fsmSnapshot{f.current().Snapshot()}, nil
+}
+
+type fsmSnapshot struct{ s *store.Snapshot }
+
+// Persist implements raft.FSMSnapshot.
+func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) error {
+	if _, err := s.s.WriteTo(sink); err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	return sink.Close()
+}
+
+// Release implements raft.FSMSnapshot.
+func (s *fsmSnapshot) Release() { s.s.Close() }
+
+// Restore implements raft.FSM: into a new generation, which becomes current
+// in one write.
+func (f *fsm) Restore(rc io.ReadCloser) error {
+	next, err := f.current().Restore(rc)
+	if err = errors.Join(err, rc.Close()); err != nil {
+		f.fatal(err) // F3: the library only logs it
+		return err
+	}
+	f.mu.Lock()
+	f.space = next
+	f.head = next.Marker()
+	close(f.changed)
+	f.changed = make(chan struct{})
+	f.mu.Unlock()
+	f.carts.reset()
+	f.watch.notifyAll()
+	return nil
+}
+
+// carts holds decoded records under a byte bound, the least recently used
+// go first.
+type carts struct {
+	puts atomic.Uint64 // records published so far
+	max  int64
+
+	mu    sync.Mutex // guards what follows
+	lru   *simplelru.LRU[string, *store.Record]
+	bytes int64
+}
+
+func newCarts(max int64) *carts {
+	c := &carts{max: max}
+	// The bound is in bytes; the count only has to be out of reach.
+	lru, err := simplelru.NewLRU(math.MaxInt, func(id string, r *store.Record) {
+		c.bytes -= int64(len(id) + r.MemoryBytes())
+	})
+	if err != nil {
+		panic(err) // only for a size below 1
+	}
+	c.lru = lru
+	return c
+}
+
+func (c *carts) get(id string) (*store.Record, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lru.Get(id)
+}
+
+func (c *carts) put(id string, r *store.Record) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.puts.Add(1)
+	c.store(id, r)
+}
+
+func (c *carts) fill(id string, r *store.Record, before uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.puts.Load() == before && !c.lru.Contains(id) {
+		c.store(id, r)
+	}
+}
+
+func (c *carts) store(id string, r *store.Record) {
+	c.lru.Remove(id) // so that the bytes of the record before are taken off
+	c.lru.Add(id, r)
+	c.bytes += int64(len(id) + r.MemoryBytes())
+	for c.bytes > c.max && c.lru.Len() > 0 {
+		c.lru.RemoveOldest()
+	}
+}
+
+func (c *carts) reset() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.puts.Add(1)
+	c.lru.Purge()
+}
+
+func marshal(m proto.Message) ([]byte, error)   { return proto.Marshal(m) }
+func unmarshal(b []byte, m proto.Message) error { return proto.Unmarshal(b, m) }

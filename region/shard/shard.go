@@ -1,0 +1,425 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/metadb"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/samecart/samecart/crdt"
+	regionv1 "github.com/samecart/samecart/proto/region/v1"
+	"github.com/samecart/samecart/region/store"
+)
+
+// Transport is what a shard needs of the network; link.RaftTransport is one.
+type Transport interface {
+	raft.Transport
+	raft.WithPreVote
+	raft.WithClose
+}
+
+// Stores are where Raft keeps its log, its vote and its snapshots.
+type Stores struct {
+	Log       raft.LogStore
+	Stable    raft.StableStore
+	Snapshots raft.SnapshotStore
+	Close     func() error
+}
+
+// OpenStores opens or makes a shard's log (raft-wal) and snapshots in dir.
+// The log syncs what it stores before it says so.
+func OpenStores(dir string, segmentBytes int, log *slog.Logger) (Stores, error) {
+	logger := raftLogger(log)
+	logDir := filepath.Join(dir, "log")
+	if err := os.MkdirAll(logDir, 0o700); err != nil {
+		return Stores{}, fmt.Errorf("make raft log directory: %w", err)
+	}
+	// The log's Close leaves its own meta store open, and with it the lock on
+	// its file: the next Open in this process would wait for ever.
+	meta := &metadb.BoltMetaDB{}
+	w, err := wal.Open(logDir, wal.WithMetaStore(meta), wal.WithSegmentSize(segmentBytes), wal.WithLogger(logger))
+	if err != nil {
+		return Stores{}, errors.Join(fmt.Errorf("open raft log in %s: %w", dir, err), meta.Close())
+	}
+	closeLog := func() error { return errors.Join(w.Close(), meta.Close()) }
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, 2, logger)
+	if err != nil {
+		return Stores{}, errors.Join(fmt.Errorf("open snapshots in %s: %w", dir, err), closeLog())
+	}
+	cache, err := raft.NewLogCache(512, w)
+	if err != nil {
+		return Stores{}, errors.Join(err, closeLog())
+	}
+	return Stores{Log: cache, Stable: w, Snapshots: snaps, Close: closeLog}, nil
+}
+
+// Config holds the settings of a Shard.
+type Config struct {
+	ID          uint32
+	Slots       *Slots
+	Region      crdt.RegionID
+	Incarnation uint32
+	Server      raft.ServerID // this node's, new when it lost its disk
+	Node        string        // this node's name, which is its raft address
+	Limits      Limits
+	Timing      Timing
+
+	CacheBytes    int64  // bound on decoded carts in memory
+	QueueMax      int    // commands waiting to be packed; more are refused
+	EntryBytesMax int    // size of one entry's commands
+	RetainRows    uint64 // delta log rows kept for a peer that is away
+
+	// Published is called for each record committed here; it must not block.
+	Published func(cartID string, r *store.Record, leader bool)
+	// Applied is called for each transaction; it must not block.
+	Applied func(Applied)
+	// Fatal is called when the shard's state can no longer be trusted.
+	Fatal func(error)
+	// Lead runs while this node leads the shard and is ready; its context
+	// ends with the leadership.
+	Lead func(context.Context, *Shard)
+	Log  *slog.Logger
+}
+
+// Limits are put into every entry, so that all nodes judge alike.
+type Limits struct {
+	Lines    uint32
+	Quantity uint32
+	OpLife   time.Duration
+}
+
+// Timing holds Raft's times; DefaultTiming suits a region of nearby nodes.
+type Timing struct {
+	Heartbeat     time.Duration // silence after which a follower stands for election
+	Lease         time.Duration // silence after which a leader steps down; ≤ Heartbeat
+	Commit        time.Duration // after which an idle leader tells followers what is committed
+	SnapshotEvery time.Duration
+	SnapshotAfter uint64 // entries since the last snapshot
+	Trailing      uint64 // entries kept behind a snapshot
+}
+
+// DefaultTiming returns the times used in production: a lost leader is
+// replaced within about two seconds, and an idle shard costs some ten
+// messages a second for each follower.
+func DefaultTiming() Timing {
+	return Timing{
+		Heartbeat: time.Second, Lease: 500 * time.Millisecond, Commit: 200 * time.Millisecond,
+		SnapshotEvery: time.Minute, SnapshotAfter: 8192, Trailing: 4096,
+	}
+}
+
+// Shard is one Raft group's member on this node.
+type Shard struct {
+	cfg    Config
+	stores Stores
+	fsm    *fsm
+	raft   *raft.Raft
+	notify chan bool
+	queue  chan *proposal
+	verify verifier
+	log    *slog.Logger
+
+	ready    atomic.Bool // leads, and has applied all that was acknowledged before
+	draining atomic.Bool
+	acked    atomic.Uint64 // rows that every peer region has
+}
+
+// Open starts this node's member of the group: it follows, and leads when
+// elected; Run must be called for it to take commands. servers, when not
+// empty, is the first configuration of a new group.
+func Open(cfg Config, space *store.Space, stores Stores, tr Transport, servers []raft.Server) (*Shard, error) {
+	s := &Shard{
+		cfg: cfg, stores: stores, notify: make(chan bool, 16),
+		queue: make(chan *proposal, cfg.QueueMax), log: cfg.Log.With(slog.Uint64("shard", uint64(cfg.ID))),
+	}
+	s.fsm = newFSM(space, cfg.Slots, cfg.CacheBytes,
+		func(id string, r *store.Record) { cfg.Published(id, r, s.ready.Load()) }, cfg.Applied, cfg.Fatal)
+
+	conf := raft.DefaultConfig()
+	conf.LocalID = cfg.Server
+	conf.HeartbeatTimeout = cfg.Timing.Heartbeat
+	conf.ElectionTimeout = cfg.Timing.Heartbeat
+	conf.LeaderLeaseTimeout = cfg.Timing.Lease
+	conf.CommitTimeout = cfg.Timing.Commit
+	conf.SnapshotInterval = cfg.Timing.SnapshotEvery
+	conf.SnapshotThreshold = cfg.Timing.SnapshotAfter
+	conf.TrailingLogs = cfg.Timing.Trailing
+	conf.MaxAppendEntries = 512
+	conf.BatchApplyCh = true
+	conf.NotifyCh = s.notify
+	conf.ShutdownOnRemove = false
+	conf.Logger = raftLogger(s.log)
+
+	// The start rule: what Badger has applied is the truth; a snapshot is
+	// read only when it is ahead.
+	newest, err := stores.Snapshots.List()
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots of shard %d: %w", cfg.ID, err)
+	}
+	conf.NoSnapshotRestoreOnStart = len(newest) == 0 || space.Marker().Applied >= newest[0].Index
+
+	if len(servers) > 0 {
+		has, err := raft.HasExistingState(stores.Log, stores.Stable, stores.Snapshots)
+		if err != nil {
+			return nil, fmt.Errorf("read raft state of shard %d: %w", cfg.ID, err)
+		}
+		if !has {
+			err := raft.BootstrapCluster(conf, stores.Log, stores.Stable, stores.Snapshots, tr, raft.Configuration{Servers: servers})
+			if err != nil {
+				return nil, fmt.Errorf("bootstrap shard %d: %w", cfg.ID, err)
+			}
+		}
+	}
+	watched := &installWatch{Transport: tr, repeat: func(target raft.ServerID, index uint64) { s.breakInstallLoop(target, index) }}
+	s.raft, err = raft.NewRaft(conf, s.fsm, stores.Log, stores.Stable, stores.Snapshots, watched)
+	if err != nil {
+		return nil, fmt.Errorf("start shard %d: %w", cfg.ID, err)
+	}
+	s.verify.raft = s.raft
+	return s, nil
+}
+
+// ID returns the shard's number.
+func (s *Shard) ID() uint32 { return s.cfg.ID }
+
+// Run packs and proposes commands and follows the leadership until ctx
+// ends. Then the shard still follows, until Close.
+func (s *Shard) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { s.followLeadership(ctx); return nil })
+	g.Go(func() error { s.combine(ctx); return nil })
+	g.Go(func() error { s.housekeep(ctx); return nil })
+	return g.Wait()
+}
+
+// followLeadership opens the shard for commands once everything acknowledged
+// before is applied here, and closes it when the leadership is lost.
+func (s *Shard) followLeadership(ctx context.Context) {
+	var term sync.WaitGroup
+	cancel := func() {}
+	stop := func() {
+		s.ready.Store(false)
+		cancel()
+		term.Wait()
+	}
+	defer stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case leads := <-s.notify:
+			stop()
+			if !leads {
+				s.log.Info("leadership lost")
+				continue
+			}
+			leading, end := context.WithCancel(ctx)
+			cancel = end
+			term.Go(func() { s.lead(leading) })
+		}
+	}
+}
+
+func (s *Shard) lead(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := s.open()
+		if err == nil {
+			break
+		}
+		s.log.Warn("shard not opened yet", slog.Any("err", err))
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	s.ready.Store(true)
+	s.log.Info("leads", slog.Uint64("index", s.fsm.marker().Applied))
+	if s.cfg.Lead != nil {
+		s.cfg.Lead(ctx, s)
+	}
+	<-ctx.Done()
+}
+
+// open waits until all earlier entries are applied, and makes the shard's
+// first entry.
+func (s *Shard) open() error {
+	if err := s.raft.Barrier(5 * time.Second).Error(); err != nil {
+		return fmt.Errorf("barrier: %w", err)
+	}
+	if s.fsm.marker().Region != 0 {
+		return nil
+	}
+	init := &regionv1.Command{Command: &regionv1.Command_Init{Init: &regionv1.Init{
+		RegionId: uint32(s.cfg.Region), Incarnation: s.cfg.Incarnation,
+		Shard: s.cfg.ID, Shards: s.cfg.Slots.Shards(),
+	}}}
+	data, err := marshal(s.entry([]*regionv1.Command{init}))
+	if err != nil {
+		return err
+	}
+	return s.raft.Apply(data, 5*time.Second).Error()
+}
+
+// Leads reports whether this node leads the shard and is ready.
+func (s *Shard) Leads() bool { return s.ready.Load() && s.raft.State() == raft.Leader }
+
+// Leader returns the node that leads, empty when none is known.
+func (s *Shard) Leader() string {
+	addr, _ := s.raft.LeaderWithID()
+	return string(addr)
+}
+
+func (s *Shard) notLeader() error {
+	leader := s.Leader()
+	if leader == s.cfg.Node {
+		leader = "" // not ready yet, or draining
+	}
+	return &NotLeaderError{Shard: s.cfg.ID, Leader: leader}
+}
+
+// Read returns the cart's record, nil when there is none. From the leader
+// it holds every write acknowledged in this region before the call: under
+// the leader's lease, or, when strong, after a majority confirmed it.
+func (s *Shard) Read(ctx context.Context, id string, strong bool) (*store.Record, error) {
+	if !s.Leads() || s.draining.Load() {
+		return nil, s.notLeader()
+	}
+	// The record is read first: what is confirmed afterwards is that nobody
+	// else could have acknowledged a newer one by then.
+	r, err := s.fsm.record(id)
+	if err != nil {
+		return nil, err
+	}
+	if strong {
+		if err := s.verify.check(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			return nil, s.notLeader()
+		}
+	}
+	return r, nil
+}
+
+// Local returns the cart's record as this node has it, perhaps behind.
+func (s *Shard) Local(id string) (*store.Record, error) { return s.fsm.record(id) }
+
+// Wait returns a channel that is closed when the cart changes on this node,
+// and a function to call when it is not waited for any more.
+func (s *Shard) Wait(id string) (<-chan struct{}, func()) { return s.fsm.watch.wait(id) }
+
+// Marker returns how far this node has applied the log.
+func (s *Shard) Marker() store.Marker { return s.fsm.marker() }
+
+// Servers returns the group's members.
+func (s *Shard) Servers() ([]raft.Server, error) {
+	f := s.raft.GetConfiguration()
+	if err := f.Error(); err != nil {
+		return nil, err
+	}
+	return f.Configuration().Servers, nil
+}
+
+// Admit takes a node into the group, on the leader: servers that stand for
+// the same node under another id are removed first, and the new one follows
+// without a vote until it says that it has applied nearly all of the log. It
+// reports whether the node has its vote.
+func (s *Shard) Admit(id raft.ServerID, node string, applied uint64) (voter bool, err error) {
+	if !s.Leads() {
+		return false, s.notLeader()
+	}
+	servers, err := s.Servers()
+	if err != nil {
+		return false, err
+	}
+	const timeout = 5 * time.Second
+	for _, srv := range servers {
+		switch {
+		case srv.ID == id && srv.Suffrage == raft.Voter:
+			return true, nil
+		case srv.ID == id && applied+caughtUpWithin < s.raft.LastIndex():
+			return false, nil
+		case srv.ID == id:
+			if err := s.raft.AddVoter(id, srv.Address, 0, timeout).Error(); err != nil {
+				return false, fmt.Errorf("give server %s its vote: %w", id, err)
+			}
+			s.log.Info("member votes", slog.String("node", node))
+			return true, nil
+		}
+	}
+	for _, srv := range servers {
+		if string(srv.Address) == node {
+			if err := s.raft.RemoveServer(srv.ID, 0, timeout).Error(); err != nil {
+				return false, fmt.Errorf("remove server %s: %w", srv.ID, err)
+			}
+			s.log.Info("member removed, its node lost its disk", slog.String("node", node))
+		}
+	}
+	if err := s.raft.AddNonvoter(id, raft.ServerAddress(node), 0, timeout).Error(); err != nil {
+		return false, fmt.Errorf("add server %s: %w", id, err)
+	}
+	return false, nil
+}
+
+// caughtUpWithin is how many entries a new member may be behind when it gets
+// its vote: it costs the group's next commits at most that many.
+const caughtUpWithin = 64
+
+// breakInstallLoop takes a newer snapshot: the library can send one snapshot
+// to one follower for ever (raft issues 205 and 697), until it has another.
+func (s *Shard) breakInstallLoop(target raft.ServerID, index uint64) {
+	s.log.Warn("snapshot installed again and again, taking a newer one",
+		slog.String("peer", string(target)), slog.Uint64("index", index))
+	if err := s.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		s.log.Error("snapshot", slog.Any("err", err))
+	}
+}
+
+// Drain refuses commands from now on and hands the leadership over.
+func (s *Shard) Drain() {
+	s.draining.Store(true)
+	if s.raft.State() != raft.Leader {
+		return
+	}
+	if err := s.raft.LeadershipTransfer().Error(); err != nil {
+		s.log.Warn("leadership not handed over", slog.Any("err", err))
+	}
+}
+
+// Close stops the member at once; Drain first, but for a drill.
+func (s *Shard) Close() error {
+	s.draining.Store(true)
+	err := s.raft.Shutdown().Error()
+	return errors.Join(err, s.stores.Close())
+}
+
+// raftLogger passes the library's warnings and errors on.
+func raftLogger(log *slog.Logger) hclog.Logger {
+	return hclog.New(&hclog.LoggerOptions{
+		Level: hclog.Warn, Output: &logWriter{log}, DisableTime: true, JSONFormat: false,
+	})
+}
+
+type logWriter struct{ log *slog.Logger }
+
+// Write implements io.Writer. Elections and unreachable peers are what the
+// library warns of most, and no one need act on them.
+func (w *logWriter) Write(b []byte) (int, error) {
+	w.log.Debug("raft", slog.String("err", string(b)))
+	return len(b), nil
+}

@@ -1,0 +1,36 @@
+// Package store keeps one node's state in Badger: for every shard the node
+// holds, its carts, delta log, op ids, cursors, digests and applied index.
+//
+// A [Store] is the node's one database; a [Space] is one shard's keys in it,
+// in one generation. All that one Raft entry changes is written in one [Tx],
+// together with the marker that says how far the log is applied.
+//
+//	S1  What a marker says was applied is in the database, and nothing after
+//	    it is.
+//	S2  A generation becomes current by one write of one key; a generation
+//	    that is not current is never read and is deleted.
+//
+// # Decisions
+//
+// The log is not here. Writes are not synced: Raft's log has them on disk,
+// and after an unclean stop of the machine the whole database is thrown away
+// and built again from the newest snapshot and the log. A stop of the
+// process alone loses nothing, as the memtable's file is mapped memory.
+//
+// Generations make a restore atomic. Writing the marker first and then the
+// carts lost acknowledged writes when the process died in between; here a
+// restore fills a new generation and then moves one pointer. DropPrefix stops
+// all writers of a database that shards share, so old generations are
+// deleted in batches.
+//
+// A marker has a position inside an entry. An entry packs hundreds of
+// commands and Badger bounds a transaction by the memtable's size, so a
+// transaction may end between two commands of one entry: the marker then says
+// how many of them are in. Rejected: WriteBatch, which commits part of
+// itself without saying so; a bound on entries by their worst case, which
+// would be about ten large carts.
+//
+// Bucket digests are sums, not a tree: a cart's digest is taken out of and
+// put into its slot's sum, so an edit costs the same whatever the number of
+// carts.
+package store

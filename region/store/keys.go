@@ -1,0 +1,86 @@
+package store
+
+import (
+	"encoding/binary"
+
+	"github.com/samecart/samecart/crdt"
+)
+
+// Every key in the database. Numbers are big-endian, so that keys sort as
+// their numbers do.
+//
+//	pointer     00 shard                    → current generation
+//	in a space  01 shard generation …
+//	  marker      m                         → Marker
+//	  cart        c slot id                 → Record
+//	  row         l seq                     → crdt.Row
+//	  op          o id 00 op                → OpRecord
+//	  op by age   e time id 00 op           → nothing
+//	  cursor      u region incarnation shard → seq
+//	  digest      d slot                    → Sum
+const (
+	topPointer byte = 0
+	topSpace   byte = 1
+
+	kindMarker byte = 'm'
+	kindCart   byte = 'c'
+	kindRow    byte = 'l'
+	kindOp     byte = 'o'
+	kindOpAge  byte = 'e'
+	kindCursor byte = 'u'
+	kindDigest byte = 'd'
+)
+
+func pointerKey(shard uint32) []byte {
+	return binary.BigEndian.AppendUint32([]byte{topPointer}, shard)
+}
+
+func spacePrefix(shard, generation uint32) []byte {
+	b := binary.BigEndian.AppendUint32([]byte{topSpace}, shard)
+	return binary.BigEndian.AppendUint32(b, generation)
+}
+
+const spacePrefixLen = 9
+
+func (s *Space) key(kind byte, room int) []byte {
+	b := make([]byte, 0, spacePrefixLen+1+room)
+	b = append(b, s.prefix...)
+	return append(b, kind)
+}
+
+func (s *Space) markerKey() []byte { return s.key(kindMarker, 0) }
+
+func (s *Space) cartKey(slot uint32, id string) []byte {
+	return append(s.slotKey(slot, len(id)), id...)
+}
+
+func (s *Space) slotKey(slot uint32, room int) []byte {
+	return binary.BigEndian.AppendUint16(s.key(kindCart, 2+room), uint16(slot))
+}
+
+func (s *Space) rowKey(seq uint64) []byte {
+	return binary.BigEndian.AppendUint64(s.key(kindRow, 8), seq)
+}
+
+func (s *Space) opKey(id string, op crdt.OpID) []byte {
+	return appendOpKey(s.key(kindOp, len(id)+1+len(op)), id, op)
+}
+
+func (s *Space) opAgeKey(at crdt.Timestamp, id string, op crdt.OpID) []byte {
+	b := binary.BigEndian.AppendUint64(s.key(kindOpAge, 8+len(id)+1+len(op)), uint64(at))
+	return appendOpKey(b, id, op)
+}
+
+func appendOpKey(b []byte, id string, op crdt.OpID) []byte {
+	return append(append(append(b, id...), 0), op[:]...)
+}
+
+func (s *Space) cursorKey(st crdt.Stream) []byte {
+	b := binary.BigEndian.AppendUint16(s.key(kindCursor, 10), uint16(st.Region))
+	b = binary.BigEndian.AppendUint32(b, st.Incarnation)
+	return binary.BigEndian.AppendUint32(b, st.Shard)
+}
+
+func (s *Space) digestKey(slot uint32) []byte {
+	return binary.BigEndian.AppendUint16(s.key(kindDigest, 2), uint16(slot))
+}

@@ -1,0 +1,176 @@
+package store
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/samecart/samecart/crdt"
+)
+
+// Digest is the digest of one cart: the first half of the SHA-256 of its id
+// and canonical encoding, context included.
+type Digest [16]byte
+
+// DigestOf returns the digest of a cart from its id and crdt.Cart.Encode.
+func DigestOf(id string, encoded []byte) Digest {
+	h := sha256.New()
+	h.Write(append(append(make([]byte, 0, len(id)+1+len(encoded)), id...), 0))
+	h.Write(encoded)
+	var sum [sha256.Size]byte
+	return Digest(h.Sum(sum[:0])[:16])
+}
+
+// Sum is the digest of a slot: the sum of its carts' digests, in two halves
+// of 64 bits, so that carts can be put in and taken out.
+type Sum struct{ A, B uint64 }
+
+func (s *Sum) put(d Digest) {
+	s.A += binary.BigEndian.Uint64(d[:8])
+	s.B += binary.BigEndian.Uint64(d[8:])
+}
+
+func (s *Sum) take(d Digest) {
+	s.A -= binary.BigEndian.Uint64(d[:8])
+	s.B -= binary.BigEndian.Uint64(d[8:])
+}
+
+// Bytes returns the sum as it goes over the wire.
+func (s Sum) Bytes() [16]byte {
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:8], s.A)
+	binary.BigEndian.PutUint64(b[8:], s.B)
+	return b
+}
+
+// Record is one cart at rest. Shared and never changed once stored.
+type Record struct {
+	// Index is the log index of the command that wrote the record.
+	Index  uint64
+	Digest Digest
+	State  crdt.State
+
+	encoded []byte // until the commit that writes it
+}
+
+// recordHeader is what stands before the encoded state.
+const recordHeader = 8 + len(Digest{})
+
+// NewRecord makes the record of a cart's new state.
+func NewRecord(id string, index uint64, s crdt.State) *Record {
+	b := make([]byte, recordHeader, recordHeader+64+32*len(s.Cart.Lines)+40*len(s.Ops))
+	binary.BigEndian.PutUint64(b, index)
+	b = s.Cart.Encode(b)
+	r := &Record{Index: index, State: s, Digest: DigestOf(id, b[recordHeader:])}
+	copy(b[8:], r.Digest[:])
+	r.encoded = crdt.AppendOps(b, s.Ops)
+	return r
+}
+
+// Encode returns the record's bytes: index, digest, crdt.State.
+func (r *Record) Encode() []byte {
+	if r.encoded != nil {
+		return r.encoded
+	}
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, 256), r.Index)
+	return r.State.Encode(append(b, r.Digest[:]...))
+}
+
+// DecodeRecord is the inverse of Record.Encode.
+func DecodeRecord(b []byte) (*Record, error) {
+	if len(b) < recordHeader {
+		return nil, fmt.Errorf("%w: record of %d bytes", ErrCorrupt, len(b))
+	}
+	r := &Record{Index: binary.BigEndian.Uint64(b)}
+	copy(r.Digest[:], b[8:])
+	s, err := crdt.DecodeState(b[recordHeader:])
+	if err != nil {
+		return nil, fmt.Errorf("decode record: %w", err)
+	}
+	r.State = s
+	return r, nil
+}
+
+// MemoryBytes estimates what the decoded record takes in memory.
+func (r *Record) MemoryBytes() int {
+	return 128 + r.State.Cart.MemoryBytes() + 88*len(r.State.Ops)
+}
+
+// OpRecord is what is remembered of a request with an op id.
+type OpRecord struct {
+	Fingerprint uint64
+	At          crdt.Timestamp
+	// Outcome is the encoded outcome; empty when the request was applied in
+	// another region and only its effect is known here.
+	Outcome []byte
+}
+
+func (o OpRecord) encode() []byte {
+	b := make([]byte, 0, 16+len(o.Outcome))
+	b = binary.BigEndian.AppendUint64(b, o.Fingerprint)
+	b = binary.BigEndian.AppendUint64(b, uint64(o.At))
+	return append(b, o.Outcome...)
+}
+
+func decodeOpRecord(b []byte) (OpRecord, error) {
+	if len(b) < 16 {
+		return OpRecord{}, fmt.Errorf("%w: op record of %d bytes", ErrCorrupt, len(b))
+	}
+	return OpRecord{
+		Fingerprint: binary.BigEndian.Uint64(b),
+		At:          crdt.Timestamp(binary.BigEndian.Uint64(b[8:])),
+		Outcome:     append([]byte(nil), b[16:]...),
+	}, nil
+}
+
+// Marker says how far a shard's log is applied, with the counters that
+// applying moves.
+type Marker struct {
+	// Applied is the last index whose effects are all in the database.
+	Applied uint64
+	// Partial is the index of an entry of which the first Done commands are
+	// in; 0 when there is none.
+	Partial uint64
+	Done    uint32
+	// Seq is the newest row of the delta log, Trimmed the newest one that
+	// was dropped from it.
+	Seq, Trimmed uint64
+	// At is the newest timestamp given out.
+	At crdt.Timestamp
+	// Region and Incarnation are set by the shard's first entry.
+	Region      crdt.RegionID
+	Incarnation uint32
+	Carts       uint64
+}
+
+const markerLen = 8 + 8 + 4 + 8 + 8 + 8 + 2 + 4 + 8
+
+func (m Marker) encode() []byte {
+	b := make([]byte, 0, markerLen)
+	b = binary.BigEndian.AppendUint64(b, m.Applied)
+	b = binary.BigEndian.AppendUint64(b, m.Partial)
+	b = binary.BigEndian.AppendUint32(b, m.Done)
+	b = binary.BigEndian.AppendUint64(b, m.Seq)
+	b = binary.BigEndian.AppendUint64(b, m.Trimmed)
+	b = binary.BigEndian.AppendUint64(b, uint64(m.At))
+	b = binary.BigEndian.AppendUint16(b, uint16(m.Region))
+	b = binary.BigEndian.AppendUint32(b, m.Incarnation)
+	return binary.BigEndian.AppendUint64(b, m.Carts)
+}
+
+func decodeMarker(b []byte) (Marker, error) {
+	if len(b) != markerLen {
+		return Marker{}, fmt.Errorf("%w: marker of %d bytes, want %d", ErrCorrupt, len(b), markerLen)
+	}
+	return Marker{
+		Applied:     binary.BigEndian.Uint64(b),
+		Partial:     binary.BigEndian.Uint64(b[8:]),
+		Done:        binary.BigEndian.Uint32(b[16:]),
+		Seq:         binary.BigEndian.Uint64(b[20:]),
+		Trimmed:     binary.BigEndian.Uint64(b[28:]),
+		At:          crdt.Timestamp(binary.BigEndian.Uint64(b[36:])),
+		Region:      crdt.RegionID(binary.BigEndian.Uint16(b[44:])),
+		Incarnation: binary.BigEndian.Uint32(b[46:]),
+		Carts:       binary.BigEndian.Uint64(b[50:]),
+	}, nil
+}

@@ -1,0 +1,210 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+)
+
+// ErrCorrupt is wrapped when a value in the database is not what its key
+// says. The node must stop: it cannot know what else is wrong.
+var ErrCorrupt = errors.New("corrupt database")
+
+// Config holds the settings of a Store; see DefaultConfig.
+type Config struct {
+	Dir           string
+	MemTableBytes int64 // one memtable; a transaction may take 15 % of it; ≥ 1 MiB
+	MemTables     int   // kept in memory before writers wait; ≥ 2
+	BlockCache    int64 // bytes; 0 turns it off
+	Log           *slog.Logger
+}
+
+// DefaultConfig gives settings for a node that has a machine of its own:
+// Badger's own memtable size, and as much cache as two memtables.
+func DefaultConfig(dir string, log *slog.Logger) Config {
+	return Config{Dir: dir, MemTableBytes: 64 << 20, MemTables: 3, BlockCache: 128 << 20, Log: log}
+}
+
+func (c Config) validate() error {
+	var errs []error
+	if c.Dir == "" {
+		errs = append(errs, errors.New("store directory is empty"))
+	}
+	if c.MemTableBytes < 1<<20 {
+		errs = append(errs, fmt.Errorf("memtable of %d bytes: at least 1 MiB is needed", c.MemTableBytes))
+	}
+	if c.MemTables < 2 {
+		errs = append(errs, fmt.Errorf("%d memtables: at least 2 are needed", c.MemTables))
+	}
+	if c.BlockCache < 0 {
+		errs = append(errs, fmt.Errorf("block cache of %d bytes is negative", c.BlockCache))
+	}
+	return errors.Join(errs...)
+}
+
+// Store is one node's database. Methods may be called from any goroutine.
+type Store struct {
+	db *badger.DB
+}
+
+// Open opens or makes the database in cfg.Dir. It fails when another process
+// has it open, or when its files are damaged; it then changes nothing.
+func Open(cfg Config) (*Store, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	compression := options.None
+	if cfg.BlockCache > 0 {
+		compression = options.Snappy
+	}
+	opt := badger.DefaultOptions(cfg.Dir).
+		WithSyncWrites(false).
+		WithDetectConflicts(false). // one writer a shard: the goroutine that applies its log
+		WithMetricsEnabled(false).  // Badger's metrics are process-wide globals
+		WithMemTableSize(cfg.MemTableBytes).
+		WithNumMemtables(cfg.MemTables).
+		WithNumCompactors(2).
+		WithBaseTableSize(min(2<<20, cfg.MemTableBytes)).
+		WithValueLogFileSize(64 << 20).
+		WithBlockCacheSize(cfg.BlockCache).
+		WithCompression(compression).
+		WithLogger(badgerLog{cfg.Log})
+	// Carts stay in the LSM tree, but a transaction must be able to hold the
+	// largest value: Badger wants the threshold below 15 % of a memtable.
+	opt = opt.WithValueThreshold(min(opt.ValueThreshold, cfg.MemTableBytes/8))
+	db, err := badger.Open(opt)
+	if err != nil {
+		return nil, fmt.Errorf("open database %s: %w", cfg.Dir, err)
+	}
+	return &Store{db: db}, nil
+}
+
+// Close flushes and closes the database. Spaces must not be used after it.
+func (s *Store) Close() error { return s.db.Close() }
+
+// Sync writes the active memtable's file to disk.
+func (s *Store) Sync() error { return s.db.Sync() }
+
+// Space opens the current generation of a shard, empty at first, and
+// deletes what other generations left behind.
+func (s *Store) Space(shard, slotLo, slotHi uint32) (*Space, error) {
+	gen, err := s.generation(shard)
+	if err != nil {
+		return nil, err
+	}
+	sp := s.space(shard, gen, slotLo, slotHi)
+	if err := sp.load(); err != nil {
+		return nil, err
+	}
+	return sp, nil
+}
+
+func (s *Store) space(shard, gen, slotLo, slotHi uint32) *Space {
+	return &Space{
+		store: s, shard: shard, generation: gen, prefix: spacePrefix(shard, gen),
+		slotLo: slotLo, slotHi: slotHi, sums: make([]Sum, slotHi-slotLo),
+	}
+}
+
+func (s *Store) generation(shard uint32) (uint32, error) {
+	var gen uint32
+	err := s.db.View(func(tx *badger.Txn) error {
+		item, err := tx.Get(pointerKey(shard))
+		if errors.Is(err, badger.ErrKeyNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return item.Value(func(v []byte) error {
+			if len(v) != 4 {
+				return fmt.Errorf("%w: generation of shard %d has %d bytes", ErrCorrupt, shard, len(v))
+			}
+			gen = binary.BigEndian.Uint32(v)
+			return nil
+		})
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read generation of shard %d: %w", shard, err)
+	}
+	return gen, nil
+}
+
+// Sweep deletes the shard's generations other than the current one. It may
+// run beside reads and writes; stop is polled between batches.
+func (s *Store) Sweep(shard uint32, stop func() bool) error {
+	gen, err := s.generation(shard)
+	if err != nil {
+		return err
+	}
+	current := spacePrefix(shard, gen)
+	all := binary.BigEndian.AppendUint32([]byte{topSpace}, shard)
+	for !stop() {
+		keys, err := s.keysOutside(all, current, 1000)
+		if err != nil {
+			return fmt.Errorf("sweep shard %d: %w", shard, err)
+		}
+		if len(keys) == 0 {
+			return nil
+		}
+		wb := s.db.NewWriteBatch()
+		for _, k := range keys {
+			if err := wb.Delete(k); err != nil {
+				wb.Cancel()
+				return fmt.Errorf("sweep shard %d: %w", shard, err)
+			}
+		}
+		if err := wb.Flush(); err != nil {
+			return fmt.Errorf("sweep shard %d: %w", shard, err)
+		}
+	}
+	return nil
+}
+
+// keysOutside lists at most limit keys under all that are not under except.
+func (s *Store) keysOutside(all, except []byte, limit int) ([][]byte, error) {
+	var keys [][]byte
+	err := s.db.View(func(tx *badger.Txn) error {
+		opt := badger.DefaultIteratorOptions
+		opt.PrefetchValues = false
+		opt.Prefix = all
+		it := tx.NewIterator(opt)
+		defer it.Close()
+		for it.Seek(all); it.Valid() && len(keys) < limit; {
+			if it.ValidForPrefix(except) {
+				it.Seek(after(except)) // a whole generation is stepped over
+				continue
+			}
+			keys = append(keys, it.Item().KeyCopy(nil))
+			it.Next()
+		}
+		return nil
+	})
+	return keys, err
+}
+
+// after returns the first key behind all keys with the prefix. Prefixes of
+// spaces end in a generation, which is never the largest number.
+func after(prefix []byte) []byte {
+	b := append([]byte(nil), prefix...)
+	n := len(b) - 4
+	binary.BigEndian.PutUint32(b[n:], binary.BigEndian.Uint32(b[n:])+1)
+	return b
+}
+
+// badgerLog passes Badger's warnings and errors on; the rest is for its
+// developers.
+type badgerLog struct{ log *slog.Logger }
+
+func (l badgerLog) Errorf(f string, a ...any) {
+	l.log.Error("badger", slog.String("err", fmt.Sprintf(f, a...)))
+}
+func (l badgerLog) Warningf(f string, a ...any) {
+	l.log.Warn("badger", slog.String("err", fmt.Sprintf(f, a...)))
+}
+func (badgerLog) Infof(string, ...any)  {}
+func (badgerLog) Debugf(string, ...any) {}

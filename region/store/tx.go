@@ -1,0 +1,247 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/dgraph-io/badger/v4"
+
+	"github.com/samecart/samecart/crdt"
+)
+
+// Tx collects what applied commands change, for one commit. Reads see what
+// was written before in the same Tx. For the applying goroutine alone.
+type Tx struct {
+	space  *Space
+	tx     *badger.Txn
+	marker Marker
+	sums   map[uint32]Sum
+	carts  map[string]*dirtyCart
+	bytes  int64
+	count  int64
+	err    error
+}
+
+type dirtyCart struct {
+	slot   uint32
+	record *Record
+	size   int64
+}
+
+// Begin starts a transaction.
+func (s *Space) Begin() *Tx {
+	return &Tx{
+		space: s, tx: s.store.db.NewTransaction(true), marker: s.marker,
+		sums: make(map[uint32]Sum), carts: make(map[string]*dirtyCart),
+	}
+}
+
+// Marker is the marker that the commit will write; the caller moves it.
+func (t *Tx) Marker() *Marker { return &t.marker }
+
+// Full reports whether the transaction should be committed before another
+// command is applied: one command more may not fit.
+func (t *Tx) Full() bool {
+	db := t.space.store.db
+	return t.bytes > db.MaxBatchSize()/3 || t.count > db.MaxBatchCount()/3
+}
+
+func (t *Tx) fail(err error) {
+	if t.err == nil {
+		t.err = err
+	}
+}
+
+func (t *Tx) set(key, value []byte) {
+	t.bytes += int64(len(key) + len(value) + 32)
+	t.count++
+	if err := t.tx.Set(key, value); err != nil {
+		t.fail(fmt.Errorf("write: %w", err))
+	}
+}
+
+func (t *Tx) delete(key []byte) {
+	t.bytes += int64(len(key) + 32)
+	t.count++
+	if err := t.tx.Delete(key); err != nil {
+		t.fail(fmt.Errorf("delete: %w", err))
+	}
+}
+
+// Dirty returns the record that this transaction wrote for a cart; ok is
+// false when it wrote none.
+func (t *Tx) Dirty(id string) (r *Record, ok bool) {
+	d, ok := t.carts[id]
+	if !ok {
+		return nil, false
+	}
+	return d.record, true
+}
+
+// Record reads a cart's committed record. A write of this transaction comes
+// first, see Dirty.
+func (t *Tx) Record(slot uint32, id string) (*Record, error) {
+	v, err := get(t.tx, t.space.cartKey(slot, id))
+	if err != nil {
+		return nil, fmt.Errorf("read cart %q: %w", id, err)
+	}
+	if v == nil {
+		return nil, nil
+	}
+	return DecodeRecord(v)
+}
+
+// PutRecord writes a cart's new record; old is the one it replaces, nil for
+// a new cart. The bytes are written once a commit, however often it changes.
+func (t *Tx) PutRecord(slot uint32, id string, old, r *Record) {
+	sum, ok := t.sums[slot]
+	if !ok {
+		sum = t.space.sums[slot-t.space.slotLo]
+		t.count++
+	}
+	if old != nil {
+		sum.take(old.Digest)
+	} else {
+		t.marker.Carts++
+	}
+	sum.put(r.Digest)
+	t.sums[slot] = sum
+	d := t.carts[id]
+	if d == nil {
+		d = &dirtyCart{slot: slot}
+		t.carts[id] = d
+		t.count++
+	}
+	size := int64(len(r.Encode()) + len(id) + 64)
+	t.bytes += size - d.size
+	d.size, d.record = size, r
+}
+
+// AppendRow gives the row the log's next seq and writes it.
+func (t *Tx) AppendRow(r crdt.Row) {
+	t.marker.Seq++
+	r.Seq, r.Last = t.marker.Seq, t.marker.Seq
+	t.set(t.space.rowKey(r.Seq), r.Encode(nil))
+}
+
+// Trim drops the oldest rows up to seq, at most limit of them.
+func (t *Tx) Trim(seq uint64, limit int) {
+	seq = min(seq, t.marker.Seq)
+	for ; limit > 0 && t.marker.Trimmed < seq; limit-- {
+		t.marker.Trimmed++
+		t.delete(t.space.rowKey(t.marker.Trimmed))
+	}
+}
+
+// Op returns what is remembered of a request.
+func (t *Tx) Op(id string, op crdt.OpID) (rec OpRecord, ok bool, err error) {
+	v, err := get(t.tx, t.space.opKey(id, op))
+	if err != nil {
+		return OpRecord{}, false, fmt.Errorf("read op of cart %q: %w", id, err)
+	}
+	if v == nil {
+		return OpRecord{}, false, nil
+	}
+	rec, err = decodeOpRecord(v)
+	return rec, err == nil, err
+}
+
+// PutOp remembers a request.
+func (t *Tx) PutOp(id string, op crdt.OpID, rec OpRecord) {
+	t.set(t.space.opKey(id, op), rec.encode())
+	t.set(t.space.opAgeKey(rec.At, id, op), nil)
+}
+
+// ExpireOps forgets requests applied before the given time, oldest first, at
+// most limit of them.
+func (t *Tx) ExpireOps(before crdt.Timestamp, limit int) error {
+	opt := badger.DefaultIteratorOptions
+	opt.PrefetchValues = false
+	opt.Prefix = t.space.key(kindOpAge, 0)
+	it := t.tx.NewIterator(opt)
+	defer it.Close()
+	var keys [][]byte
+	for it.Rewind(); it.Valid() && len(keys) < limit; it.Next() {
+		k := it.Item().KeyCopy(nil)
+		rest := k[len(opt.Prefix):]
+		if len(rest) < 8 {
+			return fmt.Errorf("%w: op age key of %d bytes", ErrCorrupt, len(k))
+		}
+		if crdt.Timestamp(binary.BigEndian.Uint64(rest)) >= before {
+			break
+		}
+		keys = append(keys, k)
+	}
+	for _, k := range keys {
+		t.delete(k)
+		t.delete(append(t.space.key(kindOp, len(k)), k[len(opt.Prefix)+8:]...))
+	}
+	return nil
+}
+
+// Cursor returns the last joined row of a stream, 0 when none was.
+func (t *Tx) Cursor(st crdt.Stream) (uint64, error) { return t.space.cursor(t.tx, st) }
+
+// SetCursor records the last joined row of a stream.
+func (t *Tx) SetCursor(st crdt.Stream, seq uint64) {
+	t.set(t.space.cursorKey(st), binary.BigEndian.AppendUint64(nil, seq))
+}
+
+// Commit writes everything at once and calls each for every cart record
+// written. After an error the node must stop: the log has the entry, the
+// database does not.
+func (t *Tx) Commit(each func(id string, r *Record)) error {
+	for id, d := range t.carts { // map order changes no byte: keys differ
+		t.set(t.space.cartKey(d.slot, id), d.record.Encode())
+	}
+	for slot, sum := range t.sums {
+		b := sum.Bytes()
+		t.set(t.space.digestKey(slot), b[:])
+	}
+	t.set(t.space.markerKey(), t.marker.encode())
+	if t.err != nil {
+		t.tx.Discard()
+		return t.err
+	}
+	if err := t.tx.Commit(); err != nil {
+		return fmt.Errorf("commit up to index %d: %w", t.marker.Applied, err)
+	}
+	t.space.marker = t.marker
+	for slot, sum := range t.sums {
+		t.space.sums[slot-t.space.slotLo] = sum
+	}
+	for id, d := range t.carts {
+		d.record.encoded = nil
+		each(id, d.record)
+	}
+	return nil
+}
+
+// Discard drops a transaction that was not committed.
+func (t *Tx) Discard() { t.tx.Discard() }
+
+// Sums returns the committed bucket digests of the slots [lo, hi), 16 bytes
+// each, as they are in the database.
+func (s *Space) Sums(lo, hi uint32) ([][16]byte, error) {
+	if lo < s.slotLo || hi > s.slotHi || lo > hi {
+		return nil, fmt.Errorf("slots [%d,%d) are not in shard %d, which has [%d,%d)", lo, hi, s.shard, s.slotLo, s.slotHi)
+	}
+	out := make([][16]byte, hi-lo)
+	err := s.store.db.View(func(tx *badger.Txn) error {
+		for slot := lo; slot < hi; slot++ {
+			v, err := get(tx, s.digestKey(slot))
+			if err != nil {
+				return err
+			}
+			if v != nil && copy(out[slot-lo][:], v) != 16 {
+				return errors.Join(ErrCorrupt, fmt.Errorf("digest of slot %d", slot))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read digests of slots [%d,%d): %w", lo, hi, err)
+	}
+	return out, nil
+}
