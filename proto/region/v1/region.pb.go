@@ -1271,6 +1271,1160 @@ func (x *ChangedLine) GetQuantities() []uint32 {
 	return nil
 }
 
+// ReadRequest reads one cart.
+type ReadRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Shard  uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	CartId string                 `protobuf:"bytes,2,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	Strong bool                   `protobuf:"varint,3,opt,name=strong,proto3" json:"strong,omitempty"`
+	// The node answers with what it has, leader or not.
+	Any bool `protobuf:"varint,4,opt,name=any,proto3" json:"any,omitempty"`
+	// Wait until the cart's context covers this one.
+	Covers []byte `protobuf:"bytes,5,opt,name=covers,proto3" json:"covers,omitempty"`
+	// Wait until the cart's digest is another than this one.
+	Differs       []byte `protobuf:"bytes,6,opt,name=differs,proto3" json:"differs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadRequest) Reset() {
+	*x = ReadRequest{}
+	mi := &file_region_v1_region_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadRequest) ProtoMessage() {}
+
+func (x *ReadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
+func (*ReadRequest) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ReadRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ReadRequest) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *ReadRequest) GetStrong() bool {
+	if x != nil {
+		return x.Strong
+	}
+	return false
+}
+
+func (x *ReadRequest) GetAny() bool {
+	if x != nil {
+		return x.Any
+	}
+	return false
+}
+
+func (x *ReadRequest) GetCovers() []byte {
+	if x != nil {
+		return x.Covers
+	}
+	return nil
+}
+
+func (x *ReadRequest) GetDiffers() []byte {
+	if x != nil {
+		return x.Differs
+	}
+	return nil
+}
+
+type ReadResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty when there is no such cart.
+	Record        []byte `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
+	Incarnation   uint32 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadResponse) Reset() {
+	*x = ReadResponse{}
+	mi := &file_region_v1_region_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadResponse) ProtoMessage() {}
+
+func (x *ReadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadResponse.ProtoReflect.Descriptor instead.
+func (*ReadResponse) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ReadResponse) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *ReadResponse) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+type ProposeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Command       *Command               `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProposeRequest) Reset() {
+	*x = ProposeRequest{}
+	mi := &file_region_v1_region_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProposeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProposeRequest) ProtoMessage() {}
+
+func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
+func (*ProposeRequest) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ProposeRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ProposeRequest) GetCommand() *Command {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+// ShardRequest asks the leader of a shard for what repair needs.
+type ShardRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Shard uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	// Types that are valid to be assigned to Request:
+	//
+	//	*ShardRequest_Digests
+	//	*ShardRequest_Bucket_
+	//	*ShardRequest_Whole_
+	//	*ShardRequest_Cursor
+	Request       isShardRequest_Request `protobuf_oneof:"request"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardRequest) Reset() {
+	*x = ShardRequest{}
+	mi := &file_region_v1_region_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardRequest) ProtoMessage() {}
+
+func (x *ShardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardRequest.ProtoReflect.Descriptor instead.
+func (*ShardRequest) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ShardRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ShardRequest) GetRequest() isShardRequest_Request {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *ShardRequest) GetDigests() *ShardRequest_Slots {
+	if x != nil {
+		if x, ok := x.Request.(*ShardRequest_Digests); ok {
+			return x.Digests
+		}
+	}
+	return nil
+}
+
+func (x *ShardRequest) GetBucket() *ShardRequest_Bucket {
+	if x != nil {
+		if x, ok := x.Request.(*ShardRequest_Bucket_); ok {
+			return x.Bucket
+		}
+	}
+	return nil
+}
+
+func (x *ShardRequest) GetWhole() *ShardRequest_Whole {
+	if x != nil {
+		if x, ok := x.Request.(*ShardRequest_Whole_); ok {
+			return x.Whole
+		}
+	}
+	return nil
+}
+
+func (x *ShardRequest) GetCursor() *ShardRequest_Stream {
+	if x != nil {
+		if x, ok := x.Request.(*ShardRequest_Cursor); ok {
+			return x.Cursor
+		}
+	}
+	return nil
+}
+
+type isShardRequest_Request interface {
+	isShardRequest_Request()
+}
+
+type ShardRequest_Digests struct {
+	Digests *ShardRequest_Slots `protobuf:"bytes,2,opt,name=digests,proto3,oneof"`
+}
+
+type ShardRequest_Bucket_ struct {
+	Bucket *ShardRequest_Bucket `protobuf:"bytes,3,opt,name=bucket,proto3,oneof"`
+}
+
+type ShardRequest_Whole_ struct {
+	Whole *ShardRequest_Whole `protobuf:"bytes,4,opt,name=whole,proto3,oneof"`
+}
+
+type ShardRequest_Cursor struct {
+	Cursor *ShardRequest_Stream `protobuf:"bytes,5,opt,name=cursor,proto3,oneof"`
+}
+
+func (*ShardRequest_Digests) isShardRequest_Request() {}
+
+func (*ShardRequest_Bucket_) isShardRequest_Request() {}
+
+func (*ShardRequest_Whole_) isShardRequest_Request() {}
+
+func (*ShardRequest_Cursor) isShardRequest_Request() {}
+
+type ShardResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Digests [][]byte               `protobuf:"bytes,1,rep,name=digests,proto3" json:"digests,omitempty"`
+	Carts   []*CartDigest          `protobuf:"bytes,2,rep,name=carts,proto3" json:"carts,omitempty"`
+	More    bool                   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
+	// One for each cart asked for; empty when there is none.
+	States        [][]byte `protobuf:"bytes,4,rep,name=states,proto3" json:"states,omitempty"`
+	Cursor        uint64   `protobuf:"varint,5,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardResponse) Reset() {
+	*x = ShardResponse{}
+	mi := &file_region_v1_region_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardResponse) ProtoMessage() {}
+
+func (x *ShardResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardResponse.ProtoReflect.Descriptor instead.
+func (*ShardResponse) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ShardResponse) GetDigests() [][]byte {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
+func (x *ShardResponse) GetCarts() []*CartDigest {
+	if x != nil {
+		return x.Carts
+	}
+	return nil
+}
+
+func (x *ShardResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *ShardResponse) GetStates() [][]byte {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *ShardResponse) GetCursor() uint64 {
+	if x != nil {
+		return x.Cursor
+	}
+	return 0
+}
+
+type CartDigest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CartId        string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	Digest        []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CartDigest) Reset() {
+	*x = CartDigest{}
+	mi := &file_region_v1_region_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CartDigest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CartDigest) ProtoMessage() {}
+
+func (x *CartDigest) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CartDigest.ProtoReflect.Descriptor instead.
+func (*CartDigest) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *CartDigest) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *CartDigest) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+// FormRequest is how a node that has not started its shards asks others
+// whether the region was formed.
+type FormRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	ServerId      string                 `protobuf:"bytes,2,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	Shards        uint32                 `protobuf:"varint,3,opt,name=shards,proto3" json:"shards,omitempty"`
+	RegionId      uint32                 `protobuf:"varint,4,opt,name=region_id,json=regionId,proto3" json:"region_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FormRequest) Reset() {
+	*x = FormRequest{}
+	mi := &file_region_v1_region_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FormRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FormRequest) ProtoMessage() {}
+
+func (x *FormRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FormRequest.ProtoReflect.Descriptor instead.
+func (*FormRequest) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *FormRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *FormRequest) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *FormRequest) GetShards() uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return 0
+}
+
+func (x *FormRequest) GetRegionId() uint32 {
+	if x != nil {
+		return x.RegionId
+	}
+	return 0
+}
+
+type FormResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Formed        bool                   `protobuf:"varint,1,opt,name=formed,proto3" json:"formed,omitempty"`
+	ServerId      string                 `protobuf:"bytes,2,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FormResponse) Reset() {
+	*x = FormResponse{}
+	mi := &file_region_v1_region_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FormResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FormResponse) ProtoMessage() {}
+
+func (x *FormResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FormResponse.ProtoReflect.Descriptor instead.
+func (*FormResponse) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *FormResponse) GetFormed() bool {
+	if x != nil {
+		return x.Formed
+	}
+	return false
+}
+
+func (x *FormResponse) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+// AdmitRequest asks a shard's leader to take a node into the group.
+type AdmitRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Shard    uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Node     string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	ServerId string                 `protobuf:"bytes,3,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	// How far the node has applied the shard's log.
+	Applied       uint64 `protobuf:"varint,4,opt,name=applied,proto3" json:"applied,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdmitRequest) Reset() {
+	*x = AdmitRequest{}
+	mi := &file_region_v1_region_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdmitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdmitRequest) ProtoMessage() {}
+
+func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdmitRequest.ProtoReflect.Descriptor instead.
+func (*AdmitRequest) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *AdmitRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *AdmitRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *AdmitRequest) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *AdmitRequest) GetApplied() uint64 {
+	if x != nil {
+		return x.Applied
+	}
+	return 0
+}
+
+type AdmitResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Voter         bool                   `protobuf:"varint,1,opt,name=voter,proto3" json:"voter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdmitResponse) Reset() {
+	*x = AdmitResponse{}
+	mi := &file_region_v1_region_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdmitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdmitResponse) ProtoMessage() {}
+
+func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdmitResponse.ProtoReflect.Descriptor instead.
+func (*AdmitResponse) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *AdmitResponse) GetVoter() bool {
+	if x != nil {
+		return x.Voter
+	}
+	return false
+}
+
+type StatusRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatusRequest) Reset() {
+	*x = StatusRequest{}
+	mi := &file_region_v1_region_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusRequest) ProtoMessage() {}
+
+func (x *StatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
+func (*StatusRequest) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{24}
+}
+
+type StatusResponse struct {
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Node          string                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Shards        []*StatusResponse_Shard `protobuf:"bytes,2,rep,name=shards,proto3" json:"shards,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatusResponse) Reset() {
+	*x = StatusResponse{}
+	mi := &file_region_v1_region_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusResponse) ProtoMessage() {}
+
+func (x *StatusResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
+func (*StatusResponse) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *StatusResponse) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetShards() []*StatusResponse_Shard {
+	if x != nil {
+		return x.Shards
+	}
+	return nil
+}
+
+type ShardRequest_Slots struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Lo            uint32                 `protobuf:"varint,1,opt,name=lo,proto3" json:"lo,omitempty"`
+	Hi            uint32                 `protobuf:"varint,2,opt,name=hi,proto3" json:"hi,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardRequest_Slots) Reset() {
+	*x = ShardRequest_Slots{}
+	mi := &file_region_v1_region_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardRequest_Slots) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardRequest_Slots) ProtoMessage() {}
+
+func (x *ShardRequest_Slots) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardRequest_Slots.ProtoReflect.Descriptor instead.
+func (*ShardRequest_Slots) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{17, 0}
+}
+
+func (x *ShardRequest_Slots) GetLo() uint32 {
+	if x != nil {
+		return x.Lo
+	}
+	return 0
+}
+
+func (x *ShardRequest_Slots) GetHi() uint32 {
+	if x != nil {
+		return x.Hi
+	}
+	return 0
+}
+
+type ShardRequest_Bucket struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Slot          uint32                 `protobuf:"varint,1,opt,name=slot,proto3" json:"slot,omitempty"`
+	After         string                 `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
+	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardRequest_Bucket) Reset() {
+	*x = ShardRequest_Bucket{}
+	mi := &file_region_v1_region_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardRequest_Bucket) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardRequest_Bucket) ProtoMessage() {}
+
+func (x *ShardRequest_Bucket) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardRequest_Bucket.ProtoReflect.Descriptor instead.
+func (*ShardRequest_Bucket) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{17, 1}
+}
+
+func (x *ShardRequest_Bucket) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *ShardRequest_Bucket) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *ShardRequest_Bucket) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type ShardRequest_Whole struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CartIds       []string               `protobuf:"bytes,1,rep,name=cart_ids,json=cartIds,proto3" json:"cart_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardRequest_Whole) Reset() {
+	*x = ShardRequest_Whole{}
+	mi := &file_region_v1_region_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardRequest_Whole) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardRequest_Whole) ProtoMessage() {}
+
+func (x *ShardRequest_Whole) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardRequest_Whole.ProtoReflect.Descriptor instead.
+func (*ShardRequest_Whole) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{17, 2}
+}
+
+func (x *ShardRequest_Whole) GetCartIds() []string {
+	if x != nil {
+		return x.CartIds
+	}
+	return nil
+}
+
+type ShardRequest_Stream struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RegionId      uint32                 `protobuf:"varint,1,opt,name=region_id,json=regionId,proto3" json:"region_id,omitempty"`
+	Incarnation   uint32                 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Shard         uint32                 `protobuf:"varint,3,opt,name=shard,proto3" json:"shard,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardRequest_Stream) Reset() {
+	*x = ShardRequest_Stream{}
+	mi := &file_region_v1_region_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardRequest_Stream) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardRequest_Stream) ProtoMessage() {}
+
+func (x *ShardRequest_Stream) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardRequest_Stream.ProtoReflect.Descriptor instead.
+func (*ShardRequest_Stream) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{17, 3}
+}
+
+func (x *ShardRequest_Stream) GetRegionId() uint32 {
+	if x != nil {
+		return x.RegionId
+	}
+	return 0
+}
+
+func (x *ShardRequest_Stream) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *ShardRequest_Stream) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+type StatusResponse_Shard struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Leader        string                 `protobuf:"bytes,2,opt,name=leader,proto3" json:"leader,omitempty"`
+	Leads         bool                   `protobuf:"varint,3,opt,name=leads,proto3" json:"leads,omitempty"`
+	Applied       uint64                 `protobuf:"varint,4,opt,name=applied,proto3" json:"applied,omitempty"`
+	LogSeq        uint64                 `protobuf:"varint,5,opt,name=log_seq,json=logSeq,proto3" json:"log_seq,omitempty"`
+	Carts         uint64                 `protobuf:"varint,6,opt,name=carts,proto3" json:"carts,omitempty"`
+	Peers         []*StatusResponse_Peer `protobuf:"bytes,7,rep,name=peers,proto3" json:"peers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatusResponse_Shard) Reset() {
+	*x = StatusResponse_Shard{}
+	mi := &file_region_v1_region_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusResponse_Shard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusResponse_Shard) ProtoMessage() {}
+
+func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
+func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{25, 0}
+}
+
+func (x *StatusResponse_Shard) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *StatusResponse_Shard) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
+}
+
+func (x *StatusResponse_Shard) GetLeads() bool {
+	if x != nil {
+		return x.Leads
+	}
+	return false
+}
+
+func (x *StatusResponse_Shard) GetApplied() uint64 {
+	if x != nil {
+		return x.Applied
+	}
+	return 0
+}
+
+func (x *StatusResponse_Shard) GetLogSeq() uint64 {
+	if x != nil {
+		return x.LogSeq
+	}
+	return 0
+}
+
+func (x *StatusResponse_Shard) GetCarts() uint64 {
+	if x != nil {
+		return x.Carts
+	}
+	return 0
+}
+
+func (x *StatusResponse_Shard) GetPeers() []*StatusResponse_Peer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+// Peer is the state of replication to another region; from the leader.
+type StatusResponse_Peer struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Region          string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	Acked           uint64                 `protobuf:"varint,2,opt,name=acked,proto3" json:"acked,omitempty"`
+	LagMs           int64                  `protobuf:"varint,3,opt,name=lag_ms,json=lagMs,proto3" json:"lag_ms,omitempty"`
+	ProvenEqualAtMs int64                  `protobuf:"varint,4,opt,name=proven_equal_at_ms,json=provenEqualAtMs,proto3" json:"proven_equal_at_ms,omitempty"`
+	Connected       bool                   `protobuf:"varint,5,opt,name=connected,proto3" json:"connected,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *StatusResponse_Peer) Reset() {
+	*x = StatusResponse_Peer{}
+	mi := &file_region_v1_region_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusResponse_Peer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusResponse_Peer) ProtoMessage() {}
+
+func (x *StatusResponse_Peer) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusResponse_Peer.ProtoReflect.Descriptor instead.
+func (*StatusResponse_Peer) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{25, 1}
+}
+
+func (x *StatusResponse_Peer) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *StatusResponse_Peer) GetAcked() uint64 {
+	if x != nil {
+		return x.Acked
+	}
+	return 0
+}
+
+func (x *StatusResponse_Peer) GetLagMs() int64 {
+	if x != nil {
+		return x.LagMs
+	}
+	return 0
+}
+
+func (x *StatusResponse_Peer) GetProvenEqualAtMs() int64 {
+	if x != nil {
+		return x.ProvenEqualAtMs
+	}
+	return 0
+}
+
+func (x *StatusResponse_Peer) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
 var File_region_v1_region_proto protoreflect.FileDescriptor
 
 const file_region_v1_region_proto_rawDesc = "" +
@@ -1383,7 +2537,83 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\aremoved\x18\x06 \x01(\bR\aremoved\x12\x1e\n" +
 	"\n" +
 	"quantities\x18\a \x03(\rR\n" +
-	"quantitiesB7Z5github.com/samecart/samecart/proto/region/v1;regionv1b\x06proto3"
+	"quantities\"\x98\x01\n" +
+	"\vReadRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x17\n" +
+	"\acart_id\x18\x02 \x01(\tR\x06cartId\x12\x16\n" +
+	"\x06strong\x18\x03 \x01(\bR\x06strong\x12\x10\n" +
+	"\x03any\x18\x04 \x01(\bR\x03any\x12\x16\n" +
+	"\x06covers\x18\x05 \x01(\fR\x06covers\x12\x18\n" +
+	"\adiffers\x18\x06 \x01(\fR\adiffers\"H\n" +
+	"\fReadResponse\x12\x16\n" +
+	"\x06record\x18\x01 \x01(\fR\x06record\x12 \n" +
+	"\vincarnation\x18\x02 \x01(\rR\vincarnation\"T\n" +
+	"\x0eProposeRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12,\n" +
+	"\acommand\x18\x02 \x01(\v2\x12.region.v1.CommandR\acommand\"\x8b\x04\n" +
+	"\fShardRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x129\n" +
+	"\adigests\x18\x02 \x01(\v2\x1d.region.v1.ShardRequest.SlotsH\x00R\adigests\x128\n" +
+	"\x06bucket\x18\x03 \x01(\v2\x1e.region.v1.ShardRequest.BucketH\x00R\x06bucket\x125\n" +
+	"\x05whole\x18\x04 \x01(\v2\x1d.region.v1.ShardRequest.WholeH\x00R\x05whole\x128\n" +
+	"\x06cursor\x18\x05 \x01(\v2\x1e.region.v1.ShardRequest.StreamH\x00R\x06cursor\x1a'\n" +
+	"\x05Slots\x12\x0e\n" +
+	"\x02lo\x18\x01 \x01(\rR\x02lo\x12\x0e\n" +
+	"\x02hi\x18\x02 \x01(\rR\x02hi\x1aH\n" +
+	"\x06Bucket\x12\x12\n" +
+	"\x04slot\x18\x01 \x01(\rR\x04slot\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\tR\x05after\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\x1a\"\n" +
+	"\x05Whole\x12\x19\n" +
+	"\bcart_ids\x18\x01 \x03(\tR\acartIds\x1a]\n" +
+	"\x06Stream\x12\x1b\n" +
+	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12 \n" +
+	"\vincarnation\x18\x02 \x01(\rR\vincarnation\x12\x14\n" +
+	"\x05shard\x18\x03 \x01(\rR\x05shardB\t\n" +
+	"\arequest\"\x9a\x01\n" +
+	"\rShardResponse\x12\x18\n" +
+	"\adigests\x18\x01 \x03(\fR\adigests\x12+\n" +
+	"\x05carts\x18\x02 \x03(\v2\x15.region.v1.CartDigestR\x05carts\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\x12\x16\n" +
+	"\x06states\x18\x04 \x03(\fR\x06states\x12\x16\n" +
+	"\x06cursor\x18\x05 \x01(\x04R\x06cursor\"=\n" +
+	"\n" +
+	"CartDigest\x12\x17\n" +
+	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\"s\n" +
+	"\vFormRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1b\n" +
+	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12\x16\n" +
+	"\x06shards\x18\x03 \x01(\rR\x06shards\x12\x1b\n" +
+	"\tregion_id\x18\x04 \x01(\rR\bregionId\"C\n" +
+	"\fFormResponse\x12\x16\n" +
+	"\x06formed\x18\x01 \x01(\bR\x06formed\x12\x1b\n" +
+	"\tserver_id\x18\x02 \x01(\tR\bserverId\"o\n" +
+	"\fAdmitRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1b\n" +
+	"\tserver_id\x18\x03 \x01(\tR\bserverId\x12\x18\n" +
+	"\aapplied\x18\x04 \x01(\x04R\aapplied\"%\n" +
+	"\rAdmitResponse\x12\x14\n" +
+	"\x05voter\x18\x01 \x01(\bR\x05voter\"\x0f\n" +
+	"\rStatusRequest\"\xc3\x03\n" +
+	"\x0eStatusResponse\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x127\n" +
+	"\x06shards\x18\x02 \x03(\v2\x1f.region.v1.StatusResponse.ShardR\x06shards\x1a\xca\x01\n" +
+	"\x05Shard\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x16\n" +
+	"\x06leader\x18\x02 \x01(\tR\x06leader\x12\x14\n" +
+	"\x05leads\x18\x03 \x01(\bR\x05leads\x12\x18\n" +
+	"\aapplied\x18\x04 \x01(\x04R\aapplied\x12\x17\n" +
+	"\alog_seq\x18\x05 \x01(\x04R\x06logSeq\x12\x14\n" +
+	"\x05carts\x18\x06 \x01(\x04R\x05carts\x124\n" +
+	"\x05peers\x18\a \x03(\v2\x1e.region.v1.StatusResponse.PeerR\x05peers\x1a\x96\x01\n" +
+	"\x04Peer\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x12\x14\n" +
+	"\x05acked\x18\x02 \x01(\x04R\x05acked\x12\x15\n" +
+	"\x06lag_ms\x18\x03 \x01(\x03R\x05lagMs\x12+\n" +
+	"\x12proven_equal_at_ms\x18\x04 \x01(\x03R\x0fprovenEqualAtMs\x12\x1c\n" +
+	"\tconnected\x18\x05 \x01(\bR\tconnectedB7Z5github.com/samecart/samecart/proto/region/v1;regionv1b\x06proto3"
 
 var (
 	file_region_v1_region_proto_rawDescOnce sync.Once
@@ -1398,24 +2628,42 @@ func file_region_v1_region_proto_rawDescGZIP() []byte {
 }
 
 var file_region_v1_region_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_region_v1_region_proto_goTypes = []any{
-	(Change_Kind)(0),    // 0: region.v1.Change.Kind
-	(Outcome_Code)(0),   // 1: region.v1.Outcome.Code
-	(*Entry)(nil),       // 2: region.v1.Entry
-	(*Limits)(nil),      // 3: region.v1.Limits
-	(*Command)(nil),     // 4: region.v1.Command
-	(*Init)(nil),        // 5: region.v1.Init
-	(*Edit)(nil),        // 6: region.v1.Edit
-	(*LineKey)(nil),     // 7: region.v1.LineKey
-	(*Change)(nil),      // 8: region.v1.Change
-	(*JoinRows)(nil),    // 9: region.v1.JoinRows
-	(*JoinCart)(nil),    // 10: region.v1.JoinCart
-	(*MoveCursor)(nil),  // 11: region.v1.MoveCursor
-	(*TrimLog)(nil),     // 12: region.v1.TrimLog
-	(*ExpireOps)(nil),   // 13: region.v1.ExpireOps
-	(*Outcome)(nil),     // 14: region.v1.Outcome
-	(*ChangedLine)(nil), // 15: region.v1.ChangedLine
+	(Change_Kind)(0),             // 0: region.v1.Change.Kind
+	(Outcome_Code)(0),            // 1: region.v1.Outcome.Code
+	(*Entry)(nil),                // 2: region.v1.Entry
+	(*Limits)(nil),               // 3: region.v1.Limits
+	(*Command)(nil),              // 4: region.v1.Command
+	(*Init)(nil),                 // 5: region.v1.Init
+	(*Edit)(nil),                 // 6: region.v1.Edit
+	(*LineKey)(nil),              // 7: region.v1.LineKey
+	(*Change)(nil),               // 8: region.v1.Change
+	(*JoinRows)(nil),             // 9: region.v1.JoinRows
+	(*JoinCart)(nil),             // 10: region.v1.JoinCart
+	(*MoveCursor)(nil),           // 11: region.v1.MoveCursor
+	(*TrimLog)(nil),              // 12: region.v1.TrimLog
+	(*ExpireOps)(nil),            // 13: region.v1.ExpireOps
+	(*Outcome)(nil),              // 14: region.v1.Outcome
+	(*ChangedLine)(nil),          // 15: region.v1.ChangedLine
+	(*ReadRequest)(nil),          // 16: region.v1.ReadRequest
+	(*ReadResponse)(nil),         // 17: region.v1.ReadResponse
+	(*ProposeRequest)(nil),       // 18: region.v1.ProposeRequest
+	(*ShardRequest)(nil),         // 19: region.v1.ShardRequest
+	(*ShardResponse)(nil),        // 20: region.v1.ShardResponse
+	(*CartDigest)(nil),           // 21: region.v1.CartDigest
+	(*FormRequest)(nil),          // 22: region.v1.FormRequest
+	(*FormResponse)(nil),         // 23: region.v1.FormResponse
+	(*AdmitRequest)(nil),         // 24: region.v1.AdmitRequest
+	(*AdmitResponse)(nil),        // 25: region.v1.AdmitResponse
+	(*StatusRequest)(nil),        // 26: region.v1.StatusRequest
+	(*StatusResponse)(nil),       // 27: region.v1.StatusResponse
+	(*ShardRequest_Slots)(nil),   // 28: region.v1.ShardRequest.Slots
+	(*ShardRequest_Bucket)(nil),  // 29: region.v1.ShardRequest.Bucket
+	(*ShardRequest_Whole)(nil),   // 30: region.v1.ShardRequest.Whole
+	(*ShardRequest_Stream)(nil),  // 31: region.v1.ShardRequest.Stream
+	(*StatusResponse_Shard)(nil), // 32: region.v1.StatusResponse.Shard
+	(*StatusResponse_Peer)(nil),  // 33: region.v1.StatusResponse.Peer
 }
 var file_region_v1_region_proto_depIdxs = []int32{
 	3,  // 0: region.v1.Entry.limits:type_name -> region.v1.Limits
@@ -1433,11 +2681,19 @@ var file_region_v1_region_proto_depIdxs = []int32{
 	1,  // 12: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
 	15, // 13: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
 	7,  // 14: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	4,  // 15: region.v1.ProposeRequest.command:type_name -> region.v1.Command
+	28, // 16: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
+	29, // 17: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
+	30, // 18: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
+	31, // 19: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
+	21, // 20: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
+	32, // 21: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
+	33, // 22: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_region_v1_region_proto_init() }
@@ -1454,13 +2710,19 @@ func file_region_v1_region_proto_init() {
 		(*Command_Init)(nil),
 		(*Command_ExpireOps)(nil),
 	}
+	file_region_v1_region_proto_msgTypes[17].OneofWrappers = []any{
+		(*ShardRequest_Digests)(nil),
+		(*ShardRequest_Bucket_)(nil),
+		(*ShardRequest_Whole_)(nil),
+		(*ShardRequest_Cursor)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_region_v1_region_proto_rawDesc), len(file_region_v1_region_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   14,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

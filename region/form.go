@@ -1,0 +1,155 @@
+package region
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
+
+	regionv1 "github.com/samecart/samecart/proto/region/v1"
+	"github.com/samecart/samecart/region/shard"
+)
+
+// form returns once the node knows that its region exists. A node with a
+// new directory asks the others: when one knows of the region, this one
+// joins it; only when every node of the configuration answers that it knows
+// of none does the first of them form it. So a node that lost its disk never
+// forms a second region beside the one it was in, and one that cannot reach
+// the others waits.
+func (n *Node) form(ctx context.Context) error {
+	nodes := n.Router.cfg.Nodes
+	for tries := 0; ; tries++ {
+		select {
+		case <-n.formed:
+			return nil
+		default:
+		}
+		servers := map[string]string{n.cfg.Node: n.id.ServerID}
+		formed := false
+		for _, node := range nodes {
+			if node == n.cfg.Node {
+				continue
+			}
+			resp, err := n.askFormed(ctx, node)
+			if err != nil {
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				if tries%50 == 10 {
+					n.log.Info("waits for the region's other nodes", slog.String("peer", node), slog.Any("err", err))
+				}
+				continue
+			}
+			formed = formed || resp.Formed
+			servers[node] = resp.ServerId
+		}
+		switch {
+		case formed:
+			return n.setFormed(nil)
+		case len(servers) == len(nodes) && nodes[0] == n.cfg.Node:
+			n.log.Info("forms the region")
+			return n.setFormed(servers)
+		}
+		if !sleep(ctx, 100*time.Millisecond) {
+			return ctx.Err()
+		}
+	}
+}
+
+func (n *Node) askFormed(ctx context.Context, node string) (*regionv1.FormResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, n.Router.cfg.Attempt)
+	defer cancel()
+	payload, err := proto.Marshal(&regionv1.FormRequest{
+		Node: n.cfg.Node, ServerId: n.id.ServerID, Shards: n.id.Shards, RegionId: uint32(n.id.RegionID),
+	})
+	if err != nil {
+		return nil, err
+	}
+	b, err := n.mux.Call(ctx, node, kindForm, payload)
+	if err != nil {
+		return nil, err
+	}
+	var resp regionv1.FormResponse
+	if err := proto.Unmarshal(b, &resp); err != nil {
+		return nil, fmt.Errorf("decode answer: %w", err)
+	}
+	return &resp, nil
+}
+
+// setFormed records, before anything is done about it, that the region
+// exists; servers are its first members when this node forms it.
+func (n *Node) setFormed(servers map[string]string) error {
+	n.idMu.Lock()
+	defer n.idMu.Unlock()
+	id := n.id
+	id.Formed, id.Servers = true, servers
+	if err := id.save(n.cfg.Dir); err != nil {
+		return err
+	}
+	n.id = id
+	close(n.formed)
+	return nil
+}
+
+// onForm answers a node that asks whether the region exists.
+func (n *Node) onForm(_ context.Context, from string, payload []byte) ([]byte, error) {
+	var req regionv1.FormRequest
+	if err := proto.Unmarshal(payload, &req); err != nil {
+		return nil, fmt.Errorf("decode request: %w", err)
+	}
+	n.idMu.Lock()
+	id := n.id
+	n.idMu.Unlock()
+	if req.Shards != id.Shards || req.RegionId != uint32(id.RegionID) {
+		n.log.Error("node has another configuration", slog.String("peer", from),
+			slog.Uint64("shards", uint64(req.Shards)), slog.Uint64("region_id", uint64(req.RegionId)))
+		return nil, fmt.Errorf("node %s is configured for region id %d with %d shards, %s for %d with %d",
+			from, req.RegionId, req.Shards, id.Node, id.RegionID, id.Shards)
+	}
+	return proto.Marshal(&regionv1.FormResponse{Formed: id.Formed, ServerId: id.ServerID})
+}
+
+// admit asks the shard's leader to take this node in; voter says that it has
+// its vote.
+func (n *Node) admit(ctx context.Context, s *shard.Shard) (voter bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	payload, err := proto.Marshal(&regionv1.AdmitRequest{
+		Shard: s.ID(), Node: n.cfg.Node, ServerId: n.id.ServerID, Applied: s.Marker().Applied,
+	})
+	if err != nil {
+		return false, err
+	}
+	b, err := n.atLeader(ctx, s.ID(), kindAdmit, payload, true)
+	if err != nil {
+		return false, err
+	}
+	var resp regionv1.AdmitResponse
+	if err := proto.Unmarshal(b, &resp); err != nil {
+		return false, fmt.Errorf("decode answer: %w", err)
+	}
+	return resp.Voter, nil
+}
+
+// onAdmit answers a node that asks to be taken into a group.
+func (n *Node) onAdmit(_ context.Context, from string, payload []byte) ([]byte, error) {
+	var req regionv1.AdmitRequest
+	if err := proto.Unmarshal(payload, &req); err != nil {
+		return nil, fmt.Errorf("decode request: %w", err)
+	}
+	if req.Node != from {
+		return nil, fmt.Errorf("node %s asks for %s", from, req.Node)
+	}
+	s, err := n.shard(req.Shard)
+	if err != nil {
+		return nil, err
+	}
+	voter, err := s.Admit(raft.ServerID(req.ServerId), req.Node, req.Applied)
+	if err != nil {
+		return nil, crossing(err)
+	}
+	return proto.Marshal(&regionv1.AdmitResponse{Voter: voter})
+}

@@ -1,0 +1,310 @@
+package region
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/samecart/samecart/crdt"
+	regionv1 "github.com/samecart/samecart/proto/region/v1"
+	"github.com/samecart/samecart/region/cache"
+	"github.com/samecart/samecart/region/link"
+	"github.com/samecart/samecart/region/shard"
+	"github.com/samecart/samecart/region/store"
+)
+
+// Config holds the settings of a Node.
+type Config struct {
+	Cluster string // the shop's; nodes of another are refused
+	Name    string // this region
+	Node    string // REGION/N
+	Dir     string // data directory, this node's alone
+	Router  RouterConfig
+	Store   store.Config
+	Limits  shard.Limits
+	Timing  shard.Timing
+
+	CacheBytes   int64  // decoded carts in memory, over all shards
+	SegmentBytes int    // one file of a shard's log; allocated at once
+	QueueMax     int    // commands waiting in one shard
+	RetainRows   uint64 // delta log rows kept for peers that are away, per shard
+
+	// Lead runs while this node leads a shard; its context ends with the
+	// leadership. The gossip runs in it.
+	Lead func(ctx context.Context, s *shard.Shard)
+	// Peers tells how the shards led here stand with other regions.
+	Peers func(shard uint32) []*regionv1.StatusResponse_Peer
+	// Applied is called for each transaction; it must not block.
+	Applied func(shard uint32, a shard.Applied)
+	// Fatal is called when the node must not go on: its state can no longer
+	// be trusted. The process should end.
+	Fatal func(error)
+	Log   *slog.Logger
+}
+
+// Node is one process's part of a region: its shards, its database, its
+// links to the other nodes. Open, Run, and when Run has returned, Close.
+type Node struct {
+	*Router
+	cfg    Config
+	id     identity
+	boot   string
+	store  *store.Store
+	mux    *link.Mux
+	filler *cache.Filler
+	log    *slog.Logger
+
+	formed   chan struct{} // closed when id.Formed
+	idMu     sync.Mutex    // guards id
+	killed   atomic.Bool
+	openOnce sync.Once
+}
+
+// Open checks and opens the data directory. Nothing runs yet, and nothing
+// was changed when it fails; errors wrap ErrForeignData or ErrDamagedData
+// when the directory is not what it should be.
+func Open(cfg Config, mux *link.Mux) (*Node, error) {
+	want := identity{
+		Cluster: cfg.Cluster, Region: cfg.Name, RegionID: uint16(cfg.Router.Region), Incarnation: cfg.Router.Incarnation,
+		Node: cfg.Node, Shards: cfg.Router.Shards,
+	}
+	id, err := openIdentity(cfg.Dir, want)
+	if err != nil {
+		return nil, err
+	}
+	// The configuration names the incarnation of a new region; of one that
+	// exists, its data does.
+	cfg.Router.Incarnation = id.Incarnation
+	n := &Node{
+		cfg: cfg, id: id, boot: bootID(), mux: mux, log: cfg.Log.With(slog.String("node", cfg.Node)),
+		formed: make(chan struct{}), Router: NewRouter(cfg.Router, mux),
+	}
+	n.filler = cache.NewFiller(cfg.Router.Cache, cache.DefaultFillerConfig())
+	db := filepath.Join(cfg.Dir, "badger")
+	if !id.trusted(cfg.Dir, n.boot) {
+		// The machine stopped uncleanly: a torn older memtable may stand
+		// beside an intact newer one. The log and the snapshots are synced,
+		// and all that the database has comes from them.
+		n.log.Warn("machine stopped uncleanly, database is built again from the log")
+		if err := os.RemoveAll(db); err != nil {
+			return nil, fmt.Errorf("drop database: %w", err)
+		}
+	}
+	cfg.Store.Dir = db
+	if n.store, err = store.Open(cfg.Store); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDamagedData, err)
+	}
+	if err := n.running(); err != nil {
+		return nil, errors.Join(err, n.store.Close())
+	}
+	if id.Formed {
+		close(n.formed)
+	}
+	n.handle()
+	return n, nil
+}
+
+// running records that the database is in use, by this boot.
+func (n *Node) running() error {
+	n.id.Boot = n.boot
+	if err := n.id.save(n.cfg.Dir); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(n.cfg.Dir, cleanFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("clear clean mark: %w", err)
+	}
+	return syncDir(n.cfg.Dir)
+}
+
+// Run serves the other nodes on ln, forms or joins the region, and runs the
+// node's shards until ctx ends; then it hands leaderships over and returns.
+func (n *Node) Run(ctx context.Context, ln net.Listener) error {
+	g, ctx := errgroup.WithContext(ctx)
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	g.Go(func() error { return n.mux.Serve(serving, ln) })
+	g.Go(func() error { return n.filler.Run(ctx) })
+	g.Go(func() error {
+		defer stopServing() // the links outlive the shards' last messages
+		if err := n.form(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		return n.runShards(ctx)
+	})
+	return g.Wait()
+}
+
+func (n *Node) runShards(ctx context.Context) error {
+	mine, err := n.openShards()
+	if err != nil {
+		return err
+	}
+	g, running := errgroup.WithContext(ctx)
+	runCtx, stop := context.WithCancel(context.WithoutCancel(running))
+	defer stop()
+	for _, s := range mine {
+		g.Go(func() error { return s.Run(runCtx) })
+		g.Go(func() error { n.join(running, s); return nil })
+		g.Go(func() error {
+			return n.store.Sweep(s.ID(), func() bool { return running.Err() != nil })
+		})
+	}
+	g.Go(func() error {
+		<-running.Done()
+		if !n.killed.Load() {
+			var drained sync.WaitGroup
+			for _, s := range mine {
+				drained.Go(s.Drain)
+			}
+			drained.Wait()
+		}
+		stop()
+		return nil
+	})
+	err = g.Wait()
+	for _, s := range mine {
+		err = errors.Join(err, s.Close())
+	}
+	return err
+}
+
+// openShards starts this node's members of its shards' groups.
+func (n *Node) openShards() ([]*shard.Shard, error) {
+	var mine []*shard.Shard
+	closeAll := func() {
+		for _, s := range mine {
+			_ = s.Close() // the error that ends the start is the one to tell
+		}
+	}
+	held := n.heldShards()
+	for _, id := range held {
+		s, err := n.openShard(id, n.cfg.CacheBytes/int64(len(held)))
+		if err != nil {
+			closeAll()
+			return nil, err
+		}
+		mine = append(mine, s)
+	}
+	n.Router.mu.Lock()
+	for _, s := range mine {
+		n.Router.local[s.ID()] = s
+	}
+	n.Router.mu.Unlock()
+	return mine, nil
+}
+
+func (n *Node) heldShards() []uint32 {
+	var out []uint32
+	for id := range n.Router.cfg.Shards {
+		for _, node := range n.Placement(id) {
+			if node == n.cfg.Node {
+				out = append(out, id)
+			}
+		}
+	}
+	return out
+}
+
+func (n *Node) openShard(id uint32, cacheBytes int64) (*shard.Shard, error) {
+	lo, hi := n.slots.Range(id)
+	space, err := n.store.Space(id, lo, hi)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDamagedData, err)
+	}
+	dir := filepath.Join(n.cfg.Dir, "shard-"+strconv.Itoa(int(id)))
+	stores, err := shard.OpenStores(dir, n.cfg.SegmentBytes, n.log)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDamagedData, err)
+	}
+	n.idMu.Lock()
+	ident := n.id
+	n.idMu.Unlock()
+	var servers []raft.Server
+	for _, node := range n.Placement(id) {
+		if sid, ok := ident.Servers[node]; ok {
+			servers = append(servers, raft.Server{ID: raft.ServerID(sid), Address: raft.ServerAddress(node)})
+		}
+	}
+	tr := n.mux.Raft(id, raft.ServerID(ident.ServerID), raft.ServerAddress(n.cfg.Node))
+	s, err := shard.Open(shard.Config{
+		ID: id, Slots: n.slots, Region: crdt.RegionID(ident.RegionID), Incarnation: ident.Incarnation,
+		Server: raft.ServerID(ident.ServerID), Node: n.cfg.Node, Limits: n.cfg.Limits, Timing: n.cfg.Timing,
+		CacheBytes: cacheBytes, QueueMax: n.cfg.QueueMax, EntryBytesMax: entryBytesMax, RetainRows: n.cfg.RetainRows,
+		Published: n.published,
+		Applied:   func(a shard.Applied) { n.cfg.Applied(id, a) },
+		Fatal:     n.cfg.Fatal, Lead: n.cfg.Lead, Log: n.log,
+	}, space, stores, tr, servers)
+	if err != nil {
+		return nil, errors.Join(err, tr.Close(), stores.Close())
+	}
+	return s, nil
+}
+
+// entryBytesMax bounds a log entry, well below a frame of the links.
+const entryBytesMax = 512 << 10
+
+// published puts committed records into the hot cache. The leader does it:
+// followers would only repeat it.
+func (n *Node) published(cartID string, r *store.Record, leader bool) {
+	if !leader {
+		return
+	}
+	n.filler.Offer(cartID, cache.Entry{
+		Version: cache.Version{Incarnation: n.Router.cfg.Incarnation, Index: r.Index},
+		Data:    r.Encode(),
+	})
+}
+
+// Kill makes the end of Run's context an abrupt one, for drills: links are
+// cut, and no leadership is handed over.
+func (n *Node) Kill() {
+	n.killed.Store(true)
+	_ = n.mux.Close() // whatever it says, the node is gone for the others
+}
+
+// Close closes the database, after Run has returned.
+func (n *Node) Close() error {
+	err := errors.Join(n.mux.Close(), n.store.Close())
+	if err != nil || n.killed.Load() {
+		return err
+	}
+	return writeFile(filepath.Join(n.cfg.Dir, cleanFile), nil)
+}
+
+// join gets the node into the shard's group: at once when it is a member,
+// through the leader when it is new or lost its disk.
+func (n *Node) join(ctx context.Context, s *shard.Shard) {
+	for n.killedOrDone(ctx) == nil {
+		voter, err := n.admit(ctx, s)
+		if voter {
+			return
+		}
+		if err != nil {
+			n.log.Debug("not admitted yet", slog.Uint64("shard", uint64(s.ID())), slog.Any("err", err))
+		}
+		if !sleep(ctx, 500*time.Millisecond) {
+			return
+		}
+	}
+}
+
+func (n *Node) killedOrDone(ctx context.Context) error {
+	if n.killed.Load() {
+		return ErrClosed
+	}
+	return ctx.Err()
+}

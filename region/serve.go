@@ -1,0 +1,196 @@
+package region
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/samecart/samecart/crdt"
+	regionv1 "github.com/samecart/samecart/proto/region/v1"
+	"github.com/samecart/samecart/region/link"
+	"github.com/samecart/samecart/region/shard"
+	"github.com/samecart/samecart/region/store"
+)
+
+// handle registers what this node answers to others.
+func (n *Node) handle() {
+	n.mux.Handle(kindPropose, n.onPropose)
+	n.mux.Handle(kindRead, n.onRead)
+	n.mux.Handle(kindShard, n.onShard)
+	n.mux.Handle(kindForm, n.onForm)
+	n.mux.Handle(kindAdmit, n.onAdmit)
+	n.mux.Handle(kindStatus, n.onStatus)
+}
+
+// shard returns a shard of this node, or the error that says it has none.
+func (n *Node) shard(id uint32) (*shard.Shard, error) {
+	if s := n.here(id); s != nil {
+		return s, nil
+	}
+	return nil, &link.Error{Code: codeNotHere, Message: fmt.Sprintf("node %s does not run shard %d", n.cfg.Node, id)}
+}
+
+// crossing turns a shard's error into one that keeps its meaning on the way.
+func crossing(err error) error {
+	var other *shard.NotLeaderError
+	switch {
+	case errors.As(err, &other):
+		return &link.Error{Code: codeNotLeader, Message: err.Error(), Detail: []byte(other.Leader)}
+	case errors.Is(err, shard.ErrOverloaded):
+		return &link.Error{Code: codeOverloaded, Message: err.Error()}
+	case errors.Is(err, shard.ErrOutcomeUnknown), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return &link.Error{Code: codeUnknown, Message: err.Error()}
+	}
+	return err
+}
+
+func (n *Node) onPropose(ctx context.Context, _ string, payload []byte) ([]byte, error) {
+	var req regionv1.ProposeRequest
+	if err := proto.Unmarshal(payload, &req); err != nil {
+		return nil, fmt.Errorf("decode request: %w", err)
+	}
+	if req.Command.GetCommand() == nil {
+		return nil, errors.New("request has no command that this version knows")
+	}
+	s, err := n.shard(req.Shard)
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.Propose(ctx, req.Command)
+	if err != nil {
+		return nil, crossing(err)
+	}
+	return proto.Marshal(out)
+}
+
+func (n *Node) onRead(ctx context.Context, _ string, payload []byte) ([]byte, error) {
+	var req regionv1.ReadRequest
+	if err := proto.Unmarshal(payload, &req); err != nil {
+		return nil, fmt.Errorf("decode request: %w", err)
+	}
+	s, err := n.shard(req.Shard)
+	if err != nil {
+		return nil, err
+	}
+	if !req.Any && !s.Leads() {
+		_, err := s.Read(ctx, req.CartId, req.Strong)
+		if err != nil {
+			return nil, crossing(err)
+		}
+	}
+	rec, err := n.readFor(ctx, s, &req)
+	if err != nil {
+		return nil, crossing(err)
+	}
+	resp := &regionv1.ReadResponse{Incarnation: n.Router.cfg.Incarnation}
+	if rec != nil {
+		resp.Record = rec.Encode()
+	}
+	return proto.Marshal(resp)
+}
+
+func (n *Node) readFor(ctx context.Context, s *shard.Shard, req *regionv1.ReadRequest) (*store.Record, error) {
+	switch {
+	case len(req.Covers) > 0:
+		want, err := crdt.DecodeContext(req.Covers)
+		if err != nil {
+			return nil, err
+		}
+		return waitLocal(ctx, s, req.CartId, func(r *store.Record) bool {
+			return r != nil && r.State.Cart.Context.Covers(want)
+		})
+	case len(req.Differs) > 0:
+		var seen Digest
+		copy(seen[:], req.Differs)
+		return waitLocal(ctx, s, req.CartId, func(r *store.Record) bool {
+			return Digest(shard.DigestOfRecord(req.CartId, r)) != seen
+		})
+	case req.Any:
+		return s.Local(req.CartId)
+	}
+	return s.Read(ctx, req.CartId, req.Strong)
+}
+
+// onShard answers what repair asks of a shard's leader.
+func (n *Node) onShard(_ context.Context, _ string, payload []byte) ([]byte, error) {
+	var req regionv1.ShardRequest
+	if err := proto.Unmarshal(payload, &req); err != nil {
+		return nil, fmt.Errorf("decode request: %w", err)
+	}
+	s, err := n.shard(req.Shard)
+	if err != nil {
+		return nil, err
+	}
+	if !s.Leads() {
+		return nil, crossing(&shard.NotLeaderError{Shard: req.Shard, Leader: s.Leader()})
+	}
+	var resp regionv1.ShardResponse
+	switch r := req.Request.(type) {
+	case *regionv1.ShardRequest_Digests:
+		sums, err := s.Digests(r.Digests.Lo, r.Digests.Hi)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range sums {
+			resp.Digests = append(resp.Digests, slices.Clone(d[:]))
+		}
+	case *regionv1.ShardRequest_Bucket_:
+		carts, more, err := s.Bucket(r.Bucket.Slot, r.Bucket.After, int(min(r.Bucket.Limit, 4096)))
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range carts {
+			resp.Carts = append(resp.Carts, &regionv1.CartDigest{CartId: c.CartID, Digest: slices.Clone(c.Digest[:])})
+		}
+		resp.More = more
+	case *regionv1.ShardRequest_Whole_:
+		for _, id := range r.Whole.CartIds {
+			b, err := wholeCart(s, id)
+			if err != nil {
+				return nil, err
+			}
+			resp.States = append(resp.States, b)
+		}
+	case *regionv1.ShardRequest_Cursor:
+		cur, err := s.Cursor(crdt.Stream{
+			Region: crdt.RegionID(r.Cursor.RegionId), Incarnation: r.Cursor.Incarnation, Shard: r.Cursor.Shard,
+		})
+		if err != nil {
+			return nil, err
+		}
+		resp.Cursor = cur
+	default:
+		return nil, fmt.Errorf("unknown request %T", req.Request)
+	}
+	return proto.Marshal(&resp)
+}
+
+func wholeCart(s *shard.Shard, id string) ([]byte, error) {
+	whole, err := s.Whole(id)
+	if err != nil || whole == nil {
+		return nil, err
+	}
+	return whole.Encode(nil), nil
+}
+
+func (n *Node) onStatus(context.Context, string, []byte) ([]byte, error) {
+	resp := &regionv1.StatusResponse{Node: n.cfg.Node}
+	for _, id := range n.heldShards() {
+		s := n.here(id)
+		if s == nil {
+			continue
+		}
+		m := s.Marker()
+		st := &regionv1.StatusResponse_Shard{
+			Shard: id, Leader: s.Leader(), Leads: s.Leads(), Applied: m.Applied, LogSeq: m.Seq, Carts: m.Carts,
+		}
+		if st.Leads && n.cfg.Peers != nil {
+			st.Peers = n.cfg.Peers(id)
+		}
+		resp.Shards = append(resp.Shards, st)
+	}
+	return proto.Marshal(resp)
+}
