@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/samecart/samecart/crdt"
+	"github.com/samecart/samecart/region"
+	"github.com/samecart/samecart/region/shard"
+	"github.com/samecart/samecart/replication"
+)
+
+// deltaLog is a shard as gossip needs it.
+type deltaLog struct{ *shard.Shard }
+
+var _ replication.Log = deltaLog{}
+
+// Slots implements replication.Log.
+func (l deltaLog) Slots() (lo, hi uint32) { return l.SlotRange() }
+
+// Changed implements replication.Log.
+func (l deltaLog) Changed() <-chan struct{} { return l.Appended() }
+
+// Digests implements replication.Log.
+func (l deltaLog) Digests(_ context.Context, lo, hi uint32) ([]replication.Digest, error) {
+	return l.Shard.Digests(lo, hi)
+}
+
+// Bucket implements replication.Log.
+func (l deltaLog) Bucket(_ context.Context, slot uint32, after string, limit int) ([]replication.CartDigest, bool, error) {
+	carts, more, err := l.Shard.Bucket(slot, after, limit)
+	out := make([]replication.CartDigest, len(carts))
+	for i, c := range carts {
+		out[i] = replication.CartDigest{CartID: c.CartID, Digest: replication.Digest(c.Digest)}
+	}
+	return out, more, err
+}
+
+// States implements replication.Log.
+func (l deltaLog) States(_ context.Context, cartIDs []string) ([]replication.WholeCart, error) {
+	out := make([]replication.WholeCart, 0, len(cartIDs))
+	for _, id := range cartIDs {
+		whole, err := l.Whole(id)
+		if err != nil {
+			return nil, err
+		}
+		if whole != nil {
+			out = append(out, replication.WholeCart{CartID: id, Data: whole.Encode(nil)})
+		}
+	}
+	return out, nil
+}
+
+// sink is a region as other regions send to it.
+type sink struct{ router *region.Router }
+
+var _ replication.Sink = sink{}
+
+// Cursor implements replication.Sink.
+func (s sink) Cursor(ctx context.Context, h replication.Hello) (uint64, error) {
+	return s.router.Cursor(ctx, h.Stream, h.SlotLo, h.SlotHi)
+}
+
+// Join implements replication.Sink.
+func (s sink) Join(ctx context.Context, iv crdt.Interval, slotLo, slotHi uint32) (uint64, bool, error) {
+	return s.router.JoinInterval(ctx, iv, slotLo, slotHi)
+}
+
+// joinsMax is how many whole carts are proposed at a time; they share log
+// entries.
+const joinsMax = 64
+
+// JoinCarts implements replication.Sink.
+func (s sink) JoinCarts(ctx context.Context, carts []replication.WholeCart) error {
+	slots := make(chan struct{}, joinsMax)
+	errs := make(chan error, len(carts))
+	for _, c := range carts {
+		slots <- struct{}{}
+		go func() {
+			defer func() { <-slots }()
+			errs <- s.router.JoinCart(ctx, c.CartID, c.Data)
+		}()
+	}
+	var err error
+	for range carts {
+		err = errors.Join(err, <-errs)
+	}
+	return err
+}
+
+// MoveCursor implements replication.Sink.
+func (s sink) MoveCursor(ctx context.Context, h replication.Hello, cursor uint64) error {
+	return s.router.MoveCursor(ctx, h.Stream, h.SlotLo, h.SlotHi, cursor)
+}
+
+// Digests implements replication.Sink.
+func (s sink) Digests(ctx context.Context, lo, hi uint32) ([]replication.Digest, error) {
+	return s.router.Digests(ctx, lo, hi)
+}
+
+// Bucket implements replication.Sink.
+func (s sink) Bucket(ctx context.Context, slot uint32, after string, limit int) ([]replication.CartDigest, bool, error) {
+	carts, more, err := s.router.Bucket(ctx, slot, after, limit)
+	out := make([]replication.CartDigest, len(carts))
+	for i, c := range carts {
+		out[i] = replication.CartDigest{CartID: c.CartID, Digest: replication.Digest(c.Digest)}
+	}
+	return out, more, err
+}
+
+// Fetch implements replication.Sink.
+func (s sink) Fetch(ctx context.Context, cartIDs []string) ([]replication.WholeCart, error) {
+	states, err := s.router.States(ctx, cartIDs)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]replication.WholeCart, len(cartIDs))
+	for i, id := range cartIDs {
+		out[i] = replication.WholeCart{CartID: id, Data: states[i]}
+	}
+	return out, nil
+}

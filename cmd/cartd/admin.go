@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"connectrpc.com/connect"
+
+	adminv1 "github.com/samecart/samecart/proto/admin/v1"
+	"github.com/samecart/samecart/proto/admin/v1/adminv1connect"
+	regionv1 "github.com/samecart/samecart/proto/region/v1"
+	"github.com/samecart/samecart/region/shard"
+	"github.com/samecart/samecart/replication"
+)
+
+// Errors of the operations behind the admin service.
+var (
+	errNoDrills = errors.New("drills are off here; start with --drills")
+	errUnknown  = errors.New("not known")
+	errRefused  = errors.New("not possible")
+)
+
+// buckets lists a region's carts by slot.
+type buckets interface {
+	Digests(ctx context.Context, lo, hi uint32) ([]replication.Digest, error)
+	Bucket(ctx context.Context, slot uint32, after string, limit int) (carts []replication.CartDigest, more bool, err error)
+}
+
+// operations is what the admin service can do; cartd dev and cartd node each
+// do it in their way. Errors wrap errNoDrills, errUnknown or errRefused.
+type operations interface {
+	regions(ctx context.Context) *adminv1.RegionsResponse
+	buckets(region string) (buckets, error)
+	link(ctx context.Context, p pair, cut bool, delay time.Duration) error
+	node(ctx context.Context, name string, start bool) error
+	region(ctx context.Context, name string, start bool) error
+}
+
+// admin is the admin service.
+type admin struct{ ops operations }
+
+var _ adminv1connect.AdminServiceHandler = admin{}
+
+func adminError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errNoDrills), errors.Is(err, errRefused):
+		return connect.NewError(connect.CodeFailedPrecondition, err)
+	case errors.Is(err, errUnknown):
+		return connect.NewError(connect.CodeNotFound, err)
+	}
+	return connect.NewError(connect.CodeUnavailable, err)
+}
+
+// Regions implements the service.
+func (a admin) Regions(ctx context.Context, _ *connect.Request[adminv1.RegionsRequest]) (*connect.Response[adminv1.RegionsResponse], error) {
+	return connect.NewResponse(a.ops.regions(ctx)), nil
+}
+
+// scanPage is how many carts one look into a bucket brings.
+const scanPage = 1000
+
+// Scan implements the service. Empty slots are passed over.
+func (a admin) Scan(ctx context.Context, req *connect.Request[adminv1.ScanRequest], out *connect.ServerStream[adminv1.ScanResponse]) error {
+	lo, hi := req.Msg.SlotLo, req.Msg.SlotHi
+	if hi == 0 {
+		hi = shard.SlotCount
+	}
+	if lo >= hi || hi > shard.SlotCount {
+		return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("slots [%d,%d) are no range of [0,%d)", lo, hi, shard.SlotCount))
+	}
+	b, err := a.ops.buckets(req.Msg.Region)
+	if err != nil {
+		return adminError(err)
+	}
+	digests, err := b.Digests(ctx, lo, hi)
+	if err != nil {
+		return adminError(err)
+	}
+	for slot := lo; slot < hi; slot++ {
+		if digests[slot-lo] == (replication.Digest{}) {
+			continue
+		}
+		for after, more := "", true; more; {
+			var carts []replication.CartDigest
+			if carts, more, err = b.Bucket(ctx, slot, after, scanPage); err != nil {
+				return adminError(err)
+			}
+			page := &adminv1.ScanResponse{Slot: slot, Carts: make([]*adminv1.ScannedCart, len(carts))}
+			for i, c := range carts {
+				page.Carts[i] = &adminv1.ScannedCart{CartId: c.CartID, Digest: c.Digest[:]}
+				after = c.CartID
+			}
+			more = more && len(carts) > 0
+			if err := out.Send(page); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Link implements the service.
+func (a admin) Link(ctx context.Context, req *connect.Request[adminv1.LinkRequest]) (*connect.Response[adminv1.LinkResponse], error) {
+	m := req.Msg
+	var cut bool
+	var delay time.Duration
+	switch m.Action {
+	case adminv1.LinkRequest_ACTION_CUT:
+		cut = true
+	case adminv1.LinkRequest_ACTION_HEAL:
+	case adminv1.LinkRequest_ACTION_DELAY:
+		delay = time.Duration(m.DelayMs) * time.Millisecond
+		if delay < 0 || delay > time.Minute {
+			return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("delay of %v: give 0 to 1m", delay))
+		}
+	case adminv1.LinkRequest_ACTION_UNSPECIFIED:
+		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("no action given"))
+	}
+	if m.A == m.B {
+		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("%q and %q are one region; a link has two", m.A, m.B))
+	}
+	if err := a.ops.link(ctx, pairOf(m.A, m.B), cut, delay); err != nil {
+		return nil, adminError(err)
+	}
+	return connect.NewResponse(&adminv1.LinkResponse{}), nil
+}
+
+func starts(a adminv1.NodeRequest_Action) (start bool, err error) {
+	switch a {
+	case adminv1.NodeRequest_ACTION_START:
+		return true, nil
+	case adminv1.NodeRequest_ACTION_KILL:
+		return false, nil
+	case adminv1.NodeRequest_ACTION_UNSPECIFIED:
+	}
+	return false, connect.NewError(connect.CodeInvalidArgument, errors.New("no action given"))
+}
+
+// Node implements the service.
+func (a admin) Node(ctx context.Context, req *connect.Request[adminv1.NodeRequest]) (*connect.Response[adminv1.NodeResponse], error) {
+	start, err := starts(req.Msg.Action)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.ops.node(ctx, req.Msg.Node, start); err != nil {
+		return nil, adminError(err)
+	}
+	return connect.NewResponse(&adminv1.NodeResponse{}), nil
+}
+
+// Region implements the service.
+func (a admin) Region(ctx context.Context, req *connect.Request[adminv1.RegionRequest]) (*connect.Response[adminv1.RegionResponse], error) {
+	start, err := starts(req.Msg.Action)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.ops.region(ctx, req.Msg.Region, start); err != nil {
+		return nil, adminError(err)
+	}
+	return connect.NewResponse(&adminv1.RegionResponse{}), nil
+}
+
+// statusOf sums up what a region's nodes say.
+func statusOf(name, address string, nodes []string, answers []*regionv1.StatusResponse, shards uint32) *adminv1.RegionStatus {
+	out := &adminv1.RegionStatus{Region: name, Address: address, Ready: true}
+	alive := make(map[string]bool)
+	byShard := make(map[uint32]*adminv1.ShardStatus)
+	for _, a := range answers {
+		alive[a.Node] = true
+		for _, s := range a.Shards {
+			have := byShard[s.Shard]
+			if have == nil {
+				have = &adminv1.ShardStatus{Shard: s.Shard}
+				byShard[s.Shard] = have
+			}
+			if !s.Leads {
+				continue
+			}
+			have.Leader, have.AppliedIndex, have.LogSeq = a.Node, s.Applied, s.LogSeq
+			out.Carts += s.Carts
+			for _, p := range s.Peers {
+				have.Peers = append(have.Peers, &adminv1.PeerStatus{
+					Region: p.Region, AckedSeq: p.Acked, LagMs: p.LagMs, ProvenEqualAtMs: p.ProvenEqualAtMs, Connected: p.Connected,
+				})
+			}
+		}
+	}
+	for _, n := range nodes {
+		out.Nodes = append(out.Nodes, &adminv1.NodeStatus{Node: n, Alive: alive[n]})
+	}
+	for id := range shards {
+		s := byShard[id]
+		if s == nil {
+			s = &adminv1.ShardStatus{Shard: id}
+		}
+		out.Ready = out.Ready && s.Leader != ""
+		out.Shards = append(out.Shards, s)
+	}
+	return out
+}

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"gopkg.in/yaml.v3"
+)
+
+// cli is the command line; every flag can also come from the environment
+// (SAMECART_ and the flag's name) or from the file that --config names, where
+// flags stand under the command's name.
+type cli struct {
+	Config kong.ConfigFlag `help:"YAML file; flags stand under the command's name." placeholder:"FILE"`
+	Log    string          `help:"What is logged: debug, info, warn, error." enum:"debug,info,warn,error" default:"info" env:"SAMECART_LOG"`
+
+	Dev     devCommand     `cmd:"" help:"Run three regions of three nodes in this process."`
+	Node    nodeCommand    `cmd:"" help:"Run one node of a region."`
+	Gateway gatewayCommand `cmd:"" help:"Serve a region's API without a disk."`
+}
+
+// limits are what carts and requests are held to.
+type limits struct {
+	LinesMax       uint32        `help:"Lines of one cart." default:"500" env:"SAMECART_LINES_MAX"`
+	QuantityMax    uint32        `help:"Quantity of one line." default:"999" env:"SAMECART_QUANTITY_MAX"`
+	OpLife         time.Duration `help:"How long an Idempotency-Key is remembered." default:"24h" env:"SAMECART_OP_LIFE"`
+	RequestTimeout time.Duration `help:"Longest answer to one request." default:"2s" env:"SAMECART_REQUEST_TIMEOUT"`
+}
+
+func (l limits) validate() error {
+	var errs []error
+	if l.LinesMax < 1 || l.LinesMax > 500 {
+		errs = append(errs, fmt.Errorf("--lines-max %d: give 1 to 500", l.LinesMax))
+	}
+	if l.QuantityMax < 1 || l.QuantityMax > 1_000_000 {
+		errs = append(errs, fmt.Errorf("--quantity-max %d: give 1 to 1000000", l.QuantityMax))
+	}
+	if l.OpLife < time.Minute {
+		errs = append(errs, fmt.Errorf("--op-life %v: give a minute or more", l.OpLife))
+	}
+	if l.RequestTimeout < 100*time.Millisecond || l.RequestTimeout > time.Minute {
+		errs = append(errs, fmt.Errorf("--request-timeout %v: give 100ms to 1m", l.RequestTimeout))
+	}
+	return errors.Join(errs...)
+}
+
+type devCommand struct {
+	Port      int    `help:"First port: clients without a region; the three regions follow." default:"8080" env:"SAMECART_PORT"`
+	Data      string `help:"Directory of the state." default:"./data/dev" env:"SAMECART_DATA" type:"path"`
+	Ephemeral bool   `help:"Keep the state in a temporary directory that goes with the process."`
+	Shards    uint32 `help:"Raft groups of each region, when the state is new." default:"2" env:"SAMECART_SHARDS"`
+	Redis     string `help:"Hot cache; without it each region caches in memory." placeholder:"ADDRESS" env:"SAMECART_REDIS"`
+	Drills    bool   `help:"Take faults: links, nodes and regions can be cut and killed." default:"true" negatable:"" env:"SAMECART_DRILLS"`
+	limits
+}
+
+// deployed is what node and gateway have in common.
+type deployed struct {
+	Cluster  string            `help:"Name of the shop; processes of another are refused." default:"samecart" env:"SAMECART_CLUSTER"`
+	Region   string            `help:"This region." required:"" env:"SAMECART_REGION"`
+	Regions  map[string]uint16 `help:"Id of every region, the same everywhere and for ever." default:"us-east=1;eu-west=2;ap-south=3" env:"SAMECART_REGIONS"`
+	Nodes    map[string]string `help:"Link address of every node of this region." required:"" placeholder:"REGION/N=HOST:PORT;…" env:"SAMECART_NODES"`
+	Shards   uint32            `help:"Raft groups of this region." default:"3" env:"SAMECART_SHARDS"`
+	Listen   string            `help:"Address of the API." default:"127.0.0.1:8080" env:"SAMECART_LISTEN"`
+	Redis    string            `help:"Hot cache: redis://, redis+sentinel:// or redis+cluster:// address; without it each process caches in memory." placeholder:"ADDRESS" env:"SAMECART_REDIS"`
+	TLSCA    string            `name:"tls-ca" help:"CA of the processes' certificates; without it links are not encrypted." placeholder:"FILE" env:"SAMECART_TLS_CA"`
+	TLSCert  string            `name:"tls-cert" help:"This process's certificate." placeholder:"FILE" env:"SAMECART_TLS_CERT"`
+	TLSKey   string            `name:"tls-key" help:"Key of the certificate." placeholder:"FILE" env:"SAMECART_TLS_KEY"`
+	TokenKey []string          `help:"Public keys (PEM) that sign callers' tokens." placeholder:"FILE" env:"SAMECART_TOKEN_KEY"`
+	Trust    bool              `name:"trust-headers" help:"Take callers' identity on trust from headers, as cartd dev does. Never in public." env:"SAMECART_TRUST_HEADERS"`
+	limits
+}
+
+func (d deployed) validate() error {
+	errs := []error{d.limits.validate()}
+	if _, ok := d.Regions[d.Region]; !ok {
+		errs = append(errs, fmt.Errorf("--region %q is none of --regions (%s)", d.Region, strings.Join(slices.Sorted(maps.Keys(d.Regions)), ", ")))
+	}
+	ids := make(map[uint16]string)
+	for name, id := range d.Regions {
+		if id == 0 {
+			errs = append(errs, fmt.Errorf("--regions gives %q the id 0: ids start at 1", name))
+		}
+		if other, ok := ids[id]; ok {
+			errs = append(errs, fmt.Errorf("--regions gives %q and %q the same id %d", name, other, id))
+		}
+		ids[id] = name
+	}
+	for node := range d.Nodes {
+		if region, n, ok := strings.Cut(node, "/"); !ok || region != d.Region || n == "" {
+			errs = append(errs, fmt.Errorf("--nodes names %q: nodes of this region are called %s/1, %s/2, …", node, d.Region, d.Region))
+		}
+	}
+	if d.Shards < 1 || d.Shards > 64 {
+		errs = append(errs, fmt.Errorf("--shards %d: give 1 to 64", d.Shards))
+	}
+	given := 0
+	for _, f := range []string{d.TLSCA, d.TLSCert, d.TLSKey} {
+		if f != "" {
+			given++
+		}
+	}
+	if given != 0 && given != 3 {
+		errs = append(errs, errors.New("--tls-ca, --tls-cert and --tls-key go together: give all three or none"))
+	}
+	if len(d.TokenKey) == 0 && !d.Trust {
+		errs = append(errs, errors.New("no way to know callers: give --token-key, or --trust-headers on a network that nobody else reaches"))
+	}
+	return errors.Join(errs...)
+}
+
+// names returns the region's nodes in the order that places shards.
+func (d deployed) names() []string { return slices.Sorted(maps.Keys(d.Nodes)) }
+
+type nodeCommand struct {
+	deployed
+	Node       string            `help:"This node: N of REGION/N." required:"" env:"SAMECART_NODE"`
+	Data       string            `help:"Data directory, this node's alone." required:"" env:"SAMECART_DATA" type:"path"`
+	LinkListen string            `help:"Address for the region's other processes." required:"" env:"SAMECART_LINK_LISTEN"`
+	PeerListen string            `help:"Address for other regions." required:"" env:"SAMECART_PEER_LISTEN"`
+	Peers      map[string]string `help:"Peer addresses of the other regions' nodes, comma-separated." placeholder:"REGION=URL,URL;…" env:"SAMECART_PEERS"`
+	Drills     bool              `help:"Take faults. For rehearsals." env:"SAMECART_DRILLS"`
+	Memtable   int64             `help:"Bytes of one Badger memtable." default:"67108864" env:"SAMECART_MEMTABLE"`
+	CartCache  int64             `help:"Bytes of decoded carts kept in memory." default:"268435456" env:"SAMECART_CART_CACHE"`
+	RetainRows uint64            `help:"Delta log rows kept, per shard, for a region that is away; after that it is repaired." default:"1000000" env:"SAMECART_RETAIN_ROWS"`
+}
+
+func (c nodeCommand) validate() error {
+	errs := []error{c.deployed.validate()}
+	if _, ok := c.Nodes[c.name()]; !ok {
+		errs = append(errs, fmt.Errorf("--node %s: %s is none of --nodes (%s)", c.Node, c.name(), strings.Join(c.names(), ", ")))
+	}
+	for region := range c.Peers {
+		if _, ok := c.Regions[region]; !ok || region == c.Region {
+			errs = append(errs, fmt.Errorf("--peers names %q, which is no other region of --regions", region))
+		}
+	}
+	if c.Memtable < 1<<20 {
+		errs = append(errs, fmt.Errorf("--memtable %d: give 1 MiB (1048576) or more", c.Memtable))
+	}
+	if c.CartCache < 0 {
+		errs = append(errs, fmt.Errorf("--cart-cache %d is negative", c.CartCache))
+	}
+	return errors.Join(errs...)
+}
+
+func (c nodeCommand) name() string { return c.Region + "/" + c.Node }
+
+type gatewayCommand struct {
+	deployed
+}
+
+// loadYAML reads the --config file. Unlike kong's own loader it refuses keys
+// that are no flags.
+func loadYAML(r io.Reader) (kong.Resolver, error) {
+	doc := make(map[string]any)
+	if err := yaml.NewDecoder(r).Decode(&doc); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("config file is no YAML: %w", err)
+	}
+	return yamlFile(doc), nil
+}
+
+type yamlFile map[string]any
+
+// Validate implements kong.Resolver.
+func (y yamlFile) Validate(app *kong.Application) error {
+	for _, key := range slices.Sorted(maps.Keys(y)) {
+		if key == "log" {
+			continue
+		}
+		command := slices.IndexFunc(app.Children, func(n *kong.Node) bool { return n.Name == key })
+		if command < 0 {
+			return fmt.Errorf("config file: %q is no command of cartd; flags stand under dev, node or gateway", key)
+		}
+		section, ok := y[key].(map[string]any)
+		if !ok {
+			return fmt.Errorf("config file: %q must hold flags and their values", key)
+		}
+		for _, name := range slices.Sorted(maps.Keys(section)) {
+			if !slices.ContainsFunc(app.Children[command].Flags, func(f *kong.Flag) bool { return f.Name == name }) {
+				return fmt.Errorf("config file: cartd %s has no flag %q; see cartd %s --help", key, name, key)
+			}
+		}
+	}
+	return nil
+}
+
+// Resolve implements kong.Resolver.
+func (y yamlFile) Resolve(ctx *kong.Context, parent *kong.Path, flag *kong.Flag) (any, error) {
+	if flag.Name == "log" {
+		return y["log"], nil
+	}
+	selected := ctx.Selected()
+	if selected == nil {
+		return nil, nil
+	}
+	section, _ := y[selected.Name].(map[string]any) // Validate has seen it
+	v := section[flag.Name]
+	if m, ok := v.(map[string]any); ok {
+		return flattened(m), nil
+	}
+	return v, nil
+}
+
+// flattened writes a map as it would stand on the command line: lists within
+// it become comma-separated.
+func flattened(m map[string]any) string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		v := m[k]
+		if list, ok := v.([]any); ok {
+			var items []string
+			for _, item := range list {
+				items = append(items, fmt.Sprint(item))
+			}
+			v = strings.Join(items, ",")
+		}
+		out = append(out, fmt.Sprintf("%s=%v", k, v))
+	}
+	return strings.Join(out, ";")
+}

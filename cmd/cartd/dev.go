@@ -1,0 +1,558 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/samecart/samecart/crdt"
+	adminv1 "github.com/samecart/samecart/proto/admin/v1"
+	"github.com/samecart/samecart/region"
+	"github.com/samecart/samecart/region/cache"
+	"github.com/samecart/samecart/region/link"
+	"github.com/samecart/samecart/region/shard"
+	"github.com/samecart/samecart/replication"
+	"github.com/samecart/samecart/rpc"
+	"github.com/samecart/samecart/rpc/catalog"
+)
+
+// devRegions are the regions of cartd dev, with their ids.
+var devRegions = []struct {
+	name string
+	id   uint16
+}{{"us-east", 1}, {"eu-west", 2}, {"ap-south", 3}}
+
+const devNodes = 3
+
+// devSizes suit nine nodes in one process.
+func devSizes() sizes {
+	t := shard.DefaultTiming()
+	t.SnapshotEvery = 30 * time.Second
+	return sizes{
+		memtable: 8 << 20, blockCache: 0, cartCache: 16 << 20, segment: 4 << 20,
+		retainRows: 200_000, timing: t,
+	}
+}
+
+// dev is the whole of cartd dev.
+type dev struct {
+	cmd     devCommand
+	dir     string
+	faults  *faults
+	metrics *metrics
+	catalog *catalog.Catalog
+	log     *slog.Logger
+	failed  chan error // the first thing that ends the process
+
+	all []*devRegion
+
+	addrMu sync.Mutex // guards addrs
+	addrs  map[string]string
+}
+
+// devRegion is one region of cartd dev: three nodes, and a gateway that
+// serves the API and takes other regions' rows.
+type devRegion struct {
+	dev     *dev
+	name    string
+	id      uint16
+	address string // host:port of the API
+	place   place
+	peers   []replication.PeerRegion
+	gate    *link.Mux
+	router  *region.Router
+	hot     cache.Cache
+	api     *rpc.Handler
+	inbound *http.Server // from other regions; nil while the region is down
+
+	serving atomic.Bool // the API's port is open
+
+	mu     sync.Mutex // guards what follows; held while nodes start and stop
+	server *http.Server
+	nodes  map[string]*devNode
+}
+
+// devNode is one node's place: it keeps its address while the node is gone.
+type devNode struct {
+	name   string
+	addr   string
+	member *member
+}
+
+func (c *devCommand) Run(ctx context.Context, log *slog.Logger) error {
+	if err := c.validate(); err != nil {
+		return usageError{err}
+	}
+	d := &dev{cmd: *c, dir: c.Data, faults: newFaults(), metrics: newMetrics(), log: log, failed: make(chan error, 1), addrs: make(map[string]string)}
+	if c.Ephemeral {
+		dir, err := os.MkdirTemp("", "samecart-")
+		if err != nil {
+			return usageError{err}
+		}
+		defer func() {
+			if err := os.RemoveAll(dir); err != nil {
+				log.Warn("temporary directory left behind", slog.Any("err", err))
+			}
+		}()
+		d.dir = dir
+	}
+	unlock, err := lockDir(d.dir)
+	if err != nil {
+		return usageError{err}
+	}
+	defer unlock()
+	return d.run(ctx)
+}
+
+func (c devCommand) validate() error {
+	errs := []error{c.limits.validate()}
+	if c.Port < 1 || c.Port > 65535-len(devRegions) {
+		errs = append(errs, fmt.Errorf("--port %d: four ports from there must be in 1 to 65535", c.Port))
+	}
+	if c.Shards < 1 || c.Shards > 64 {
+		errs = append(errs, fmt.Errorf("--shards %d: give 1 to 64", c.Shards))
+	}
+	return errors.Join(errs...)
+}
+
+// lockDir makes sure that one process alone uses the directory. The lock
+// goes with the process, however it ends.
+func lockDir(dir string) (unlock func(), err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read data directory: %w", err)
+	}
+	for _, e := range entries {
+		known := e.Name() == "lock" || slices.ContainsFunc(devRegions, func(r struct {
+			name string
+			id   uint16
+		}) bool {
+			return e.Name() == r.name
+		})
+		if !known {
+			return nil, fmt.Errorf("%w: %s holds %q, which cartd dev did not make; give another --data", region.ErrForeignData, dir, e.Name())
+		}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make data directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock data directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close() // the lock's error is the one to tell
+		return nil, fmt.Errorf("%s is in use by another cartd; stop it, or give another --data", dir)
+	}
+	return func() { _ = f.Close() }, nil // which lets go of the lock
+}
+
+func (d *dev) run(ctx context.Context) error {
+	start := time.Now()
+	var err error
+	if d.catalog, err = catalog.New(); err != nil {
+		return err
+	}
+	// All ports first: one that is taken must leave the data untouched.
+	front, public, err := d.listen()
+	if err != nil {
+		return usageError{err}
+	}
+	defer d.stop()
+	for i, r := range devRegions {
+		dr := &devRegion{dev: d, name: r.name, id: r.id, address: public[i].Addr().String(), nodes: make(map[string]*devNode)}
+		d.all = append(d.all, dr)
+		if err := dr.prepare(public[i]); err != nil {
+			return err
+		}
+	}
+	frontServer := rpc.NewServer(front.Addr().String(), http.HandlerFunc(d.serveNearest), d.log)
+	go func() { d.serve(frontServer, front) }()
+	defer shutdown(frontServer)
+	var starting sync.WaitGroup
+	errs := make([]error, len(d.all))
+	for i, r := range d.all {
+		starting.Go(func() { errs[i] = r.startNodes() })
+	}
+	starting.Wait()
+	if err := errors.Join(errs...); err != nil {
+		if errors.Is(err, region.ErrForeignData) || errors.Is(err, region.ErrDamagedData) {
+			return usageError{err}
+		}
+		return err
+	}
+	d.banner(front.Addr().String())
+	if err := d.awaitReady(ctx); err != nil {
+		return err
+	}
+	fmt.Printf("ready after %.1f s; Ctrl-C stops it\n", time.Since(start).Seconds())
+	select {
+	case <-ctx.Done():
+		fmt.Println("stopping")
+		return nil
+	case err := <-d.failed:
+		return err
+	}
+}
+
+// listen opens the four ports that clients use.
+func (d *dev) listen() (front net.Listener, public []net.Listener, err error) {
+	var open []net.Listener
+	for i := range 1 + len(devRegions) {
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(d.cmd.Port+i))
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			for _, l := range open {
+				_ = l.Close() // never used
+			}
+			if errors.Is(err, syscall.EADDRINUSE) {
+				return nil, nil, fmt.Errorf("port %d is in use; stop what uses it, or give another --port", d.cmd.Port+i)
+			}
+			return nil, nil, fmt.Errorf("listen: %w", err)
+		}
+		open = append(open, ln)
+	}
+	return open[0], open[1:], nil
+}
+
+func (d *dev) banner(front string) {
+	fmt.Printf("nearest region  http://%s\n", front)
+	for _, r := range d.all {
+		fmt.Printf("%-15s http://%s\n", r.name, r.address)
+	}
+	fmt.Printf("state in        %s\n", d.dir)
+}
+
+func (d *dev) awaitReady(ctx context.Context) error {
+	for _, r := range d.all {
+		for r.router.Ready(ctx) != nil {
+			select {
+			case <-ctx.Done():
+				return nil
+			case err := <-d.failed:
+				return err
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
+// fail ends the process: a node's state can no longer be trusted, or a
+// server broke.
+func (d *dev) fail(err error) {
+	select {
+	case d.failed <- err:
+	default: // another came first
+	}
+}
+
+func (d *dev) serve(s *http.Server, ln net.Listener) {
+	if err := s.Serve(ln); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		d.fail(fmt.Errorf("serve %s: %w", s.Addr, err))
+	}
+}
+
+// shutdown lets requests finish for a moment, then ends them.
+func shutdown(s *http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := s.Shutdown(ctx); err != nil {
+		_ = s.Close() // what did not end in time is cut
+	}
+}
+
+func (d *dev) stop() {
+	var stopping sync.WaitGroup
+	for _, r := range d.all {
+		stopping.Go(r.stop)
+	}
+	stopping.Wait()
+}
+
+func (d *dev) find(name string) (*devRegion, error) {
+	for _, r := range d.all {
+		if r.name == name {
+			return r, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: region %q; there are us-east, eu-west and ap-south", errUnknown, name)
+}
+
+// serveNearest answers clients that know no region: from the first region
+// that serves.
+func (d *dev) serveNearest(w http.ResponseWriter, req *http.Request) {
+	var open *devRegion
+	for _, r := range d.all {
+		if !r.serving.Load() {
+			continue
+		}
+		if r.readySoon(req.Context()) {
+			r.api.ServeHTTP(w, req)
+			return
+		}
+		if open == nil {
+			open = r
+		}
+	}
+	if open == nil {
+		open = d.all[0] // its API says what is wrong, and takes admin calls
+	}
+	open.api.ServeHTTP(w, req)
+}
+
+// --- one region ---
+
+// prepare builds all of a region but its nodes. Links between regions are
+// resolved when they are used, so the order of regions does not matter.
+func (r *devRegion) prepare(public net.Listener) error {
+	d := r.dev
+	cfg := cache.DefaultConfig()
+	cfg.Prefix, cfg.MemoryBytesMax, cfg.Log = "samecart:"+r.name+":", 8<<20, d.log
+	var err error
+	if r.hot, err = cache.Open(d.cmd.Redis, cfg); err != nil {
+		return usageError{err}
+	}
+	names := make([]string, devNodes)
+	for i := range names {
+		names[i] = fmt.Sprintf("%s/%d", r.name, i+1)
+		r.nodes[names[i]] = &devNode{name: names[i]}
+	}
+	fetch, err := r.connectPeers()
+	if err != nil {
+		return err
+	}
+	r.place = place{
+		cluster: "dev", region: r.name, id: crdt.RegionID(r.id), nodes: names, shards: d.cmd.Shards,
+		dial: r.dial, hot: r.hot, fetcher: fetch, limits: d.cmd.limits, metrics: d.metrics,
+		log: d.log.With(slog.String("region", r.name)),
+	}
+	if r.gate, err = r.place.mux(r.name + "/gateway"); err != nil {
+		return err
+	}
+	r.router = region.NewRouter(r.place.routerConfig(), r.gate)
+	if err := r.acceptPeers(); err != nil {
+		return err
+	}
+	ids := make(map[string]uint16)
+	for _, o := range devRegions {
+		ids[o.name] = o.id
+	}
+	r.api, err = surface{
+		region: r.name, names: namesOf(ids), regions: d.regionInfos, serves: r.router, catalog: d.catalog,
+		auth: rpc.TrustedHeaders{}, admin: admin{d}, limits: d.cmd.limits, metrics: d.metrics, log: r.place.log,
+	}.handler()
+	if err != nil {
+		return err
+	}
+	r.openAPI(public)
+	return nil
+}
+
+func (r *devRegion) openAPI(ln net.Listener) {
+	r.server = rpc.NewServer(r.address, r.api, r.place.log)
+	r.serving.Store(true)
+	go r.dev.serve(r.server, ln)
+}
+
+func (r *devRegion) dial(ctx context.Context, node string) (net.Conn, error) {
+	n, ok := r.nodes[node] // the map is not changed once made
+	if !ok || n.addr == "" {
+		return nil, fmt.Errorf("node %q is not there", node)
+	}
+	var dialer net.Dialer
+	return dialer.DialContext(ctx, "tcp", n.addr)
+}
+
+// startNodes starts all nodes, on ports of their own.
+func (r *devRegion) startNodes() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	listeners := make([]net.Listener, devNodes)
+	for i, name := range r.place.nodes {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+		r.nodes[name].addr = ln.Addr().String()
+		listeners[i] = ln
+	}
+	for i, name := range r.place.nodes {
+		if err := r.startNode(r.nodes[name], listeners[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startNode is called with mu held.
+func (r *devRegion) startNode(n *devNode, ln net.Listener) error {
+	dir := filepath.Join(r.dev.dir, r.name, filepath.Base(n.name))
+	m, err := startMember(r.place, n.name, dir, ln, devSizes(), r.peers, r.dev.fail)
+	if err != nil {
+		_ = ln.Close() // the start's error is the one to tell
+		return fmt.Errorf("start node %s: %w", n.name, err)
+	}
+	n.member = m
+	return nil
+}
+
+func (r *devRegion) stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.server != nil {
+		r.serving.Store(false)
+		shutdown(r.server)
+	}
+	r.closePeers()
+	var stopping sync.WaitGroup
+	for _, n := range r.nodes {
+		if m := n.member; m != nil {
+			stopping.Go(func() {
+				if err := m.stop(); err != nil {
+					r.place.log.Error("node not stopped cleanly", slog.String("node", n.name), slog.Any("err", err))
+				}
+			})
+		}
+	}
+	stopping.Wait()
+	var err error
+	if r.gate != nil {
+		err = r.gate.Close()
+	}
+	if r.hot != nil {
+		err = errors.Join(err, r.hot.Close())
+	}
+	if err != nil {
+		r.place.log.Warn("region not stopped cleanly", slog.Any("err", err))
+	}
+}
+
+// readySoon reports whether the region takes writes.
+func (r *devRegion) readySoon(ctx context.Context) bool {
+	return r.router.Ready(ctx) == nil
+}
+
+func (d *dev) regionInfos(ctx context.Context) []rpc.RegionInfo {
+	var out []rpc.RegionInfo
+	for _, r := range d.all {
+		out = append(out, rpc.RegionInfo{
+			Region: r.name, Address: "http://" + r.address,
+			Healthy: r.serving.Load() && r.router.Ready(ctx) == nil,
+		})
+	}
+	return out
+}
+
+// --- operations, for the admin service ---
+
+var _ operations = (*dev)(nil)
+
+func (d *dev) buckets(name string) (buckets, error) {
+	r, err := d.find(name)
+	if err != nil {
+		return nil, err
+	}
+	return sink{r.router}, nil
+}
+
+func (d *dev) regions(ctx context.Context) *adminv1.RegionsResponse {
+	out := &adminv1.RegionsResponse{}
+	for i, r := range d.all {
+		st := statusOf(r.name, "http://"+r.address, r.place.nodes, r.router.Status(ctx), d.cmd.Shards)
+		st.Ready = st.Ready && r.serving.Load()
+		out.Regions = append(out.Regions, st)
+		for _, o := range d.all[i+1:] {
+			p := pairOf(r.name, o.name)
+			cut, delay := d.faults.state(p)
+			out.Links = append(out.Links, &adminv1.LinkStatus{A: r.name, B: o.name, Cut: cut, DelayMs: delay.Milliseconds()})
+		}
+	}
+	return out
+}
+
+func (d *dev) link(_ context.Context, p pair, cut bool, delay time.Duration) error {
+	if !d.cmd.Drills {
+		return errNoDrills
+	}
+	for _, name := range []string{p.a, p.b} {
+		if _, err := d.find(name); err != nil {
+			return err
+		}
+	}
+	d.faults.set(p, cut, delay)
+	return nil
+}
+
+func (d *dev) node(_ context.Context, name string, start bool) error {
+	if !d.cmd.Drills {
+		return errNoDrills
+	}
+	for _, r := range d.all {
+		if n, ok := r.nodes[name]; ok {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.switchNode(n, start)
+		}
+	}
+	return fmt.Errorf("%w: node %q; nodes are called us-east/1, us-east/2, …", errUnknown, name)
+}
+
+// switchNode is called with mu held. What is so already stays so.
+func (r *devRegion) switchNode(n *devNode, start bool) error {
+	switch {
+	case start && n.member == nil:
+		ln, err := net.Listen("tcp", n.addr)
+		if err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+		return r.startNode(n, ln)
+	case !start && n.member != nil:
+		n.member.kill()
+		n.member = nil
+	}
+	return nil
+}
+
+func (d *dev) region(_ context.Context, name string, start bool) error {
+	if !d.cmd.Drills {
+		return errNoDrills
+	}
+	r, err := d.find(name)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !start && r.serving.Load() {
+		r.serving.Store(false)
+		_ = r.server.Close() // a kill: requests end as they may
+		r.closePeers()
+	}
+	for _, n := range r.nodes {
+		err = errors.Join(err, r.switchNode(n, start))
+	}
+	if start && err == nil && !r.serving.Load() {
+		ln, listenErr := net.Listen("tcp", r.address)
+		if listenErr != nil {
+			return fmt.Errorf("listen: %w", listenErr)
+		}
+		if err = r.acceptPeers(); err != nil {
+			return errors.Join(err, ln.Close())
+		}
+		r.openAPI(ln)
+	}
+	return err
+}

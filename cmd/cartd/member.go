@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/samecart/samecart/crdt"
+	regionv1 "github.com/samecart/samecart/proto/region/v1"
+	"github.com/samecart/samecart/region"
+	"github.com/samecart/samecart/region/cache"
+	"github.com/samecart/samecart/region/link"
+	"github.com/samecart/samecart/region/shard"
+	"github.com/samecart/samecart/region/store"
+	"github.com/samecart/samecart/replication"
+)
+
+// place says which region and which nodes a process belongs to.
+type place struct {
+	cluster string
+	region  string
+	id      crdt.RegionID
+	nodes   []string
+	shards  uint32
+	dial    link.Dialer
+	verify  func(conn net.Conn, node string) error // nil: links are not checked
+	hot     cache.Cache
+	fetcher region.Fetcher
+	limits  limits
+	metrics *metrics
+	log     *slog.Logger
+}
+
+func (p place) routerConfig() region.RouterConfig {
+	c := region.DefaultRouterConfig()
+	c.Region, c.Incarnation, c.Nodes, c.Shards = p.id, 1, p.nodes, p.shards
+	c.Cache, c.Fetcher, c.Log = p.hot, p.fetcher, p.log
+	return c
+}
+
+func (p place) mux(self string) (*link.Mux, error) {
+	c := link.DefaultConfig(self, p.cluster+"/"+p.region, p.dial)
+	c.Verify, c.Log, c.Events = p.verify, p.log, p.metrics.linkEvents(p.region, self)
+	return link.New(c)
+}
+
+// sizes are a node's settings that depend on what machine it has.
+type sizes struct {
+	memtable, blockCache, cartCache int64
+	segment                         int
+	retainRows                      uint64
+	timing                          shard.Timing
+}
+
+// member is one node with all its parts.
+type member struct {
+	name   string
+	node   *region.Node
+	mux    *link.Mux
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error // once done is closed
+}
+
+// startMember opens a node's data and runs it until stop or kill. The node
+// tells fatal when it must not go on.
+func startMember(p place, name, dir string, ln net.Listener, sz sizes, peers []replication.PeerRegion, fatal func(error)) (*member, error) {
+	mux, err := p.mux(name)
+	if err != nil {
+		return nil, err
+	}
+	g := &gossipers{place: p, peers: peers, throttle: replication.NewThrottle(replication.DefaultConfig().RepairBandwidth)}
+	st := store.DefaultConfig(dir, p.log)
+	st.MemTableBytes, st.BlockCache = sz.memtable, sz.blockCache
+	node, err := region.Open(region.Config{
+		Cluster: p.cluster, Name: p.region, Node: name, Dir: dir,
+		Router: p.routerConfig(), Store: st,
+		Limits: shard.Limits{Lines: p.limits.LinesMax, Quantity: p.limits.QuantityMax, OpLife: p.limits.OpLife},
+		Timing: sz.timing, CacheBytes: sz.cartCache, SegmentBytes: sz.segment,
+		QueueMax: 8192, RetainRows: sz.retainRows,
+		Lead: g.run, Peers: g.status,
+		Applied: p.metrics.applied(p.region, name),
+		Fatal:   fatal, Log: p.log,
+	}, mux)
+	if err != nil {
+		return nil, errors.Join(err, mux.Close())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	m := &member{name: name, node: node, mux: mux, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(m.done)
+		err := node.Run(ctx, ln)
+		m.err = errors.Join(err, node.Close())
+		if err != nil {
+			fatal(fmt.Errorf("node %s: %w", name, err))
+		}
+	}()
+	return m, nil
+}
+
+// stop hands leaderships over and closes the node.
+func (m *member) stop() error {
+	m.cancel()
+	<-m.done
+	return m.err
+}
+
+// kill drops the node without a word to the others.
+func (m *member) kill() {
+	m.node.Kill()
+	m.cancel()
+	<-m.done
+}
+
+// gossipers sends what the shards led by one node write to the other
+// regions.
+type gossipers struct {
+	place    place
+	peers    []replication.PeerRegion
+	throttle *replication.Throttle
+
+	mu      sync.Mutex // guards running
+	running map[uint32]*replication.Gossiper
+}
+
+func (g *gossipers) run(ctx context.Context, s *shard.Shard) {
+	if len(g.peers) == 0 {
+		<-ctx.Done()
+		return
+	}
+	gossip, err := replication.New(deltaLog{s}, g.place.region, g.peers, replication.DefaultConfig(), g.place.log,
+		replication.Options{Throttle: g.throttle, Seed: rand.Uint64(), Events: g.place.metrics.gossipEvents(g.place.region)})
+	if err != nil {
+		g.place.log.Error("gossip not started", slog.Any("err", err))
+		return
+	}
+	g.set(s.ID(), gossip)
+	defer g.set(s.ID(), nil)
+	if err := gossip.Run(ctx); err != nil && ctx.Err() == nil {
+		g.place.log.Error("gossip ended", slog.Any("err", err))
+	}
+}
+
+func (g *gossipers) set(id uint32, gossip *replication.Gossiper) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.running == nil {
+		g.running = make(map[uint32]*replication.Gossiper)
+	}
+	if gossip == nil {
+		delete(g.running, id)
+		return
+	}
+	g.running[id] = gossip
+}
+
+// status says how a shard led here stands with the other regions.
+func (g *gossipers) status(id uint32) []*regionv1.StatusResponse_Peer {
+	g.mu.Lock()
+	gossip := g.running[id]
+	g.mu.Unlock()
+	if gossip == nil {
+		return nil
+	}
+	var out []*regionv1.StatusResponse_Peer
+	for _, s := range gossip.Status() {
+		out = append(out, &regionv1.StatusResponse_Peer{
+			Region: s.Name, Acked: s.AckedSeq, LagMs: s.Lag.Milliseconds(),
+			ProvenEqualAtMs: unixMilli(s.ProvenEqualAt), Connected: s.Connected,
+		})
+	}
+	return out
+}
+
+func unixMilli(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"net/http"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/samecart/samecart/region/link"
+	"github.com/samecart/samecart/region/shard"
+	"github.com/samecart/samecart/replication"
+	"github.com/samecart/samecart/rpc"
+)
+
+// metrics turns the packages' events into Prometheus metrics, in a registry
+// of its own.
+type metrics struct {
+	registry *prometheus.Registry
+
+	calls     *prometheus.HistogramVec
+	entries   *prometheus.CounterVec
+	commands  *prometheus.CounterVec
+	index     *prometheus.GaugeVec
+	frames    *prometheus.CounterVec
+	writes    *prometheus.CounterVec
+	delivered *prometheus.HistogramVec
+	connected *prometheus.GaugeVec
+	repaired  *prometheus.CounterVec
+	differing *prometheus.GaugeVec
+}
+
+func newMetrics() *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "samecart_call_seconds", Help: "Duration of API calls.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5},
+		}, []string{"region", "procedure", "code"}),
+		entries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "samecart_applied_entries_total", Help: "Log entries applied."}, []string{"region", "node", "shard"}),
+		commands: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "samecart_applied_commands_total", Help: "Commands applied."}, []string{"region", "node", "shard"}),
+		index: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "samecart_applied_index", Help: "Last log index applied."}, []string{"region", "node", "shard"}),
+		frames: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "samecart_link_frames_total", Help: "Frames sent to other nodes of the region."}, []string{"region", "node"}),
+		writes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "samecart_link_writes_total", Help: "Writes that the frames went out in."}, []string{"region", "node"}),
+		delivered: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "samecart_gossip_lag_seconds", Help: "Age of the oldest row of those a peer region acknowledged.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 60, 600},
+		}, []string{"region", "peer"}),
+		connected: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "samecart_gossip_connected", Help: "1 while the shard's stream to the peer region is open."}, []string{"region", "peer", "shard"}),
+		repaired: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "samecart_repaired_carts_total", Help: "Whole carts sent by repair."}, []string{"region", "peer"}),
+		differing: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "samecart_differing_slots", Help: "Slots that differed in the last comparison of digests."}, []string{"region", "peer", "shard"}),
+	}
+	m.registry.MustRegister(m.calls, m.entries, m.commands, m.index, m.frames, m.writes, m.delivered, m.connected, m.repaired, m.differing)
+	return m
+}
+
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+func (m *metrics) rpcEvents(region string) rpc.Events {
+	return rpc.Events{Call: func(c rpc.Call) {
+		m.calls.WithLabelValues(region, c.Procedure, string(c.Code)).Observe(c.Duration.Seconds())
+	}}
+}
+
+func (m *metrics) applied(region, node string) func(uint32, shard.Applied) {
+	return func(id uint32, a shard.Applied) {
+		s := strconv.Itoa(int(id))
+		m.entries.WithLabelValues(region, node, s).Add(float64(a.Entries))
+		m.commands.WithLabelValues(region, node, s).Add(float64(a.Commands))
+		m.index.WithLabelValues(region, node, s).Set(float64(a.Index))
+	}
+}
+
+func (m *metrics) linkEvents(region, node string) link.Events {
+	frames, writes := m.frames.WithLabelValues(region, node), m.writes.WithLabelValues(region, node)
+	return link.Events{Wrote: func(w link.Wrote) {
+		frames.Add(float64(w.Frames))
+		writes.Inc()
+	}}
+}
+
+func (m *metrics) gossipEvents(region string) replication.Events {
+	shardOf := func(b replication.Between) string { return strconv.Itoa(int(b.Stream.Shard)) }
+	return replication.Events{
+		Connected: func(e replication.Connected) {
+			m.connected.WithLabelValues(region, e.Name, shardOf(e.Between)).Set(1)
+		},
+		Disconnected: func(e replication.Disconnected) {
+			m.connected.WithLabelValues(region, e.Name, shardOf(e.Between)).Set(0)
+		},
+		Delivered: func(e replication.Delivered) {
+			m.delivered.WithLabelValues(region, e.Name).Observe(e.Lag.Seconds())
+		},
+		Proved: func(e replication.ProofDone) {
+			if e.Err == nil {
+				m.differing.WithLabelValues(region, e.Name, shardOf(e.Between)).Set(float64(e.Different))
+			}
+		},
+		Repaired: func(e replication.RepairDone) {
+			m.repaired.WithLabelValues(region, e.Name).Add(float64(e.Carts))
+		},
+	}
+}

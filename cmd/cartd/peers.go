@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/samecart/samecart/crdt"
+	"github.com/samecart/samecart/region"
+	"github.com/samecart/samecart/replication"
+	"github.com/samecart/samecart/rpc"
+)
+
+// intervalBytesMax bounds one decoded interval, which bounds what a
+// compressed one may grow to.
+const intervalBytesMax = 16 << 20
+
+// dialFunc opens a connection to another region.
+type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// peerClient reaches another region at any of the addresses.
+func peerClient(dial dialFunc, conf *tls.Config, urls []string) (*rpc.PeerClient, error) {
+	codec, err := replication.NewCodec(intervalBytesMax)
+	if err != nil {
+		return nil, err
+	}
+	hc := rpc.PeerHTTPClient(conf)
+	tr, ok := hc.Transport.(*http.Transport)
+	if !ok {
+		return nil, fmt.Errorf("peer transport is a %T", hc.Transport)
+	}
+	tr.DialContext = dial
+	return rpc.NewPeerClient(hc, urls, codec)
+}
+
+// peerServer serves other regions.
+func peerServer(router *region.Router, names map[crdt.RegionID]string, identity func(*http.Request) (string, bool)) (*http.Server, error) {
+	codec, err := replication.NewCodec(intervalBytesMax)
+	if err != nil {
+		return nil, err
+	}
+	cfg := rpc.DefaultPeerConfig(func() map[crdt.RegionID]string { return names })
+	cfg.Identity = identity
+	h, err := rpc.NewPeerHandler(sink{router}, codec, cfg)
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle(h.Handler())
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	s := &http.Server{
+		Handler: mux, Protocols: protocols, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute,
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second},
+	}
+	s.RegisterOnShutdown(h.Close)
+	return s, nil
+}
+
+// fetcher brings whole carts from other regions.
+type fetcher struct {
+	peers map[crdt.RegionID]*rpc.PeerClient
+}
+
+var _ region.Fetcher = fetcher{}
+
+// fetchTimeout leaves a request time to be answered, marked stale, without
+// the cart.
+const fetchTimeout = 500 * time.Millisecond
+
+// Fetch implements region.Fetcher.
+func (f fetcher) Fetch(ctx context.Context, id crdt.RegionID, cartID string) ([]byte, error) {
+	peer, ok := f.peers[id]
+	if !ok {
+		return nil, fmt.Errorf("region %d is no peer", id)
+	}
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	carts, err := peer.Fetch(ctx, []string{cartID})
+	if err != nil || len(carts) == 0 {
+		return nil, err
+	}
+	return carts[0].Data, nil
+}

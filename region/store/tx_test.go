@@ -1,0 +1,381 @@
+package store
+
+import (
+	"bytes"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/samecart/samecart/crdt"
+)
+
+func TestRecordRoundTrip(t *testing.T) {
+	for _, s := range []crdt.State{{Cart: &crdt.Cart{}}, cartOf(0), cartOf(1), cartOf(200)} {
+		r := NewRecord("cart", 77, s)
+		b := slices.Clone(r.Encode())
+		got, err := DecodeRecord(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Index != 77 || got.Digest != r.Digest || !got.State.Cart.Equal(s.Cart) || !slices.Equal(got.State.Ops, s.Ops) {
+			t.Fatalf("got %+v, want %+v", got, r)
+		}
+		if !bytes.Equal(got.Encode(), b) {
+			t.Fatal("a decoded record has other bytes")
+		}
+		if got.Digest != DigestOf("cart", s.Cart.Encode(nil)) || got.Digest == DigestOf("tart", s.Cart.Encode(nil)) {
+			t.Fatal("the digest is not of the id and the cart")
+		}
+		if got.MemoryBytes() < len(b) {
+			t.Fatalf("%d bytes in memory, %d encoded", got.MemoryBytes(), len(b))
+		}
+	}
+}
+
+func TestMarkerAndOpRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := Marker{
+			Applied: rapid.Uint64().Draw(t, "applied"), Partial: rapid.Uint64().Draw(t, "partial"), Done: rapid.Uint32().Draw(t, "done"),
+			Seq: rapid.Uint64().Draw(t, "seq"), Trimmed: rapid.Uint64().Draw(t, "trimmed"), At: crdt.Timestamp(rapid.Uint64().Draw(t, "at")),
+			Region: crdt.RegionID(rapid.Uint16().Draw(t, "region")), Incarnation: rapid.Uint32().Draw(t, "incarnation"), Carts: rapid.Uint64().Draw(t, "carts"),
+		}
+		if got, err := decodeMarker(m.encode()); err != nil || got != m {
+			t.Fatalf("marker %+v, %v, want %+v", got, err, m)
+		}
+		o := OpRecord{Fingerprint: m.Seq, At: m.At, Outcome: rapid.SliceOf(rapid.Byte()).Draw(t, "outcome")}
+		got, err := decodeOpRecord(o.encode())
+		if err != nil || got.Fingerprint != o.Fingerprint || got.At != o.At || !bytes.Equal(got.Outcome, o.Outcome) {
+			t.Fatalf("op %+v, %v, want %+v", got, err, o)
+		}
+	})
+}
+
+// A transaction sees its own writes; others see them all at once (S1).
+func TestCommitIsOneStep(t *testing.T) {
+	s := newStore(t)
+	sp := openSpace(t, s, 1)
+	st := crdt.Stream{Region: 2, Incarnation: 3, Shard: 4}
+	tx := sp.Begin()
+	r := put(t, tx, 9, "c", cartOf(2))
+	if d, ok := tx.Dirty("c"); !ok || d != r {
+		t.Fatal("a written record is not dirty")
+	}
+	tx.AppendRow(rowOf("c"))
+	tx.PutOp("c", crdt.OpID{1}, OpRecord{Fingerprint: 5, At: 6, Outcome: []byte("out")})
+	tx.SetCursor(st, 8)
+	tx.Marker().Applied = 3
+	if cur, err := tx.Cursor(st); err != nil || cur != 8 {
+		t.Fatalf("cursor in the transaction %d, %v", cur, err)
+	}
+	if rec, ok, err := tx.Op("c", crdt.OpID{1}); err != nil || !ok || string(rec.Outcome) != "out" {
+		t.Fatalf("op in the transaction %+v %v %v", rec, ok, err)
+	}
+	if got := dump(t, s, sp.prefix); len(got) != 0 || sp.Marker() != (Marker{}) {
+		t.Fatalf("before the commit others see %d keys, marker %+v", len(got), sp.Marker())
+	}
+	var published []string
+	if err := tx.Commit(func(id string, got *Record) {
+		if got != r || sp.Marker().Applied != 3 {
+			t.Errorf("published %p before the marker %+v", got, sp.Marker())
+		}
+		published = append(published, id)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(published, []string{"c"}) {
+		t.Fatalf("published %v", published)
+	}
+	rows, err := sp.Rows(0, 1<<20)
+	if err != nil || len(rows) != 1 || rows[0].Seq != 1 || rows[0].Last != 1 || rows[0].CartID != "c" {
+		t.Fatalf("rows %+v, %v", rows, err)
+	}
+	ops, err := sp.Ops("c")
+	if err != nil || !reflect.DeepEqual(ops, map[crdt.OpID]OpRecord{{1}: {Fingerprint: 5, At: 6, Outcome: []byte("out")}}) {
+		t.Fatalf("ops %+v, %v", ops, err)
+	}
+	if cur, err := sp.Cursor(st); err != nil || cur != 8 {
+		t.Fatalf("cursor %d, %v", cur, err)
+	}
+	if cur, err := sp.Cursor(crdt.Stream{Region: 2, Incarnation: 4, Shard: 4}); err != nil || cur != 0 {
+		t.Fatalf("cursor of another incarnation %d, %v", cur, err)
+	}
+	if got, err := sp.Record(9, "c"); err != nil || got.Digest != r.Digest || !got.State.Cart.Equal(r.State.Cart) {
+		t.Fatalf("record %+v, %v", got, err)
+	}
+	if got, err := sp.Record(8, "c"); err != nil || got != nil {
+		t.Fatalf("the cart is in another slot too: %+v, %v", got, err)
+	}
+	want := sp.Marker()
+	tx = sp.Begin()
+	put(t, tx, 9, "d", cartOf(1))
+	tx.Marker().Applied = 9
+	tx.Discard()
+	if sp.Marker() != want {
+		t.Fatal("a discarded transaction moved the marker")
+	}
+	checkSums(t, sp)
+}
+
+// Ids with a NUL byte in them must not read each other's op ids.
+func TestOpsOfIDsWithZeroBytes(t *testing.T) {
+	sp := openSpace(t, newStore(t), 1)
+	commit(t, sp, func(tx *Tx) {
+		tx.PutOp("a", crdt.OpID{1}, OpRecord{At: 1})
+		tx.PutOp("a\x00b", crdt.OpID{2}, OpRecord{At: 2})
+		tx.PutOp("ab", crdt.OpID{3}, OpRecord{At: 3})
+	})
+	for id, want := range map[string]crdt.OpID{"a": {1}, "a\x00b": {2}, "ab": {3}} {
+		ops, err := sp.Ops(id)
+		if _, ok := ops[want]; err != nil || len(ops) != 1 || !ok {
+			t.Errorf("ops of %q: %v, %v", id, ops, err)
+		}
+	}
+}
+
+func TestBucketDigestsEqualARecount(t *testing.T) {
+	s := newStore(t)
+	shard := uint32(0)
+	rapid.Check(t, func(t *rapid.T) {
+		shard++
+		sp := openSpace(t, s, shard)
+		for range rapid.IntRange(1, 6).Draw(t, "commits") {
+			commit(t, sp, func(tx *Tx) {
+				for range rapid.IntRange(0, 6).Draw(t, "edits") {
+					slot := rapid.Uint32Range(0, 3).Draw(t, "slot")
+					id := fmt.Sprintf("c%d-%d", slot, rapid.IntRange(0, 3).Draw(t, "cart"))
+					put(t, tx, slot, id, cartOf(rapid.IntRange(0, 5).Draw(t, "lines")))
+				}
+			})
+			if rapid.Bool().Draw(t, "reopen") {
+				sp = openSpace(t, s, shard)
+			}
+			checkSums(t, sp)
+		}
+	})
+}
+
+func TestBucketPages(t *testing.T) {
+	s := newStore(t)
+	sp := openSpace(t, s, 1)
+	commit(t, sp, func(tx *Tx) {
+		put(t, tx, 6, "before", cartOf(1))
+		put(t, tx, 8, "behind", cartOf(1))
+		for _, id := range []string{"b", "a", "aa", "d", "c"} {
+			put(t, tx, 7, id, cartOf(1))
+		}
+	})
+	for limit := 1; limit <= 6; limit++ {
+		var got []string
+		after := ""
+		for {
+			page, more, err := sp.Bucket(7, after, limit)
+			if err != nil || len(page) > limit || more && len(page) != limit {
+				t.Fatalf("limit %d after %q: %v more=%v %v", limit, after, page, more, err)
+			}
+			for _, c := range page {
+				got = append(got, c.CartID)
+			}
+			if !more {
+				break
+			}
+			after = got[len(got)-1]
+		}
+		if !slices.Equal(got, []string{"a", "aa", "b", "c", "d"}) {
+			t.Fatalf("limit %d: %v", limit, got)
+		}
+	}
+	if page, more, err := sp.Bucket(7, "bb", 2); err != nil || more || len(page) != 2 || page[0].CartID != "c" {
+		t.Fatalf("after an id that is not there: %v more=%v %v", page, more, err)
+	}
+}
+
+func TestSumsRange(t *testing.T) {
+	s := newStore(t)
+	sp, err := s.Space(1, 100, 200)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range [][2]uint32{{99, 150}, {150, 201}, {160, 150}} {
+		if _, err := sp.Sums(r[0], r[1]); err == nil || !strings.Contains(err.Error(), "[100,200)") {
+			t.Errorf("slots %v: %v", r, err)
+		}
+	}
+	commit(t, sp, func(tx *Tx) { put(t, tx, 199, "c", cartOf(1)) })
+	sums, err := sp.Sums(198, 200)
+	if err != nil || len(sums) != 2 || sums[0] != [16]byte{} || sums[1] == [16]byte{} {
+		t.Fatalf("sums %x, %v", sums, err)
+	}
+}
+
+func TestRowsAndTrim(t *testing.T) {
+	s := newStore(t)
+	sp := openSpace(t, s, 1)
+	commit(t, sp, func(tx *Tx) {
+		for range 10 {
+			tx.AppendRow(rowOf("c"))
+		}
+	})
+	size := len(rowOf("c").Encode(nil))
+	for _, c := range []struct {
+		after    uint64
+		maxBytes int
+		want     []uint64
+	}{
+		{0, 1 << 20, []uint64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}},
+		{8, 1 << 20, []uint64{9, 10}},
+		{10, 1 << 20, nil},
+		{0, 0, []uint64{1}}, // one at least
+		{3, 3 * size, []uint64{4, 5, 6}},
+	} {
+		rows, err := sp.Rows(c.after, c.maxBytes)
+		var got []uint64
+		for _, r := range rows {
+			got = append(got, r.Seq)
+		}
+		if err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("after %d, %d bytes: %v, %v, want %v", c.after, c.maxBytes, got, err, c.want)
+		}
+	}
+	for _, c := range []struct {
+		seq         uint64
+		limit       int
+		trimmed     uint64
+		first, last uint64
+	}{
+		{7, 3, 3, 4, 10},   // bounded
+		{7, 100, 7, 8, 10}, // to seq
+		{5, 100, 7, 8, 10}, // never back
+		{99, 100, 10, 0, 0},
+	} {
+		commit(t, sp, func(tx *Tx) { tx.Trim(c.seq, c.limit) })
+		rows, err := sp.Rows(0, 1<<20)
+		if err != nil || sp.Marker().Trimmed != c.trimmed || sp.Marker().Seq != 10 {
+			t.Fatalf("trim to %d: marker %+v, %v", c.seq, sp.Marker(), err)
+		}
+		if c.first == 0 && len(rows) == 0 {
+			continue
+		}
+		if len(rows) == 0 || rows[0].Seq != c.first || rows[len(rows)-1].Seq != c.last {
+			t.Fatalf("trim to %d leaves %d rows", c.seq, len(rows))
+		}
+	}
+	commit(t, sp, func(tx *Tx) { tx.AppendRow(rowOf("c")) })
+	if rows, err := sp.Rows(10, 1); err != nil || len(rows) != 1 || rows[0].Seq != 11 {
+		t.Fatalf("a row after all were trimmed: %+v, %v", rows, err)
+	}
+}
+
+func TestExpireOps(t *testing.T) {
+	s := newStore(t)
+	sp := openSpace(t, s, 1)
+	if _, ok, err := sp.OldestOp(); ok || err != nil {
+		t.Fatalf("oldest op of an empty space: %v %v", ok, err)
+	}
+	commit(t, sp, func(tx *Tx) {
+		for i := range 10 {
+			tx.PutOp(fmt.Sprint("cart", i%2), crdt.OpID{byte(i)}, OpRecord{At: crdt.Timestamp(100 + i)})
+		}
+	})
+	left := func() (n int) {
+		for _, id := range []string{"cart0", "cart1"} {
+			ops, err := sp.Ops(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += len(ops)
+		}
+		return n
+	}
+	for _, c := range []struct {
+		before crdt.Timestamp
+		limit  int
+		oldest crdt.Timestamp
+		left   int
+	}{
+		{100, 10, 100, 10}, // before is exclusive
+		{105, 2, 102, 8},   // bounded
+		{105, 10, 105, 5},
+		{105, 10, 105, 5},
+		{1000, 10, 0, 0},
+	} {
+		commit(t, sp, func(tx *Tx) {
+			if err := tx.ExpireOps(c.before, c.limit); err != nil {
+				t.Fatal(err)
+			}
+		})
+		at, ok, err := sp.OldestOp()
+		if err != nil || ok != (c.left > 0) || at != c.oldest || left() != c.left {
+			t.Fatalf("before %d: oldest %d %v %v, %d left; want %d, %d left", c.before, at, ok, err, left(), c.oldest, c.left)
+		}
+	}
+	if got := dump(t, s, sp.key(kindOpAge, 0)); len(got) != 0 {
+		t.Fatalf("%d op age keys are left", len(got))
+	}
+}
+
+// A transaction that is not Full has room for one more large command; work
+// of many times a transaction's size goes through when it is split there.
+func TestFullLeavesRoom(t *testing.T) {
+	s := newStore(t)
+	for name, command := range map[string]func(tx *Tx, n int){
+		"large carts": func(tx *Tx, n int) { put(t, tx, uint32(n%slotsMax), fmt.Sprint("cart-", n), cartOf(500)) },
+		"many rows": func(tx *Tx, n int) {
+			for range 300 {
+				tx.AppendRow(rowOf(fmt.Sprint("cart-", n)))
+			}
+		},
+		"many ops": func(tx *Tx, n int) {
+			for i := range 250 {
+				tx.PutOp("c", crdt.OpID{byte(i), byte(n), byte(n >> 8)}, OpRecord{At: crdt.Timestamp(i)})
+			}
+		},
+		"one cart again and again": func(tx *Tx, n int) { put(t, tx, 1, "c", cartOf(400+n%100)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			sp := openSpace(t, s, uint32(len(name)))
+			tx, commits := sp.Begin(), 0
+			for n := range 60 {
+				command(tx, n)
+				tx.Marker().Applied++
+				if tx.Full() {
+					if err := tx.Commit(func(string, *Record) {}); err != nil {
+						t.Fatalf("after %d commands: %v", n+1, err)
+					}
+					commits++
+					tx = sp.Begin()
+				}
+			}
+			if err := tx.Commit(func(string, *Record) {}); err != nil {
+				t.Fatal(err)
+			}
+			if sp.Marker().Applied != 60 {
+				t.Fatalf("applied %d", sp.Marker().Applied)
+			}
+			if single := strings.HasPrefix(name, "one"); single != (commits == 0) {
+				t.Fatalf("%d commits on the way", commits)
+			}
+			checkSums(t, sp)
+		})
+	}
+}
+
+// A transaction that outgrows what Badger takes must say so, not lose part.
+func TestTooLargeTransactionFails(t *testing.T) {
+	s := newStore(t)
+	sp := openSpace(t, s, 1)
+	tx := sp.Begin()
+	for range 20000 {
+		tx.AppendRow(rowOf("c"))
+	}
+	tx.Marker().Applied = 1
+	if err := tx.Commit(func(string, *Record) { t.Error("published") }); err == nil {
+		t.Fatal("committed")
+	}
+	if got := dump(t, s, sp.prefix); len(got) != 0 || sp.Marker() != (Marker{}) {
+		t.Fatalf("%d keys and marker %+v of a commit that failed", len(got), sp.Marker())
+	}
+}

@@ -1,0 +1,132 @@
+package replication
+
+import (
+	"context"
+
+	"github.com/samecart/samecart/crdt"
+)
+
+// Version is the version of the protocol between regions that this build
+// speaks; a Hello names it.
+const Version = 1
+
+// Digest is the digest of one cart or of one slot; the zero Digest is that
+// of an empty slot.
+type Digest = [16]byte
+
+// CartDigest is the digest of one cart, context included: equal digests
+// mean equal carts.
+type CartDigest struct {
+	CartID string
+	Digest Digest
+}
+
+// WholeCart is one cart as it travels in repair. Data is an encoded
+// crdt.State with all ops still remembered; empty when there is no such cart.
+type WholeCart struct {
+	CartID string
+	Data   []byte
+}
+
+// Hello says which stream of which region a sender speaks for.
+type Hello struct {
+	Version uint32
+	Region  string // the origin's configured name; Stream.Region is its id
+	Stream  crdt.Stream
+	// SlotLo and SlotHi bound the slots that the stream's carts lie in:
+	// [SlotLo, SlotHi).
+	SlotLo, SlotHi uint32
+}
+
+// Ack is the receiver's answer on a push stream.
+type Ack struct {
+	// Cursor: the receiver has committed every row at or below it.
+	Cursor uint64
+	// Gap: the last interval did not follow the cursor and was not joined.
+	Gap bool
+}
+
+// Log is what a Gossiper needs of the local shard that this node leads.
+// Every method is safe for concurrent use.
+type Log interface {
+	// Stream names the log, for as long as this node leads the shard.
+	Stream() crdt.Stream
+	// Slots returns the slots [lo, hi) that the shard owns now.
+	Slots() (lo, hi uint32)
+	// LastSeq returns the last row's seq; it never goes back.
+	LastSeq() uint64
+	// Changed returns a channel that is closed at the next append after
+	// the call.
+	Changed() <-chan struct{}
+	// ReadAfter returns the interval that starts after seq (Lo = seq), at
+	// most maxBytes long but at least one row. ok is false when the log no
+	// longer reaches back to seq. It is not called with seq ≥ LastSeq.
+	ReadAfter(ctx context.Context, seq uint64, maxBytes int) (iv crdt.Interval, ok bool, err error)
+	// Acked says that every peer region has the rows up to seq: they may
+	// go. It is called when that moves, in order, and must not block.
+	Acked(seq uint64)
+	// Digests returns the digest of each slot in [lo, hi). It reflects at
+	// least the rows up to LastSeq at the call.
+	Digests(ctx context.Context, lo, hi uint32) ([]Digest, error)
+	// Bucket returns at most limit carts of a slot with ids after the
+	// given one, by id ascending, and whether there are more.
+	Bucket(ctx context.Context, slot uint32, after string, limit int) (carts []CartDigest, more bool, err error)
+	// States returns whole carts. A cart that is gone is left out or has no data.
+	States(ctx context.Context, cartIDs []string) ([]WholeCart, error)
+}
+
+// Transport reaches one peer region. All methods are safe for concurrent
+// use and return when ctx ends.
+type Transport interface {
+	// Push opens a stream for the origin stream that hello names. The
+	// first Ack received tells where the receiver's cursor stands.
+	Push(ctx context.Context, hello Hello) (PushStream, error)
+	// Digests, Bucket are those of Log, for the peer's carts.
+	Digests(ctx context.Context, lo, hi uint32) ([]Digest, error)
+	Bucket(ctx context.Context, slot uint32, after string, limit int) (carts []CartDigest, more bool, err error)
+	// Join hands over whole carts; then, unless cursor is 0, it moves the
+	// peer's cursor of hello's stream up to it. It returns when the peer
+	// has committed both.
+	Join(ctx context.Context, carts []WholeCart, hello Hello, cursor uint64) error
+}
+
+// PushStream is one open stream. One goroutine may Send while another
+// Recvs; both return an error soon after Close or the end of the stream's
+// ctx. When Send returns io.EOF the stream has ended, and Recv says why.
+//
+// A stream that also has a method SentBytes() int reports with it how many
+// bytes its last Send took on the wire, for the statistics.
+type PushStream interface {
+	Send(iv crdt.Interval) error
+	Recv() (Ack, error)
+	Close() error
+}
+
+// Sink is the receiving region, routed to the leaders of the shards that
+// hold the carts. It is what a Transport's far end serves. All methods are
+// safe for concurrent use.
+//
+//	I1  The cursor of a stream is at seq only when the effects of every row
+//	    up to seq are committed here.
+//	I2  A row is joined also when its dot is already seen: the dot may have
+//	    come inside another region's line, what it supersedes did not.
+type Sink interface {
+	// Cursor returns the cursor of hello's stream: the least of the local
+	// shards that own a slot in hello's range.
+	Cursor(ctx context.Context, hello Hello) (uint64, error)
+	// Join commits an interval that follows the cursor (Lo ≤ cursor): rows
+	// with Last ≤ cursor are dropped, the others joined, and the cursor
+	// becomes max(cursor, Hi). ok is false, and nothing changes, when Lo is
+	// beyond the cursor. Either way it returns the cursor.
+	Join(ctx context.Context, iv crdt.Interval, slotLo, slotHi uint32) (cursor uint64, ok bool, err error)
+	// JoinCarts commits whole carts.
+	JoinCarts(ctx context.Context, carts []WholeCart) error
+	// MoveCursor raises the cursor of hello's stream to the given one; it
+	// never lowers it.
+	MoveCursor(ctx context.Context, hello Hello, cursor uint64) error
+	// Digests, Bucket are those of Log, over all shards of the region.
+	Digests(ctx context.Context, lo, hi uint32) ([]Digest, error)
+	Bucket(ctx context.Context, slot uint32, after string, limit int) (carts []CartDigest, more bool, err error)
+	// Fetch returns the region's whole carts, one per id, in order.
+	Fetch(ctx context.Context, cartIDs []string) ([]WholeCart, error)
+}

@@ -1,0 +1,475 @@
+package replication
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/samecart/samecart/crdt"
+)
+
+// histories is how many random histories each run takes; seeds are fixed,
+// so a failure replays.
+const histories = 1000
+
+func TestHistoriesConverge(t *testing.T) {
+	begin := time.Now()
+	var repairs, combined, carts, ahead uint64
+	var worst time.Duration
+	for seed := range uint64(histories) {
+		w := newWorld(t, seed)
+		w.safety(100 + int(seed%4)*100)
+		worst = max(worst, w.liveness())
+		w.equal()
+		w.close()
+		for _, l := range w.links {
+			repairs += l.peer.stats.repairs
+			combined += l.peer.stats.rowsCombined
+			ahead += l.peer.ahead
+		}
+		carts += uint64(w.carts)
+	}
+	t.Logf("%.0f histories/s, %d repairs with %d carts, %d rows combined, slowest convergence %v",
+		histories/time.Since(begin).Seconds(), repairs, carts, combined, worst)
+	if repairs == 0 || combined == 0 || carts == 0 {
+		t.Fatal("the histories reach no repair, or combine nothing")
+	}
+	if ahead > 0 {
+		t.Fatal("a receiver was ahead of its origin's log")
+	}
+}
+
+// seeded returns a quiet, converged world with some carts.
+func seeded(t *testing.T, edits int) *world {
+	t.Helper()
+	w := newWorld(t, 7)
+	t.Cleanup(w.close)
+	for range edits {
+		w.edit()
+		w.run(20 * time.Millisecond)
+	}
+	w.liveness()
+	w.equal()
+	return w
+}
+
+func TestHealedCutConvergesSoon(t *testing.T) {
+	for _, outage := range []time.Duration{time.Millisecond, time.Second, 10 * time.Second, 10 * time.Minute} {
+		w := seeded(t, 10)
+		w.cut(0, 1)
+		for range 20 {
+			w.edit()
+		}
+		w.run(outage)
+		if took := w.liveness(); took > 2*time.Second {
+			t.Errorf("after a cut of %v it took %v", outage, took)
+		}
+		w.equal()
+	}
+}
+
+func TestPokeReconnectsAtOnce(t *testing.T) {
+	w := seeded(t, 10)
+	w.cut(0, 1)
+	for range 20 {
+		w.edit()
+	}
+	w.run(10 * time.Second)
+	clear(w.cuts)
+	for _, l := range w.links {
+		l.step(Poked{})
+	}
+	if took := w.liveness(); took > 300*time.Millisecond {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// A slow receiver: rows of one line fold into one while they wait.
+func TestSlowPeerGetsCombinedRows(t *testing.T) {
+	w := seeded(t, 4)
+	l := w.link(0, 1, 0)
+	r := w.regions[0]
+	before := l.peer.stats
+	k := crdt.LineKey{Seller: "s", SKU: "hot"}
+	const id, n = "cart:a", 2000
+	l = w.link(0, 1, int(slotOf(id))/(modelSlots/modelShards))
+	before = l.peer.stats
+	for i := range n {
+		at := crdt.TimestampAt(w.now.UnixMilli())
+		wr := crdt.Writer{Replica: crdt.Replica{Region: r.id, Incarnation: 1}, At: at}
+		c := r.cart(id)
+		d := c.Add(wr, k, 1, crdt.Offer{Price: 1, Currency: "USD", AddedAt: at}, false)
+		r.set(id, c.Apply(d))
+		seq := l.log.last() + 1
+		l.log.all = append(l.log.all, crdt.Row{Seq: seq, Last: seq, CartID: id, At: at, Delta: d})
+		o := w.oracle[id]
+		if o == nil {
+			o = &crdt.Cart{}
+		}
+		w.oracle[id] = o.Apply(d)
+		for _, m := range w.links {
+			if m.log == l.log {
+				m.step(Appended{seq})
+			}
+		}
+		if i%10 == 0 {
+			l.act()
+		}
+	}
+	w.liveness()
+	w.equal()
+	sent, combined := l.peer.stats.rowsSent-before.rowsSent, l.peer.stats.rowsCombined-before.rowsCombined
+	if sent+combined < n || sent > n/3 {
+		t.Errorf("%d edits went out as %d rows, %d combined", n, sent, combined)
+	}
+}
+
+func TestRepairSendsOnlyWhatDiffers(t *testing.T) {
+	w := seeded(t, 60)
+	l := w.link(0, 1, 0)
+	// The peer's cursor goes back behind a trimmed log; the carts are there
+	// but for one that lost a write.
+	w.carts = 0
+	lost := ""
+	for id := range w.regions[1].carts {
+		if slotOf(id) < modelSlots/modelShards && (lost == "" || id < lost) {
+			lost = id
+		}
+	}
+	delete(w.regions[1].carts, lost)
+	delete(w.regions[1].digests, lost)
+	l.log.base = l.log.last()
+	w.regions[1].cursors[l.log.stream] = 0
+	l.step(Lost{l.gen, errCut})
+	w.liveness()
+	w.equal()
+	if l.peer.stats.repairs != 1 || w.carts != 1 {
+		t.Errorf("%d repairs sent %d carts, want 1 and 1", l.peer.stats.repairs, w.carts)
+	}
+
+	w.carts = 0
+	w.regions[1].cursors[l.log.stream] = 0
+	l.step(Lost{l.gen, errCut})
+	w.liveness()
+	if l.peer.stats.repairs != 2 || w.carts != 0 {
+		t.Errorf("repair of an equal peer sent %d carts", w.carts)
+	}
+}
+
+func TestProofRepairsAWipedPeer(t *testing.T) {
+	w := seeded(t, 60)
+	w.run(2 * time.Minute)
+	for _, l := range w.links {
+		if s, _ := l.peer.snapshot(); s.ProvenEqualAt.IsZero() || s.Repairs > 0 {
+			t.Fatalf("quiet regions: proven %v, %d repairs", s.ProvenEqualAt, s.Repairs)
+		}
+	}
+	r := w.regions[2]
+	clear(r.carts)
+	clear(r.digests)
+	w.run(2 * time.Minute)
+	w.equal()
+	s, _ := w.link(0, 2, 0).peer.snapshot()
+	if s.DifferentSlots != 0 || w.now.Sub(s.ProvenEqualAt) > 2*time.Minute {
+		t.Errorf("status after the repair: %+v", s)
+	}
+}
+
+// A and B are cut for good; C has both: rows reach the other side as whole
+// carts that C repairs.
+func TestPartialPartitionHealsThroughTheThird(t *testing.T) {
+	w := seeded(t, 10)
+	w.cut(0, 1)
+	for range 30 {
+		w.edit()
+	}
+	w.run(time.Minute)
+	w.equal()
+}
+
+// A peer that has more than we do differs for ever; it must not be given the
+// same carts for ever.
+func TestPeerWithMoreIsRepairedSeldom(t *testing.T) {
+	w := seeded(t, 20)
+	w.regions[1].set("cart:a", w.regions[1].cart("cart:a").Apply(crdt.Delta{ // news that never comes here
+		Key: crdt.LineKey{SKU: "q"}, Dots: []crdt.Dot{{Replica: crdt.Replica{Region: 9}, Seq: 1}},
+		Context: crdt.ContextOf(crdt.Dot{Replica: crdt.Replica{Region: 9}, Seq: 1}),
+	}))
+	for _, l := range w.links {
+		if l.log.r == w.regions[1] {
+			l.step(Lost{l.gen, errCut})
+			l.peer = NewPeer(l.log.stream, w.cfg, 1) // never stepped: silent
+			l.closeStream()
+		}
+	}
+	w.carts = 0
+	l := w.link(0, 1, int(slotOf("cart:a"))/(modelSlots/modelShards))
+	end := w.now.Add(time.Hour)
+	for w.now.Before(end) {
+		w.now = w.now.Add(time.Second)
+		if at := l.peer.Deadline(); !at.IsZero() && !w.now.Before(at) {
+			l.step(nil)
+		}
+		for l.act() {
+		}
+	}
+	if n := l.peer.stats.repairs; n < 2 || n > 8 || l.peer.stats.proofs < 100 {
+		t.Errorf("%d repairs in an hour of %d comparisons", n, l.peer.stats.proofs)
+	}
+}
+
+func TestIdleCostsOneComparisonAMinute(t *testing.T) {
+	w := seeded(t, 20)
+	w.run(20 * time.Second)
+	l := w.link(0, 1, 0)
+	before := l.peer.stats
+	w.run(10 * time.Minute)
+	if n := l.peer.stats.proofs - before.proofs; n < 8 || n > 11 || l.peer.stats.intervalsSent != before.intervalsSent {
+		t.Errorf("%d comparisons, %d intervals in ten idle minutes", n, l.peer.stats.intervalsSent-before.intervalsSent)
+	}
+}
+
+func TestPeerAheadIsReported(t *testing.T) {
+	w := seeded(t, 20)
+	l := w.link(0, 1, 0)
+	last := l.log.last()
+	w.regions[1].cursors[l.log.stream] = last + 2 // as if the log had lost two rows
+	l.step(Lost{l.gen, errCut})
+	w.run(time.Second)
+	if s, _ := l.peer.snapshot(); s.AheadSeq != last+2 || s.AckedSeq != last {
+		t.Fatalf("ahead %d acked %d of %d", s.AheadSeq, s.AckedSeq, last)
+	}
+	l.step(Appended{last + 2})
+	if len(l.reads) != 0 {
+		t.Error("rows the receiver drops are read")
+	}
+	if s, _ := l.peer.snapshot(); s.AckedSeq != last+2 {
+		t.Errorf("acked %d", s.AckedSeq)
+	}
+}
+
+func TestLagWithoutAStream(t *testing.T) {
+	w := seeded(t, 10)
+	w.cut(0, 1)
+	w.run(20 * time.Second)
+	begin := crdt.TimestampAt(w.now.UnixMilli())
+	for range 10 {
+		w.edit()
+	}
+	w.run(30 * time.Second)
+	var seen bool
+	for shard := range modelShards {
+		l := w.link(0, 1, shard)
+		s, oldest := l.peer.snapshot()
+		if s.AckedSeq < s.LastSeq {
+			seen = true
+			if oldest != begin {
+				t.Errorf("oldest unacked row is of %v, want %v", oldest.UnixMilli(), begin.UnixMilli())
+			}
+		} else if oldest != 0 {
+			t.Errorf("a lag without rows")
+		}
+		if s.Connected {
+			t.Error("connected over a cut")
+		}
+	}
+	if !seen {
+		t.Fatal("no edits on the link")
+	}
+}
+
+// A read of the log that fails, or answers something else than was asked,
+// ends the stream and is tried again.
+func TestBadReads(t *testing.T) {
+	for name, m := range map[string]Read{
+		"error":       {Err: errCut},
+		"no progress": {OK: true, Interval: crdt.Interval{Lo: 0, Hi: 0}},
+		"wrong start": {OK: true, Interval: crdt.Interval{Lo: 3, Hi: 5}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := time.UnixMilli(1e12)
+			p := NewPeer(crdt.Stream{Region: 1, Incarnation: 1}, modelConfig(), 1)
+			out := p.Step(now, Appended{9}, nil)
+			if len(out) != 1 || out[0] != (Open{1}) {
+				t.Fatalf("got %v", out)
+			}
+			out = p.Step(now, Acknowledged{1, Ack{}}, nil)
+			if len(out) != 1 || out[0] != (ReadLog{1, 0, 1 << 10}) {
+				t.Fatalf("got %v", out)
+			}
+			m.ID = 1
+			out = p.Step(now, m, nil)
+			if len(out) == 0 || out[0] != (Close{1}) {
+				t.Fatalf("got %v", out)
+			}
+			if s, _ := p.snapshot(); s.LastError == "" {
+				t.Error("no reason in the status")
+			}
+			out = p.Tick(p.Deadline(), nil)
+			if !slices.Contains(out, Message(Open{2})) {
+				t.Fatalf("got %v", out)
+			}
+		})
+	}
+}
+
+func TestStepPanicsOnOutputs(t *testing.T) {
+	defer func() {
+		if recover() == nil {
+			t.Error("no panic")
+		}
+	}()
+	NewPeer(crdt.Stream{}, modelConfig(), 1).Step(time.Time{}, Open{}, nil)
+}
+
+// Joining a combined interval is joining its rows.
+func TestCombiningChangesNothing(t *testing.T) {
+	for seed := range uint64(300) {
+		w := newWorld(t, seed)
+		for range 120 {
+			w.edit()
+		}
+		for _, r := range w.regions {
+			for _, log := range r.logs {
+				checkCombined(t, seed, log)
+			}
+		}
+		w.close()
+	}
+}
+
+func checkCombined(t *testing.T, seed uint64, log *modelLog) {
+	t.Helper()
+	plain := make(map[string]*crdt.Cart)
+	apply := func(into map[string]*crdt.Cart, rows []crdt.Row) {
+		for _, row := range rows {
+			c := into[row.CartID]
+			if c == nil {
+				c = &crdt.Cart{}
+			}
+			into[row.CartID] = c.Apply(row.Delta)
+		}
+	}
+	all := slices.Clone(log.all)
+	for i := range all {
+		all[i].Ops = []crdt.Op{{Dot: all[i].Delta.Dots[0], ID: crdt.OpID{byte(i)}, At: all[i].At}}
+	}
+	apply(plain, all)
+	var b batch
+	folded := make(map[string]*crdt.Cart)
+	dots, ops := 0, 0
+	for len(all) > 0 {
+		n := min(len(all), 1+int(seed%37))
+		b.add(crdt.Interval{Lo: b.hi, Hi: all[n-1].Seq, Rows: all[:n]}, 5)
+		all = all[n:]
+		if b.span > 3000 || len(all) == 0 {
+			iv := b.take(log.stream)
+			if _, err := Validate(iv, log.stream.Region, DefaultLimits()); err != nil {
+				t.Fatalf("seed %d: %v", seed, err)
+			}
+			apply(folded, iv.Rows)
+			for _, r := range iv.Rows {
+				dots, ops = dots+len(r.Delta.Dots), ops+len(r.Ops)
+				if len(r.Delta.Dots) > 5 {
+					t.Fatalf("seed %d: a row of %d dots", seed, len(r.Delta.Dots))
+				}
+			}
+		}
+	}
+	if dots != len(log.all) || ops != len(log.all) {
+		t.Fatalf("seed %d: %d dots and %d ops of %d", seed, dots, ops, len(log.all))
+	}
+	for id, want := range plain {
+		if !folded[id].Equal(want) {
+			t.Fatalf("seed %d: %s differs", seed, id)
+		}
+	}
+}
+
+// rowBytes bounds memory: it must not be far below the truth.
+func TestRowBytesIsClose(t *testing.T) {
+	w := newWorld(t, 3)
+	t.Cleanup(w.close)
+	for range 400 {
+		w.edit()
+	}
+	for _, r := range w.regions {
+		for _, log := range r.logs {
+			for _, row := range log.all {
+				if n, est := len(row.Encode(nil)), rowBytes(&row); est < n/2 || est > 6*n {
+					t.Fatalf("row of %d bytes is estimated at %d: %v", n, est, row.Delta)
+				}
+			}
+		}
+	}
+}
+
+func TestRepairRefusesABrokenPeer(t *testing.T) {
+	page := func(ids ...string) []CartDigest {
+		var out []CartDigest
+		for _, id := range ids {
+			out = append(out, CartDigest{CartID: id})
+		}
+		return out
+	}
+	for name, pages := range map[string][][]CartDigest{
+		"endless empty pages": {nil},
+		"out of order":        {page("b", "a")},
+		"twice the same":      {page("a"), page("a")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := pager{from: &pagesFake{pages: pages}, cfg: modelConfig()}
+			var err error
+			for range 3 {
+				if _, _, err = p.next(context.Background()); err != nil {
+					break
+				}
+			}
+			if err == nil {
+				t.Error("it was taken")
+			}
+		})
+	}
+	short := &pagesFake{}
+	if _, err := digests(context.Background(), short, 0, 4); err == nil {
+		t.Error("too few digests were taken")
+	}
+}
+
+// pagesFake is a peer that lists the given pages and always has more.
+type pagesFake struct {
+	pages [][]CartDigest
+	n     int
+}
+
+func (f *pagesFake) Digests(context.Context, uint32, uint32) ([]Digest, error) { return nil, nil }
+func (f *pagesFake) Bucket(context.Context, uint32, string, int) ([]CartDigest, bool, error) {
+	f.n++
+	return f.pages[min(f.n, len(f.pages))-1], true, nil
+}
+
+func TestThrottle(t *testing.T) {
+	th := NewThrottle(1000)
+	now := time.UnixMilli(1e12)
+	if d := th.take(now, 500); d != 500*time.Millisecond {
+		t.Errorf("first wait %v", d)
+	}
+	if d := th.take(now, 500); d != time.Second {
+		t.Errorf("second wait %v", d)
+	}
+	if d := th.take(now.Add(time.Minute), 100); d != 100*time.Millisecond {
+		t.Errorf("unused time was saved up: %v", d)
+	}
+}
+
+func TestConfigNamesEveryBadField(t *testing.T) {
+	if err := DefaultConfig().validate(); err != nil {
+		t.Error(err)
+	}
+	err := Config{}.validate()
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok || len(joined.Unwrap()) != 14 {
+		t.Errorf("got %v", err)
+	}
+}

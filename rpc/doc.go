@@ -1,0 +1,91 @@
+// Package rpc is what the outside sees of a region: the shopper's cart over
+// Connect, gRPC, gRPC-Web and REST, with authentication, limits and errors,
+// and the services that regions and operators use among themselves.
+//
+// # The cart's API
+//
+// [NewHandler] joins a [Region], a catalogue and an [Authenticator] to one
+// http.Handler; [NewServer] gives it a server. A call passes, in this order:
+//
+//	find          which call is meant; a table of REST routes, the schema's procedures, mounts
+//	authenticate  who calls, and whether the call is for them; denied unless a line says otherwise
+//	read          the body, bounded in size and time
+//	limit         one of a bounded number of slots, a deadline
+//	translate     REST JSON or a message to edits (decode.go, connect.go)
+//	service       the one implementation (cart.go, render.go, watch.go, explain.go)
+//	translate     the answer, or the error by the one table in errors.go
+//
+// REST and Connect are two translations of the same methods: neither has a
+// rule of its own. What both understand of the headers is in headers.go.
+//
+// # Decisions
+//
+// REST is written by hand, not transcoded from the schema: its contract has
+// decimal money, flat bodies and path variables, which annotations do not
+// give, and transcoding cost more than half of the throughput in a
+// measurement of an empty handler. Cost: encode.go and decode.go; the golden tests
+// hold them together with the contract.
+//
+// REST bodies are read strictly: field names in their exact case, each once,
+// known ones only, UTF-8. encoding/json alone takes the last of two
+// quantities and "QUANTITY". Connect's JSON is as strict about unknown
+// fields; binary messages drop them, as protobuf does, for newer clients.
+//
+// A fault of decoding crosses the Connect library inside the message, as an
+// unknown field, and the interceptor turns it into our error (codec.go).
+// The library would answer by itself, without our code as a detail.
+// Rejected: decoding twice, a table of messages beside the calls.
+//
+// Quantities: whole numbers over the limit are 422 QUANTITY_TOO_LARGE; what
+// is no 32-bit whole number, and 0 in an add, is 400 INVALID_QUANTITY: the
+// same line in REST and in Connect, whose type is uint32.
+//
+// Prices are catalogue prices when the edit is made. The fingerprint of an
+// idempotency key covers what the shopper sent, so a retry after a price
+// change is still the same request. A price that a service states replaces the
+// line's offer; a catalogue price does not, since the lower one counts anyway.
+//
+// Set and remove never ask the catalogue which line is meant: the cart knows,
+// and the region resolves it where the edit is applied. They work while the
+// catalogue is down.
+//
+// The catalogue is asked in bulk with a timeout, behind a breaker, and its
+// answers stand in for ten minutes when it is down; a warning says so. An add
+// without any known price is refused: a guess would be a promise.
+// price_changed is true for a fall as well as for a rise.
+//
+// A causal token is the cart's context in the open, not signed: it names
+// the caller's own cart and can do no more than make the caller wait. One
+// that a cart would need over 16 KiB for is not given.
+//
+// The ETag is the digest of the cart, not of the page: prices and stock
+// change without the cart. So it serves If-Match, and GET answers no 304.
+// An If-Match that no cart can match is 409, as one that does not match now.
+//
+// A deadline that passes before the proposal is 503: nothing was changed. Once
+// the region was asked to edit it is 504, and only an idempotency key makes
+// a retry safe. Errors that say "not taken" win over the deadline.
+//
+// A body is read before the call takes a slot, so slow senders cannot use
+// the slots up; 64 KiB and the request timeout bound what they can hold.
+// Streams have slots of their own.
+//
+// Guest carts have the prefix "guest:", users' "cart:": whatever a guest
+// chooses as session id, it names no user's cart. In development a request
+// with both headers is the user's.
+//
+// A service has no cart. A price scope is carried by credentials of the
+// shopper whose cart is meant; acting for others by a header was rejected,
+// as one leaked service token would then open every cart.
+//
+// GET /regions, health and reflection are public: clients choose a region
+// before they log in, and the schema is no secret.
+//
+// Resume tokens of a watch carry the digest and the context: a region that
+// lacks what the watcher has seen sends its cart marked stale, never as new.
+// Each event is the whole cart. Deltas would need a client that joins them; a cart
+// of 200 lines is about 70 KB, sent on a change of that one cart.
+//
+// Lines are shown in the order in which they were added. Money in a currency
+// whose digits ISO 4217 does not set apart has two decimals.
+package rpc

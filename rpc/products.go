@@ -1,0 +1,137 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"connectrpc.com/connect"
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/sony/gobreaker/v2"
+
+	catalogv1 "github.com/samecart/samecart/proto/catalog/v1"
+	"github.com/samecart/samecart/proto/catalog/v1/catalogv1connect"
+)
+
+// lookUpMax is how many products the catalogue takes in one call.
+const lookUpMax = 1000
+
+// productRef names a product; without a seller the default one is meant.
+type productRef struct{ sku, seller string }
+
+// product is what is known of one product now.
+type product struct {
+	*catalogv1.Product // nil: not sold, when answered
+
+	answered bool // the catalogue said so, now or before
+	old      bool // it said so before, and does not answer now
+}
+
+type remembered struct {
+	product *catalogv1.Product // nil: the catalogue does not know it
+	at      time.Time
+}
+
+// products asks the catalogue and remembers what it said for a bounded time,
+// so that a slow or dead catalogue neither slows carts down nor empties them.
+type products struct {
+	cfg     Config
+	client  catalogv1connect.CatalogServiceClient
+	breaker *gobreaker.CircuitBreaker[[]*catalogv1.Product]
+	cache   *lru.Cache[productRef, remembered]
+}
+
+// errCallerLeft says nothing about the catalogue.
+var errCallerLeft = errors.New("the caller left")
+
+func newProducts(cfg Config, client catalogv1connect.CatalogServiceClient, log *slog.Logger) (*products, error) {
+	cache, err := lru.New[productRef, remembered](cfg.CatalogEntries)
+	if err != nil {
+		return nil, fmt.Errorf("make product cache: %w", err)
+	}
+	return &products{
+		cfg: cfg, client: client, cache: cache,
+		breaker: gobreaker.NewCircuitBreaker[[]*catalogv1.Product](gobreaker.Settings{
+			Name:        "catalog",
+			MaxRequests: 1, // one caller at a time pays for finding out
+			Timeout:     cfg.CatalogRest,
+			ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= 3 },
+			IsExcluded:  func(err error) bool { return errors.Is(err, errCallerLeft) },
+			OnStateChange: func(_ string, _, to gobreaker.State) {
+				log.Info("catalogue breaker changed state", slog.String("to", to.String()))
+				if cfg.Events.Catalog != nil {
+					cfg.Events.Catalog(to == gobreaker.StateOpen)
+				}
+			},
+		}),
+	}, nil
+}
+
+// lookUp returns what is known of each product. It never fails: what could
+// not be found out is not answered.
+func (p *products) lookUp(ctx context.Context, refs []productRef) map[productRef]product {
+	out := make(map[productRef]product, len(refs))
+	var ask []productRef
+	now := time.Now()
+	for _, ref := range refs {
+		if _, ok := out[ref]; ok {
+			continue
+		}
+		r, ok := p.cache.Get(ref)
+		age := now.Sub(r.at)
+		switch {
+		case ok && age <= p.cfg.CatalogFresh:
+			out[ref] = product{Product: r.product, answered: true}
+			continue
+		case ok && age <= p.cfg.CatalogOld:
+			out[ref] = product{Product: r.product, answered: true, old: true}
+		default:
+			out[ref] = product{}
+		}
+		ask = append(ask, ref)
+	}
+	for len(ask) > 0 {
+		n := min(len(ask), lookUpMax)
+		found, err := p.breaker.Execute(func() ([]*catalogv1.Product, error) { return p.call(ctx, ask[:n]) })
+		if err != nil {
+			break // what is known already has to do
+		}
+		for i, ref := range ask[:n] {
+			got := found[i]
+			switch {
+			case got.GetSkuId() == "":
+				got = nil
+			case !isCurrency(got.GetCurrency()) || got.GetPriceMinorUnits() < 0 || got.GetPriceMinorUnits() > priceMax:
+				continue // a product without a usable price is as good as no answer
+			}
+			out[ref] = product{Product: got, answered: true}
+			p.cache.Add(ref, remembered{got, now})
+			if ref.seller == "" && got != nil { // it will be asked for by its seller next
+				p.cache.Add(productRef{ref.sku, got.GetSellerId()}, remembered{got, now})
+			}
+		}
+		ask = ask[n:]
+	}
+	return out
+}
+
+func (p *products) call(ctx context.Context, refs []productRef) ([]*catalogv1.Product, error) {
+	req := &catalogv1.LookUpRequest{Products: make([]*catalogv1.ProductRef, len(refs))}
+	for i, ref := range refs {
+		req.Products[i] = &catalogv1.ProductRef{SkuId: ref.sku, SellerId: ref.seller}
+	}
+	limited, cancel := context.WithTimeout(ctx, p.cfg.CatalogTimeout)
+	defer cancel()
+	res, err := p.client.LookUp(limited, connect.NewRequest(req))
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, errCallerLeft
+	case err != nil:
+		return nil, fmt.Errorf("look up %d products: %w", len(refs), err)
+	case len(res.Msg.GetProducts()) != len(refs):
+		return nil, fmt.Errorf("look up %d products: the catalogue answered with %d", len(refs), len(res.Msg.GetProducts()))
+	}
+	return res.Msg.GetProducts(), nil
+}
