@@ -50,7 +50,9 @@ func (c *Cart) write(w Writer, k LineKey, change func(d Dot, l *Line, seen Carri
 }
 
 // Add writes the visible quantity plus n, in the cart. The offer is written
-// when the line is new, or when renew asks for it. Two adds that have not
+// when the line is new, or when renew asks for it; the placement when the
+// line is not in the cart, or only by one of two concurrent writes: a remove
+// that saw that one alone must not leave what was added aside. Two adds that have not
 // seen each other resolve to the larger sum; the sum saturates.
 func (c *Cart) Add(w Writer, k LineKey, n uint32, offer Offer, renew bool) Delta {
 	return c.write(w, k, func(d Dot, l *Line, seen Carried) {
@@ -62,7 +64,7 @@ func (c *Cart) Add(w Writer, k LineKey, n uint32, offer Offer, renew bool) Delta
 			n = ^uint32(0) - q
 		}
 		l.Quantity = only(d, q+n)
-		if len(l.Presence) == 0 || seen.Placement != InCart {
+		if len(l.Presence) == 0 || seen.Placement != InCart || l.Placement.Concurrent() {
 			l.Placement = only(d, InCart)
 		}
 		if len(l.Presence) == 0 || renew {
@@ -179,9 +181,12 @@ func (c *Cart) ItemCount(quantityMax uint32) uint64 {
 func (c *Cart) Currency() string {
 	var oldest Offer
 	first := true
-	for _, v := range c.Visible() {
-		if first || v.Offer.AddedAt < oldest.AddedAt {
-			oldest, first = v.Offer, false
+	for _, e := range c.Lines {
+		if !e.Line.IsThere() {
+			continue
+		}
+		if o := e.Line.offer(); first || o.AddedAt < oldest.AddedAt {
+			oldest, first = o, false
 		}
 	}
 	return oldest.Currency

@@ -178,7 +178,7 @@ func mutated(c *crdt.Cart, w crdt.Writer, e crdttest.Edit) *crdt.Cart {
 	switch e.Kind {
 	case crdttest.Add, crdttest.AddRenew:
 		quantity(is.Quantity + e.Quantity)
-		if isNew || is.Placement == crdt.Saved {
+		if isNew || is.Placement == crdt.Saved || line.Placement.Concurrent() {
 			place(crdt.InCart)
 		}
 		if isNew || e.Kind == crdttest.AddRenew {

@@ -127,10 +127,18 @@ func (l *Line) Visible() Carried {
 			func(_, _ Dot, a, b uint32) int { return cmp.Compare(a, b) }),
 		Placement: resolve(l.Placement, l.Presence, func(c Carried) Placement { return c.Placement },
 			func(_, _ Dot, a, b Placement) int { return cmp.Compare(b, a) }), // cart before saved
-		Offer: resolve(l.Offer, l.Presence, func(c Carried) Offer { return c.Offer },
-			func(_, _ Dot, a, b Offer) int { return compareOffers(a, b) }),
+		Offer:      l.offer(),
 		Attributes: resolve(l.Attributes, l.Presence, func(c Carried) Attributes { return c.Attributes }, compareAttributes),
 	}
+}
+
+// offer resolves the line's offer alone, for those who look at every line.
+func (l *Line) offer() Offer {
+	if len(l.Offer) == 1 {
+		return l.Offer[0].Value
+	}
+	return resolve(l.Offer, l.Presence, func(c Carried) Offer { return c.Offer },
+		func(_, _ Dot, a, b Offer) int { return compareOffers(a, b) })
 }
 
 // compareOffers: the newest counts, then the lower price, then the currency

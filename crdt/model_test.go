@@ -125,6 +125,12 @@ func (m *model) visible(v *view, line int) crdt.Carried {
 	return out
 }
 
+// disagree reports whether surviving writes of the placement differ.
+func (m *model) disagree(v *view, line int) bool {
+	all := m.list(v.alive(line, placement))
+	return slices.ContainsFunc(all, func(w modelWrite) bool { return w.after.Placement != all[0].after.Placement })
+}
+
 func (m *model) list(s set) []modelWrite {
 	var buf [8]modelWrite
 	out := buf[:0]
@@ -145,7 +151,7 @@ func (m *model) write(v *view, line int, d crdt.Dot, at crdt.Timestamp, e crdtte
 	switch e.Kind {
 	case crdttest.Add, crdttest.AddRenew:
 		put(quantity)
-		if isNew || w.after.Placement == crdt.Saved {
+		if isNew || w.after.Placement == crdt.Saved || m.disagree(v, line) {
 			put(placement)
 		}
 		if isNew || e.Kind == crdttest.AddRenew {

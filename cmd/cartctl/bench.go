@@ -115,8 +115,11 @@ func (c *benchCmd) Run(a *app) error {
 		}
 	}
 	begun := time.Now()
-	ctx, cancel := context.WithDeadline(a.ctx, begun.Add(c.Duration))
+	// No deadline: the last calls would carry it to the server, which would
+	// answer them with a time-out of its own.
+	ctx, cancel := context.WithCancel(a.ctx)
 	defer cancel()
+	defer time.AfterFunc(c.Duration, cancel).Stop()
 	var wait sync.WaitGroup
 	for _, client := range clients {
 		wait.Go(func() { client.loop(ctx) })

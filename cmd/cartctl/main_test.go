@@ -322,6 +322,13 @@ func TestReplay(t *testing.T) {
 		at(t, o, "retries").(float64) < 20 || at(t, o, "acked").(float64)+at(t, o, "rejected").(float64) != 1500 {
 		t.Errorf("exit %d, %s\n%s", r.code, r.stdout, r.stderr)
 	}
+	byCode := 0.0
+	for _, n := range at(t, o, "rejected_by_code").(map[string]any) {
+		byCode += n.(float64)
+	}
+	if byCode != at(t, o, "rejected") {
+		t.Errorf("%v rejected by code, %v in all", byCode, o["rejected"])
+	}
 	want := []string{"ACTION_CUT eu-west us-east 0", "ACTION_KILL ap-south/2", "ACTION_START ap-south/2", "ACTION_HEAL eu-west us-east 0"}
 	if !slices.Equal(f.log, want) {
 		t.Errorf("faults %q, want %q", f.log, want)

@@ -108,9 +108,10 @@ func (c *replayCmd) Run(a *app) error {
 	}
 	object := struct {
 		replay.Report
-		Retries int64 `json:"retries"`
-	}{report, carts.retries.Load()}
-	err = a.print(object, func(w *tabwriter.Writer) { printReport(w, report, object.Retries) })
+		Retries  int64          `json:"retries"`
+		Rejected map[string]int `json:"rejected_by_code"`
+	}{report, carts.retries.Load(), carts.rejected}
+	err = a.print(object, func(w *tabwriter.Writer) { printReport(w, report, object.Retries, object.Rejected) })
 	if err == nil && !report.Good() {
 		err = errDisproved
 	}
@@ -130,8 +131,11 @@ func fileError(err error) error {
 	return err
 }
 
-func printReport(w *tabwriter.Writer, r replay.Report, retries int64) {
+func printReport(w *tabwriter.Writer, r replay.Report, retries int64, rejected map[string]int) {
 	row(w, "edits", r.Edits, fmt.Sprintf("%d acknowledged, %d rejected, %d without an answer, %d sent again", r.Acked, r.Rejected, r.Unacked, retries))
+	for _, code := range sortedKeys(rejected) {
+		row(w, "", rejected[code], "rejected as "+code)
+	}
 	row(w, "speed", fmt.Sprintf("%.0f/s", r.EditsPerS), fmt.Sprintf("p50 %.3g ms, p99 %.3g ms, in %.3g s", r.P50, r.P99, r.Seconds))
 	row(w, "faults", len(r.Faults), strings.Join(r.Faults, ", "))
 	converged := fmt.Sprintf("equal %.0f ms after the last edit or heal", r.ConvergedInMS)
@@ -157,10 +161,13 @@ type replayCarts struct {
 	bearer  string
 	within  time.Duration // for one edit
 	retries atomic.Int64
+
+	mu       sync.Mutex
+	rejected map[string]int // edits by the code of their refusal
 }
 
 func newReplayCarts(a *app, regions cluster, within time.Duration) *replayCarts {
-	c := &replayCarts{clients: map[string]cartv1connect.CartServiceClient{}, bearer: a.bearer, within: within}
+	c := &replayCarts{clients: map[string]cartv1connect.CartServiceClient{}, bearer: a.bearer, within: within, rejected: map[string]int{}}
 	for name, base := range regions.base {
 		c.clients[name] = api.NewCart(a.http, base)
 	}
@@ -193,6 +200,9 @@ func (c *replayCarts) Add(ctx context.Context, region string, add replay.Add) er
 	case api.Acknowledged:
 		return nil
 	case api.Refused:
+		c.mu.Lock()
+		c.rejected[api.Describe(err).Code]++
+		c.mu.Unlock()
 		return fmt.Errorf("%w: %w", replay.ErrRefused, err)
 	case api.Again:
 		return fmt.Errorf("%w: %w", replay.ErrUnacked, err)

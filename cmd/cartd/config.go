@@ -20,6 +20,8 @@ type cli struct {
 	Config kong.ConfigFlag `help:"YAML file; flags stand under the command's name." placeholder:"FILE"`
 	Log    string          `help:"What is logged: debug, info, warn, error." enum:"debug,info,warn,error" default:"info" env:"SAMECART_LOG"`
 
+	DebugListen string `help:"Address for profiles of this process (pprof). Keep it private." placeholder:"HOST:PORT" env:"SAMECART_DEBUG_LISTEN"`
+
 	Dev     devCommand     `cmd:"" help:"Run three regions of three nodes in this process."`
 	Node    nodeCommand    `cmd:"" help:"Run one node of a region."`
 	Gateway gatewayCommand `cmd:"" help:"Serve a region's API without a disk."`
@@ -54,7 +56,7 @@ type devCommand struct {
 	Port      int    `help:"First port: clients without a region; the three regions follow." default:"8080" env:"SAMECART_PORT"`
 	Data      string `help:"Directory of the state." default:"./data/dev" env:"SAMECART_DATA" type:"path"`
 	Ephemeral bool   `help:"Keep the state in a temporary directory that goes with the process."`
-	Shards    uint32 `help:"Raft groups of each region, when the state is new." default:"2" env:"SAMECART_SHARDS"`
+	Shards    uint32 `help:"Raft groups of each region, when the state is new." default:"1" env:"SAMECART_SHARDS"`
 	Redis     string `help:"Hot cache; without it each region caches in memory." placeholder:"ADDRESS" env:"SAMECART_REDIS"`
 	Drills    bool   `help:"Take faults: links, nodes and regions can be cut and killed." default:"true" negatable:"" env:"SAMECART_DRILLS"`
 	limits
@@ -62,18 +64,20 @@ type devCommand struct {
 
 // deployed is what node and gateway have in common.
 type deployed struct {
-	Cluster  string            `help:"Name of the shop; processes of another are refused." default:"samecart" env:"SAMECART_CLUSTER"`
-	Region   string            `help:"This region." required:"" env:"SAMECART_REGION"`
-	Regions  map[string]uint16 `help:"Id of every region, the same everywhere and for ever." default:"us-east=1;eu-west=2;ap-south=3" env:"SAMECART_REGIONS"`
-	Nodes    map[string]string `help:"Link address of every node of this region." required:"" placeholder:"REGION/N=HOST:PORT;…" env:"SAMECART_NODES"`
-	Shards   uint32            `help:"Raft groups of this region." default:"3" env:"SAMECART_SHARDS"`
-	Listen   string            `help:"Address of the API." default:"127.0.0.1:8080" env:"SAMECART_LISTEN"`
-	Redis    string            `help:"Hot cache: redis://, redis+sentinel:// or redis+cluster:// address; without it each process caches in memory." placeholder:"ADDRESS" env:"SAMECART_REDIS"`
-	TLSCA    string            `name:"tls-ca" help:"CA of the processes' certificates; without it links are not encrypted." placeholder:"FILE" env:"SAMECART_TLS_CA"`
-	TLSCert  string            `name:"tls-cert" help:"This process's certificate." placeholder:"FILE" env:"SAMECART_TLS_CERT"`
-	TLSKey   string            `name:"tls-key" help:"Key of the certificate." placeholder:"FILE" env:"SAMECART_TLS_KEY"`
-	TokenKey []string          `help:"Public keys (PEM) that sign callers' tokens." placeholder:"FILE" env:"SAMECART_TOKEN_KEY"`
-	Trust    bool              `name:"trust-headers" help:"Take callers' identity on trust from headers, as cartd dev does. Never in public." env:"SAMECART_TRUST_HEADERS"`
+	Cluster   string            `help:"Name of the shop; processes of another are refused." default:"samecart" env:"SAMECART_CLUSTER"`
+	Region    string            `help:"This region." required:"" env:"SAMECART_REGION"`
+	Regions   map[string]uint16 `help:"Id of every region, the same everywhere and for ever." default:"us-east=1;eu-west=2;ap-south=3" env:"SAMECART_REGIONS"`
+	Nodes     map[string]string `help:"Link address of every node of this region." required:"" placeholder:"REGION/N=HOST:PORT;…" env:"SAMECART_NODES"`
+	Addresses map[string]string `help:"Public address of every region: what clients are told." placeholder:"REGION=URL;…" env:"SAMECART_ADDRESSES"`
+	Catalog   string            `help:"Address of the shop's catalog.v1 service; without it the embedded catalogue answers." placeholder:"URL" env:"SAMECART_CATALOG"`
+	Shards    uint32            `help:"Raft groups of this region." default:"3" env:"SAMECART_SHARDS"`
+	Listen    string            `help:"Address of the API." default:"127.0.0.1:8080" env:"SAMECART_LISTEN"`
+	Redis     string            `help:"Hot cache: redis://, redis+sentinel:// or redis+cluster:// address; without it each process caches in memory." placeholder:"ADDRESS" env:"SAMECART_REDIS"`
+	TLSCA     string            `name:"tls-ca" help:"CA of the processes' certificates; without it links are not encrypted." placeholder:"FILE" env:"SAMECART_TLS_CA"`
+	TLSCert   string            `name:"tls-cert" help:"This process's certificate." placeholder:"FILE" env:"SAMECART_TLS_CERT"`
+	TLSKey    string            `name:"tls-key" help:"Key of the certificate." placeholder:"FILE" env:"SAMECART_TLS_KEY"`
+	TokenKey  []string          `help:"Public keys (PEM) that sign callers' tokens." placeholder:"FILE" env:"SAMECART_TOKEN_KEY"`
+	Trust     bool              `name:"trust-headers" help:"Take callers' identity on trust from headers, as cartd dev does. Never in public." env:"SAMECART_TRUST_HEADERS"`
 	limits
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync"
@@ -36,12 +37,16 @@ var devRegions = []struct {
 
 const devNodes = 3
 
+// devMemory is what the collector keeps nine nodes within, where it can: a
+// laptop has other things to do.
+const devMemory = 480 << 20
+
 // devSizes suit nine nodes in one process.
 func devSizes() sizes {
 	t := shard.DefaultTiming()
 	t.SnapshotEvery = 30 * time.Second
 	return sizes{
-		memtable: 8 << 20, blockCache: 0, cartCache: 16 << 20, segment: 4 << 20,
+		memtable: 4 << 20, blockCache: 0, cartCache: 8 << 20, segment: 4 << 20,
 		retainRows: 200_000, timing: t,
 	}
 }
@@ -161,6 +166,9 @@ func lockDir(dir string) (unlock func(), err error) {
 
 func (d *dev) run(ctx context.Context) error {
 	start := time.Now()
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(devMemory)
+	}
 	var err error
 	if d.catalog, err = catalog.New(); err != nil {
 		return err

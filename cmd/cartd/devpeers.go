@@ -19,7 +19,7 @@ func (r *devRegion) connectPeers() (fetcher, error) {
 			continue
 		}
 		through := r.dev.faults.dialer(r.name, o.name)
-		client, err := peerClient(func(ctx context.Context, network, _ string) (net.Conn, error) {
+		client, err := peerClient(r.name, func(ctx context.Context, network, _ string) (net.Conn, error) {
 			addr, err := r.dev.peerAddress(o.name)
 			if err != nil {
 				return nil, err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"sync"
 	"time"
 )
@@ -24,7 +25,9 @@ func pairOf(a, b string) pair { return pair{min(a, b), max(a, b)} }
 type linkFault struct {
 	cut   bool
 	delay time.Duration
-	conns map[net.Conn]struct{}
+	// ends are called, once each, when the fault changes: they close what is
+	// open over the link.
+	ends map[*func()]struct{}
 }
 
 func newFaults() *faults { return &faults{links: make(map[pair]*linkFault)} }
@@ -33,7 +36,7 @@ func newFaults() *faults { return &faults{links: make(map[pair]*linkFault)} }
 func (f *faults) link(p pair) *linkFault {
 	l := f.links[p]
 	if l == nil {
-		l = &linkFault{conns: make(map[net.Conn]struct{})}
+		l = &linkFault{ends: make(map[*func()]struct{})}
 		f.links[p] = l
 	}
 	return l
@@ -45,11 +48,11 @@ func (f *faults) set(p pair, cut bool, delay time.Duration) {
 	f.mu.Lock()
 	l := f.link(p)
 	l.cut, l.delay = cut, delay
-	conns := l.conns
-	l.conns = make(map[net.Conn]struct{})
+	ends := l.ends
+	l.ends = make(map[*func()]struct{})
 	f.mu.Unlock()
-	for c := range conns {
-		_ = c.Close() // it ends either way
+	for end := range ends {
+		(*end)()
 	}
 }
 
@@ -61,21 +64,46 @@ func (f *faults) state(p pair) (cut bool, delay time.Duration) {
 	return l.cut, l.delay
 }
 
-// track makes c end with the next fault of its link; it fails when the link
-// is cut. Call the returned function when c is closed.
-func (f *faults) track(p pair, c net.Conn) (delay time.Duration, closed func(), err error) {
+// enter lets something use the link: end is called with the link's next
+// fault. It fails when the link is cut. Call leave when the use is over.
+func (f *faults) enter(p pair, end func()) (delay time.Duration, leave func(), err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	l := f.link(p)
 	if l.cut {
 		return 0, nil, fmt.Errorf("link %s–%s is cut", p.a, p.b)
 	}
-	l.conns[c] = struct{}{}
+	l.ends[&end] = struct{}{}
 	return l.delay, func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		delete(f.link(p).conns, c)
+		delete(f.link(p).ends, &end)
 	}, nil
+}
+
+// guard subjects calls from other regions to the faults of their links: the
+// process at the other end may not know of them.
+func (f *faults) guard(region string, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		delay, leave, err := f.enter(pairOf(region, r.Header.Get(regionHeader)), cancel)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		defer leave()
+		if delay > 0 {
+			t := time.NewTimer(delay)
+			defer t.Stop()
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+		h.ServeHTTP(w, r.WithContext(ctx))
+	})
 }
 
 // dialer opens connections from one region to another, subject to faults.
@@ -95,12 +123,12 @@ func (f *faults) dialer(from, to string) func(ctx context.Context, network, addr
 }
 
 func (f *faults) wrap(p pair, c net.Conn) (net.Conn, error) {
-	delay, closed, err := f.track(p, c)
+	delay, leave, err := f.enter(p, func() { _ = c.Close() }) // it ends either way
 	if err != nil {
 		_ = c.Close() // the cut is the error to tell
 		return nil, err
 	}
-	fc := &faultConn{Conn: c, closed: closed}
+	fc := &faultConn{Conn: c, leave: leave}
 	if delay == 0 {
 		return fc, nil
 	}
@@ -109,13 +137,13 @@ func (f *faults) wrap(p pair, c net.Conn) (net.Conn, error) {
 
 type faultConn struct {
 	net.Conn
-	once   sync.Once
-	closed func()
+	once  sync.Once
+	leave func()
 }
 
 // Close implements net.Conn.
 func (c *faultConn) Close() error {
-	c.once.Do(c.closed)
+	c.once.Do(c.leave)
 	return c.Conn.Close()
 }
 

@@ -5,10 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 )
@@ -36,6 +40,11 @@ func main() {
 		exit(2, err)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	if c.DebugListen != "" {
+		if err := serveProfiles(c.DebugListen, log); err != nil {
+			exit(2, err)
+		}
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	run.BindTo(ctx, (*context.Context)(nil))
 	err = run.Run(log)
@@ -47,6 +56,21 @@ func main() {
 	case err != nil:
 		exit(1, err)
 	}
+}
+
+// serveProfiles serves pprof on an address of its own, never on a public one.
+func serveProfiles(addr string, log *slog.Logger) error {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return fmt.Errorf("--debug-listen %s: %w", addr, err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func() { log.Error("profiles are not served any more", slog.Any("err", s.Serve(ln))) }()
+	return nil
 }
 
 // exit prints the error on one line and ends the process.

@@ -21,8 +21,25 @@ const intervalBytesMax = 16 << 20
 // dialFunc opens a connection to another region.
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// peerClient reaches another region at any of the addresses.
-func peerClient(dial dialFunc, conf *tls.Config, urls []string) (*rpc.PeerClient, error) {
+// regionHeader names the calling region on every call between regions, for
+// drills; who calls is proved by its certificate.
+const regionHeader = "Samecart-Region"
+
+type fromRegion struct {
+	region string
+	base   http.RoundTripper
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t fromRegion) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set(regionHeader, t.region)
+	return t.base.RoundTrip(r)
+}
+
+// peerClient reaches another region, from the one named, at any of the
+// addresses.
+func peerClient(from string, dial dialFunc, conf *tls.Config, urls []string) (*rpc.PeerClient, error) {
 	codec, err := replication.NewCodec(intervalBytesMax)
 	if err != nil {
 		return nil, err
@@ -33,6 +50,7 @@ func peerClient(dial dialFunc, conf *tls.Config, urls []string) (*rpc.PeerClient
 		return nil, fmt.Errorf("peer transport is a %T", hc.Transport)
 	}
 	tr.DialContext = dial
+	hc.Transport = fromRegion{from, tr}
 	return rpc.NewPeerClient(hc, urls, codec)
 }
 

@@ -2,11 +2,332 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/samecart/samecart/crdt"
+	adminv1 "github.com/samecart/samecart/proto/admin/v1"
+	"github.com/samecart/samecart/proto/catalog/v1/catalogv1connect"
+	"github.com/samecart/samecart/region"
+	"github.com/samecart/samecart/region/cache"
+	"github.com/samecart/samecart/region/link"
+	"github.com/samecart/samecart/region/shard"
+	"github.com/samecart/samecart/replication"
+	"github.com/samecart/samecart/rpc"
+	"github.com/samecart/samecart/rpc/catalog"
 )
 
-// Run runs one node.
-func (c *nodeCommand) Run(ctx context.Context, log *slog.Logger) error { return nil }
+// server is a process of a region that runs as many: a node or a gateway.
+type server struct {
+	conf    deployed
+	self    string // name on the links
+	certs   *certificates
+	faults  *faults
+	drills  bool
+	metrics *metrics
+	log     *slog.Logger
+	place   place
+	peers   map[string]*rpc.PeerClient
+	router  *region.Router
+	mux     *link.Mux
+	hot     cache.Cache
+	failed  chan error
+}
 
-// Run runs a gateway.
-func (c *gatewayCommand) Run(ctx context.Context, log *slog.Logger) error { return nil }
+func newServer(conf deployed, self string, log *slog.Logger) (*server, error) {
+	s := &server{
+		conf: conf, self: self, faults: newFaults(), metrics: newMetrics(),
+		log: log.With(slog.String("region", conf.Region)), failed: make(chan error, 1), peers: make(map[string]*rpc.PeerClient),
+	}
+	var err error
+	if s.certs, err = loadCertificates(conf); err != nil {
+		return nil, err
+	}
+	cfg := cache.DefaultConfig()
+	cfg.Prefix, cfg.Log = conf.Cluster+":"+conf.Region+":", s.log
+	if s.hot, err = cache.Open(conf.Redis, cfg); err != nil {
+		return nil, fmt.Errorf("--redis: %w", err)
+	}
+	s.place = place{
+		cluster: conf.Cluster, region: conf.Region, id: crdt.RegionID(conf.Regions[conf.Region]), nodes: conf.names(), shards: conf.Shards,
+		dial: s.dialNode, verify: s.certs.verifyNode(), hot: s.hot, limits: conf.limits, metrics: s.metrics, log: s.log,
+	}
+	return s, nil
+}
+
+// dialNode opens a link to a node of this region.
+func (s *server) dialNode(ctx context.Context, node string) (net.Conn, error) {
+	addr, ok := s.conf.Nodes[node]
+	if !ok {
+		return nil, fmt.Errorf("node %q is none of --nodes", node)
+	}
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil || s.certs == nil {
+		return c, err
+	}
+	return s.certs.client(ctx, c, addr)
+}
+
+// connectPeers makes the ways to the other regions.
+func (s *server) connectPeers(peers map[string]string) ([]replication.PeerRegion, error) {
+	var out []replication.PeerRegion
+	byID := make(map[crdt.RegionID]*rpc.PeerClient)
+	for name, urls := range peers {
+		client, err := peerClient(s.conf.Region, s.faults.dialer(s.conf.Region, name), s.certs.clientConfig(), splitURLs(urls))
+		if err != nil {
+			return nil, fmt.Errorf("--peers %s: %w", name, err)
+		}
+		id := crdt.RegionID(s.conf.Regions[name])
+		s.peers[name], byID[id] = client, client
+		out = append(out, replication.PeerRegion{ID: id, Name: name, Transport: client})
+	}
+	s.place.fetcher = fetcher{peers: byID}
+	return out, nil
+}
+
+func splitURLs(list string) []string {
+	var out []string
+	for u := range strings.SplitSeq(list, ",") {
+		if u = strings.TrimSpace(u); u != "" {
+			out = append(out, strings.TrimSuffix(u, "/"))
+		}
+	}
+	return out
+}
+
+// handler is the public API.
+func (s *server) handler(serves rpc.Region) (http.Handler, error) {
+	var auth rpc.Authenticator = rpc.TrustedHeaders{}
+	if len(s.conf.TokenKey) > 0 {
+		var err error
+		if auth, err = rpc.LoadTokenAuthenticator(s.conf.TokenKey...); err != nil {
+			return nil, fmt.Errorf("--token-key: %w", err)
+		}
+	}
+	products, err := s.products()
+	if err != nil {
+		return nil, err
+	}
+	return surface{
+		region: s.conf.Region, names: namesOf(s.conf.Regions), regions: s.regionInfos, serves: serves, catalog: products,
+		auth: auth, admin: admin{s}, limits: s.conf.limits, metrics: s.metrics, log: s.log,
+	}.handler()
+}
+
+// products is the shop's catalogue, or the embedded one.
+func (s *server) products() (catalogv1connect.CatalogServiceClient, error) {
+	if s.conf.Catalog == "" {
+		return catalog.New()
+	}
+	return catalogv1connect.NewCatalogServiceClient(&http.Client{Timeout: s.conf.RequestTimeout}, s.conf.Catalog), nil
+}
+
+func (s *server) regionInfos(ctx context.Context) []rpc.RegionInfo {
+	var out []rpc.RegionInfo
+	for _, name := range sortedKeys(s.conf.Regions) {
+		addr, ok := s.conf.Addresses[name]
+		if !ok {
+			continue
+		}
+		info := rpc.RegionInfo{Region: name, Address: addr}
+		if name == s.conf.Region {
+			info.Healthy = s.router.Ready(ctx) == nil
+		} else {
+			info.Healthy = ready(ctx, addr)
+		}
+		out = append(out, info)
+	}
+	return out
+}
+
+// ready asks another region's load balancer.
+func ready(ctx context.Context, addr string) bool {
+	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(addr, "/")+"/readyz", nil)
+	if err != nil {
+		return false
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false
+	}
+	_ = resp.Body.Close() // nothing of it is wanted
+	return resp.StatusCode == http.StatusOK
+}
+
+func (s *server) fail(err error) {
+	select {
+	case s.failed <- err:
+	default: // another came first
+	}
+}
+
+func (s *server) serve(h *http.Server, ln net.Listener) {
+	if err := h.Serve(ln); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		s.fail(fmt.Errorf("serve %s: %w", ln.Addr(), err))
+	}
+}
+
+// wait returns when ctx ends, or with what ends the process before.
+func (s *server) wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-s.failed:
+		return err
+	}
+}
+
+// listen opens a port; one that is taken is the caller's to mend.
+func listen(flag, addr string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s %s is in use; stop what uses it, or give another address", flag, addr)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", flag, err)
+	}
+	return ln, nil
+}
+
+// Run runs one node of a region until ctx ends.
+func (c *nodeCommand) Run(ctx context.Context, log *slog.Logger) error {
+	if err := c.validate(); err != nil {
+		return usageError{err}
+	}
+	s, err := newServer(c.deployed, c.name(), log)
+	if err != nil {
+		return usageError{err}
+	}
+	s.drills = c.Drills
+	return s.runNode(ctx, c)
+}
+
+func (s *server) runNode(ctx context.Context, c *nodeCommand) (err error) {
+	// All ports first: one that is taken must leave the data untouched.
+	var listeners [3]net.Listener
+	for i, l := range []struct{ flag, addr string }{{"--listen", c.Listen}, {"--link-listen", c.LinkListen}, {"--peer-listen", c.PeerListen}} {
+		if listeners[i], err = listen(l.flag, l.addr); err != nil {
+			return usageError{err}
+		}
+		defer listeners[i].Close()
+	}
+	peers, err := s.connectPeers(c.Peers)
+	if err != nil {
+		return usageError{err}
+	}
+	sz := sizes{
+		memtable: c.Memtable, blockCache: 2 * c.Memtable, cartCache: c.CartCache, segment: 64 << 20,
+		retainRows: c.RetainRows, timing: shard.DefaultTiming(),
+	}
+	linkLn := listeners[1]
+	if s.certs != nil {
+		linkLn = s.certs.listener(linkLn)
+	}
+	m, err := startMember(s.place, c.name(), c.Data, linkLn, sz, peers, s.fail)
+	if err != nil {
+		if errors.Is(err, region.ErrForeignData) || errors.Is(err, region.ErrDamagedData) {
+			return usageError{err}
+		}
+		return err
+	}
+	s.router, s.mux = m.node.Router, m.mux
+	defer func() { err = errors.Join(err, m.stop()) }()
+	m.mux.Handle(kindFault, s.onFault)
+	names := make(map[crdt.RegionID]string)
+	for name := range c.Peers {
+		names[crdt.RegionID(c.Regions[name])] = name
+	}
+	inbound, err := peerServer(s.router, names, s.certs.identity(c.Regions))
+	if err != nil {
+		return err
+	}
+	inbound.Handler = s.faults.guard(c.Region, inbound.Handler)
+	if s.certs != nil {
+		inbound.TLSConfig = s.certs.serverConfig()
+		go s.serveTLS(inbound, listeners[2])
+	} else {
+		go s.serve(inbound, listeners[2])
+	}
+	defer inbound.Close()
+	return s.runAPI(ctx, m.node, listeners[0])
+}
+
+func (s *server) serveTLS(h *http.Server, ln net.Listener) {
+	if err := h.ServeTLS(ln, "", ""); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		s.fail(fmt.Errorf("serve %s: %w", ln.Addr(), err))
+	}
+}
+
+// runAPI serves the public port until ctx ends.
+func (s *server) runAPI(ctx context.Context, serves rpc.Region, ln net.Listener) error {
+	h, err := s.handler(serves)
+	if err != nil {
+		return usageError{err}
+	}
+	public := rpc.NewServer(ln.Addr().String(), h, s.log)
+	go s.serve(public, ln)
+	s.log.Info("serves", slog.String("node", s.self), slog.String("address", ln.Addr().String()))
+	defer shutdown(public)
+	return s.wait(ctx)
+}
+
+// Run runs a gateway until ctx ends.
+func (c *gatewayCommand) Run(ctx context.Context, log *slog.Logger) (err error) {
+	if err := c.validate(); err != nil {
+		return usageError{err}
+	}
+	s, err := newServer(c.deployed, c.Region+"/gateway", log)
+	if err != nil {
+		return usageError{err}
+	}
+	ln, err := listen("--listen", c.Listen)
+	if err != nil {
+		return usageError{err}
+	}
+	defer ln.Close()
+	if s.mux, err = s.place.mux(s.self); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.mux.Close(), s.hot.Close()) }()
+	s.router = region.NewRouter(s.place.routerConfig(), s.mux)
+	return s.runAPI(ctx, s.router, ln)
+}
+
+var _ operations = (*server)(nil)
+
+// regions says what this process knows: its own region in full, of the
+// others whether they answer.
+func (s *server) regions(ctx context.Context) *adminv1.RegionsResponse {
+	out := &adminv1.RegionsResponse{}
+	for _, name := range sortedKeys(s.conf.Regions) {
+		if name == s.conf.Region {
+			out.Regions = append(out.Regions, statusOf(name, s.conf.Addresses[name], s.place.nodes, s.router.Status(ctx), s.conf.Shards))
+			continue
+		}
+		addr := s.conf.Addresses[name]
+		out.Regions = append(out.Regions, &adminv1.RegionStatus{Region: name, Address: addr, Ready: addr != "" && ready(ctx, addr)})
+		p := pairOf(s.conf.Region, name)
+		cut, delay := s.faults.state(p)
+		out.Links = append(out.Links, &adminv1.LinkStatus{A: p.a, B: p.b, Cut: cut, DelayMs: delay.Milliseconds()})
+	}
+	return out
+}
+
+func (s *server) buckets(name string) (buckets, error) {
+	if name == s.conf.Region {
+		return sink{s.router}, nil
+	}
+	if p, ok := s.peers[name]; ok {
+		return p, nil
+	}
+	return nil, fmt.Errorf("%w: region %q is not scanned from here; ask at its own address", errUnknown, name)
+}

@@ -31,6 +31,11 @@
 //     sent, on a fast machine and on a slow one. The file is read twice for it:
 //     first to count, which also finds a malformed row before anything is sent.
 //     Edits sent before a fault began may still be on their way when it begins.
+//   - Kills that take a region its majority stop its devices, soon all clients
+//     wait there, and no edit is left to reach the end of the window: after
+//     --edit-timeout the run ends as not acknowledged. To end such a window by
+//     time was rejected, as it would make runs differ; for whole regions there
+//     is the region command, beside a replay.
 //   - Regions whose carts are edited on both sides of a cut keep, of
 //     concurrent quantities, the larger; so a line must show at least the largest
 //     and at most the sum of its acknowledged quantities. An edit of unknown

@@ -114,8 +114,10 @@ func (r Report) Good() bool {
 // of clients, before no more are sent.
 const unackedMin = 8
 
-// chunkLines bounds how much of one invoice is held in memory at a time.
-const chunkLines = 256
+// chunkLines bounds how much of one invoice is held in memory at a time. It is
+// above any real invoice (the longest has 1,114 lines): the client that takes
+// the second chunk of an invoice can only wait for the first.
+const chunkLines = 2048
 
 // endFaultsWithin bounds the clean-up of faults, also after an interrupt.
 const endFaultsWithin = 30 * time.Second

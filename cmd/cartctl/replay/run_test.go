@@ -205,7 +205,7 @@ func TestRunCutsAtTheEdit(t *testing.T) {
 func TestRunOrderAndDevices(t *testing.T) {
 	w := newWorld(three...)
 	cfg := config(three)
-	const lines = 3*chunkLines + 7 // an invoice of several chunks; all but 99 lines are refused
+	const lines = 2*chunkLines + 7 // an invoice of several chunks; all but 99 lines are refused
 	cfg.File = ordersFile(t, 5, lines)
 	if report, err := Run(t.Context(), cfg, w, w); err != nil || report.Carts != 5 || report.Edits != 5*lines {
 		t.Fatalf("%+v, %v", report, err)
