@@ -194,7 +194,7 @@ func (w *workspace) change(cart *crdt.Cart, writer crdt.Writer, c *regionv1.Chan
 		case c.Quantity == 0:
 			return []crdt.Delta{cart.Remove(writer, key)}, key, nil
 		case c.Quantity > w.limits.Quantity:
-			return nil, key, w.tooLarge(c.Quantity)
+			return nil, key, w.tooLarge(uint64(c.Quantity))
 		}
 		return []crdt.Delta{cart.SetQuantity(writer, key, c.Quantity)}, key, nil
 	case regionv1.Change_KIND_REMOVE:
@@ -215,29 +215,40 @@ func (w *workspace) change(cart *crdt.Cart, writer crdt.Writer, c *regionv1.Chan
 	panic(fmt.Sprintf("shard: change of unknown kind %d at index %d", c.Kind, w.index))
 }
 
-func (w *workspace) tooLarge(q uint32) *refusal {
+func (w *workspace) tooLarge(q uint64) *refusal {
 	return &refusal{regionv1.Outcome_CODE_QUANTITY_TOO_LARGE, []string{fmt.Sprint(q), fmt.Sprint(w.limits.Quantity)}}
 }
 
 func (w *workspace) add(cart *crdt.Cart, writer crdt.Writer, c *regionv1.Change) ([]crdt.Delta, crdt.LineKey, *refusal) {
 	key := crdt.LineKey{Seller: c.Line.GetSeller(), SKU: c.Line.GetSku(), Options: c.Line.GetOptions()}
-	line := cart.Lines.Find(key)
+	line := cart.Find(key)
 	var seen uint32
 	if line == nil {
-		if uint32(len(cart.Lines)) >= w.limits.Lines {
+		if linesThere(cart) >= w.limits.Lines {
 			return nil, key, &refusal{regionv1.Outcome_CODE_TOO_MANY_LINES, []string{fmt.Sprint(w.limits.Lines)}}
 		}
 	} else {
 		seen = min(line.Visible().Quantity, w.limits.Quantity)
 	}
-	if c.Quantity > w.limits.Quantity || seen+c.Quantity > w.limits.Quantity {
-		return nil, key, w.tooLarge(seen + c.Quantity)
+	if sum := uint64(seen) + uint64(c.Quantity); sum > uint64(w.limits.Quantity) {
+		return nil, key, w.tooLarge(sum)
 	}
-	if cur := cart.Currency(); cur != "" && cur != c.Currency && (line == nil || c.RenewOffer) {
-		return nil, key, &refusal{regionv1.Outcome_CODE_CURRENCY_MISMATCH, []string{c.Currency, cur}}
+	if line == nil || c.RenewOffer {
+		if cur := cart.Currency(); cur != "" && cur != c.Currency {
+			return nil, key, &refusal{regionv1.Outcome_CODE_CURRENCY_MISMATCH, []string{cur, c.Currency}}
+		}
 	}
 	offer := crdt.Offer{Price: c.Price, Currency: c.Currency, AddedAt: writer.At}
 	return []crdt.Delta{cart.Add(writer, key, c.Quantity, offer, c.RenewOffer)}, key, nil
+}
+
+func linesThere(cart *crdt.Cart) (n uint32) {
+	for _, e := range cart.Lines {
+		if e.Line.IsThere() {
+			n++
+		}
+	}
+	return n
 }
 
 // resolve finds the line that a change means. A seller or options that were
@@ -246,7 +257,7 @@ func resolve(cart *crdt.Cart, c *regionv1.Change) (crdt.LineKey, *refusal) {
 	l := c.GetLine()
 	var found []crdt.LineKey
 	for _, e := range cart.Lines {
-		if e.Key.SKU == l.GetSku() &&
+		if e.Line.IsThere() && e.Key.SKU == l.GetSku() &&
 			(l.GetAnySeller() || e.Key.Seller == l.GetSeller()) &&
 			(l.GetAnyOptions() || e.Key.Options == l.GetOptions()) {
 			found = append(found, e.Key)
@@ -287,7 +298,7 @@ func (w *workspace) refused(id string, r *store.Record, change int, why refusal)
 
 func (w *workspace) changed(cart *crdt.Cart, k crdt.LineKey, kind regionv1.Change_Kind) *regionv1.ChangedLine {
 	out := &regionv1.ChangedLine{Line: &regionv1.LineKey{Seller: k.Seller, Sku: k.SKU, Options: k.Options}}
-	l := cart.Lines.Find(k)
+	l := cart.Find(k)
 	if l == nil || kind == regionv1.Change_KIND_CLEAR {
 		out.Removed = true
 		return out
@@ -428,11 +439,23 @@ func (w *workspace) observe(at crdt.Timestamp) {
 	}
 }
 
-// joinCart joins another region's whole cart.
-func (w *workspace) joinCart(j *regionv1.JoinCart) (*regionv1.Outcome, error) {
+// joinCart joins another region's whole cart. Its requests come first and
+// may be committed before the cart (see joinRows): learning one again changes
+// nothing.
+func (w *workspace) joinCart(j *regionv1.JoinCart, flush func() error) (*regionv1.Outcome, error) {
 	remote, err := crdt.DecodeState(j.State)
 	if err != nil {
 		return nil, fmt.Errorf("cart %q at index %d: %w", j.CartId, w.index, err)
+	}
+	for _, o := range remote.Ops {
+		if err := w.learnOp(j.CartId, o); err != nil {
+			return nil, err
+		}
+		if w.tx.Full() {
+			if err := flush(); err != nil {
+				return nil, err
+			}
+		}
 	}
 	old, err := w.record(j.CartId)
 	if err != nil {
@@ -447,14 +470,13 @@ func (w *workspace) joinCart(j *regionv1.JoinCart) (*regionv1.Outcome, error) {
 	oldest := w.opHorizon()
 	ops := state.Ops
 	for _, o := range remote.Ops {
-		ops = insertOp(ops, o)
-		if err := w.learnOp(j.CartId, o); err != nil {
-			return nil, err
+		if o.At >= oldest && held.Has(o.Dot) {
+			ops = insertOp(ops, o)
 		}
 	}
 	ops = slices.DeleteFunc(slices.Clone(ops), func(o crdt.Op) bool { return o.At < oldest || !held.Has(o.Dot) })
 	rec := old
-	if old == nil || !cart.Equal(state.Cart) || len(ops) != len(state.Ops) {
+	if old == nil || !cart.Equal(state.Cart) || !slices.Equal(ops, state.Ops) {
 		rec = w.put(j.CartId, old, crdt.State{Cart: cart, Ops: ops})
 	}
 	return w.outcome(j.CartId, rec), nil
