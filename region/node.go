@@ -92,7 +92,7 @@ func Open(cfg Config, mux *link.Mux) (*Node, error) {
 	}
 	n.filler = cache.NewFiller(cfg.Router.Cache, cache.DefaultFillerConfig())
 	db := filepath.Join(cfg.Dir, "badger")
-	if !id.trusted(cfg.Dir, n.boot) {
+	if _, err := os.Stat(db); err == nil && !id.trusted(cfg.Dir, n.boot) {
 		// The machine stopped uncleanly: a torn older memtable may stand
 		// beside an intact newer one. The log and the snapshots are synced,
 		// and all that the database has comes from them.

@@ -17,7 +17,7 @@ type Config struct {
 
 	BackoffMin  time.Duration // wait before the first reconnect; > 0
 	BackoffMax  time.Duration // longest wait before a reconnect; ≥ BackoffMin
-	OpenTimeout time.Duration // from opening a stream to the first ack; > 0
+	OpenTimeout time.Duration // from opening a stream to the first ack; above the round trips that takes
 	StallAfter  time.Duration // silence with unacked intervals after which a stream is given up; doubles, to 16 times, without progress; > 0
 
 	ProofEvery time.Duration // between two comparisons while something changes; > 0

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -63,7 +64,7 @@ func New(log Log, name string, peers []PeerRegion, cfg Config, logger *slog.Logg
 	s := log.Stream()
 	g := &Gossiper{
 		log: log, name: name, cfg: cfg, throttle: opt.Throttle, events: opt.Events,
-		logger: logger.With("shard", s.Shard), acks: make([]uint64, len(peers)),
+		logger: logger.With(slog.Uint64("shard", uint64(s.Shard))), acks: make([]uint64, len(peers)),
 	}
 	seen := map[crdt.RegionID]bool{s.Region: true}
 	for i, p := range peers {
@@ -73,12 +74,12 @@ func New(log Log, name string, peers []PeerRegion, cfg Config, logger *slog.Logg
 		seen[p.ID] = true
 		g.links = append(g.links, &link{
 			g: g, index: i, region: p,
-			peer:    NewPeer(s, cfg, opt.Seed+uint64(p.ID)<<32),
+			peer:    NewPeer(s, cfg, rand.New(rand.NewPCG(opt.Seed, uint64(p.ID)<<32+uint64(s.Shard)))),
 			in:      make(chan Message),
 			poke:    make(chan struct{}, 1),
 			started: time.Now(),
 			end:     func() {},
-			logger:  g.logger.With("peer", p.Name),
+			logger:  g.logger.With(slog.String("peer", p.Name)),
 		})
 	}
 	return g, nil
@@ -252,7 +253,7 @@ func (l *link) do(ctx context.Context, m Message) {
 	case Prove:
 		l.work.Go(func() { l.post(ctx, prove(ctx, l.g.log, l.region.Transport, l.g.cfg.CallTimeout)) })
 	case Repair:
-		l.logger.Info("repair begins", "slots", len(m.Slots), "all", m.Slots == nil)
+		l.logger.Info("repair begins", slog.Int("slots", len(m.Slots)), slog.Bool("all", m.Slots == nil))
 		r := repairer{log: l.g.log, tr: l.region.Transport, hello: l.hello(), cfg: l.g.cfg, pause: l.pause}
 		l.work.Go(func() { l.post(ctx, r.run(ctx, m.Slots)) })
 	default:
@@ -349,16 +350,16 @@ func (l *link) tell(in Message) {
 	switch m := in.(type) {
 	case Proved:
 		if m.Err != nil {
-			l.logger.Debug("comparison ended", "err", m.Err)
+			l.logger.Debug("comparison ended", slog.Any("err", m.Err))
 			if e.Proved != nil {
 				e.Proved(ProofDone{b, len(m.Before), 0, m.Err})
 			}
 		}
 	case Repaired:
 		if m.Err != nil {
-			l.logger.Warn("repair ended", "carts", m.Carts, "err", m.Err)
+			l.logger.Warn("repair ended", slog.Int("carts", m.Carts), slog.Any("err", m.Err))
 		} else {
-			l.logger.Info("repair done", "carts", m.Carts, "seq", m.Position)
+			l.logger.Info("repair done", slog.Int("carts", m.Carts), slog.Uint64("seq", m.Position))
 		}
 		if e.Repaired != nil {
 			e.Repaired(RepairDone{b, m.Carts, m.Bytes, m.Err})
@@ -378,16 +379,16 @@ func (l *link) publish(before Status, oldest crdt.Timestamp) {
 	e, b := l.g.events, l.between()
 	switch {
 	case s.Connected && !before.Connected:
-		l.logger.Info("peer connected", "seq", s.AckedSeq)
+		l.logger.Info("peer connected", slog.Uint64("seq", s.AckedSeq))
 		if e.Connected != nil {
 			e.Connected(Connected{b, s.AckedSeq})
 		}
 		if s.AheadSeq > 0 {
 			l.logger.Error("the peer has rows that this log does not have: the region lost state and needs a new incarnation",
-				"seq", s.LastSeq, "cursor", s.AheadSeq)
+				slog.Uint64("seq", s.LastSeq), slog.Uint64("cursor", s.AheadSeq))
 		}
 	case !s.Connected && before.Connected:
-		l.logger.Info("peer disconnected", "err", s.LastError)
+		l.logger.Info("peer disconnected", slog.String("err", s.LastError))
 	}
 	if e.Proved != nil && s.Proofs > before.Proofs {
 		e.Proved(ProofDone{b, len(l.peer.proof.equalAt), s.DifferentSlots, nil})

@@ -93,19 +93,20 @@ func (n *node) States(ctx context.Context, ids []string) ([]WholeCart, error) {
 // wireFake is an in-memory Transport to one node, with a delay and a switch.
 // A cut one swallows: calls hang until their ctx ends. A broken one refuses.
 type wireFake struct {
-	to     *node
-	delay  time.Duration
-	join   time.Duration // what a join takes there
-	buffer int           // intervals that the network holds
+	to      *node
+	delay   time.Duration
+	join    time.Duration // what a join takes there
+	buffer  int           // intervals that the network holds
+	closing time.Duration // what closing a stream takes
 
-	receivers sync.WaitGroup
-	mu        sync.Mutex
-	cut       chan struct{} // closed while cut
-	broken    bool
-	kill      []context.CancelFunc
-	opened    int
-	sent      []crdt.Interval
-	joins     int
+	receivers      sync.WaitGroup
+	mu             sync.Mutex
+	cut            chan struct{} // closed while cut
+	broken         bool
+	kill           []context.CancelFunc
+	opened, closed int
+	sent           []crdt.Interval
+	joins          int
 }
 
 func newWire(to *node, delay time.Duration) *wireFake {
@@ -238,7 +239,16 @@ func (s *streamFake) Recv() (Ack, error) {
 }
 
 func (s *streamFake) SentBytes() int { return 10 }
-func (s *streamFake) Close() error   { s.kill(); return nil }
+
+// Close takes its time: Run must wait for it.
+func (s *streamFake) Close() error {
+	s.kill()
+	time.Sleep(s.f.closing)
+	s.f.mu.Lock()
+	defer s.f.mu.Unlock()
+	s.f.closed++
+	return nil
+}
 
 func (f *wireFake) call(ctx context.Context) error {
 	cut, err := f.way()
@@ -485,6 +495,20 @@ func TestGossipRepairsWhenTheLogIsTrimmed(t *testing.T) {
 		}
 		if s := g.Status()[0]; s.Repairs != 1 || s.AckedSeq != 300 || s.Repairing {
 			t.Errorf("status %+v", s)
+		}
+	})
+}
+
+func TestGossipRunWaitsForItsGoroutines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := newNodes(t, 2)
+		wire := newWire(nodes[1], time.Millisecond)
+		wire.closing = time.Second
+		_, stop := leader(t, nodes[0], []*wireFake{wire}, Options{})
+		time.Sleep(time.Second)
+		stop()
+		if wire.opened != 1 || wire.closed != 1 {
+			t.Errorf("%d of %d streams closed when Run returned", wire.closed, wire.opened)
 		}
 	})
 }

@@ -10,22 +10,23 @@ import (
 //	out: Open Close Send ReadLog Prove Repair
 type Message interface{ message() }
 
-// Appended: the log's last row is Last.
+// Appended says that the log's last row is Last.
 type Appended struct{ Last uint64 }
 
-// Acknowledged: the receiver answered on the stream Gen.
+// Acknowledged says what the receiver answered on the stream Gen.
 type Acknowledged struct {
 	Gen uint64
 	Ack Ack
 }
 
-// Sent: the stream Gen has taken the interval and is free for the next.
+// Sent says that the stream Gen has taken the interval and is free for the
+// next.
 type Sent struct {
 	Gen   uint64
 	Bytes int // on the wire; 0 when the stream does not tell
 }
 
-// Lost: the stream Gen could not be opened, or ended.
+// Lost says that the stream Gen could not be opened, or ended.
 type Lost struct {
 	Gen uint64
 	Err error
@@ -58,7 +59,7 @@ type Repaired struct {
 	Err      error
 }
 
-// Poked: the way to the peer may be open again; try now.
+// Poked says that the way to the peer may be open again: try now.
 type Poked struct{}
 
 // Open asks for a new stream, known as Gen.

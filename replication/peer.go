@@ -91,10 +91,10 @@ type counters struct {
 	fails                            uint64
 }
 
-// NewPeer returns a Peer for the given log stream. The seed decides its
-// jitter. The Config must be valid.
-func NewPeer(s crdt.Stream, cfg Config, seed uint64) *Peer {
-	return &Peer{cfg: cfg, stream: s, rand: rand.New(rand.NewPCG(seed, uint64(s.Shard)))}
+// NewPeer returns a Peer for the given log stream; r decides its jitter and
+// is its own. The Config must be valid.
+func NewPeer(s crdt.Stream, cfg Config, r *rand.Rand) *Peer {
+	return &Peer{cfg: cfg, stream: s, rand: r}
 }
 
 // Step feeds one message in and appends the replies to out. It never

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -43,7 +44,7 @@ func TestHistoriesConverge(t *testing.T) {
 // seeded returns a quiet, converged world with some carts.
 func seeded(t *testing.T, edits int) *world {
 	t.Helper()
-	w := newWorld(t, 7)
+	w := newWorld(t, 8)
 	t.Cleanup(w.close)
 	for range edits {
 		w.edit()
@@ -199,7 +200,7 @@ func TestPeerWithMoreIsRepairedSeldom(t *testing.T) {
 	for _, l := range w.links {
 		if l.log.r == w.regions[1] {
 			l.step(Lost{l.gen, errCut})
-			l.peer = NewPeer(l.log.stream, w.cfg, 1) // never stepped: silent
+			l.peer = NewPeer(l.log.stream, w.cfg, w.rng) // never stepped: silent
 			l.closeStream()
 		}
 	}
@@ -279,6 +280,113 @@ func TestLagWithoutAStream(t *testing.T) {
 	}
 }
 
+// A gap reopens the stream at the receiver's cursor, without waiting for a
+// stall.
+func TestGapRestartsFromTheCursor(t *testing.T) {
+	w := seeded(t, 40)
+	l := w.link(0, 1, 0)
+	gen := l.gen
+	w.regions[1].cursors[l.log.stream] = 3
+	for range 20 {
+		w.edit()
+	}
+	if took := w.liveness(); took > 200*time.Millisecond || l.gen == gen {
+		t.Errorf("it took %v on stream %d, after %d", took, l.gen, gen)
+	}
+	w.equal()
+}
+
+// A comparison waits until the peer has acked what the last one saw: a row
+// on its way must not look like a row lost.
+func TestProofWaitsForAcks(t *testing.T) {
+	cfg := modelConfig(0)
+	now := time.UnixMilli(1e12)
+	p := NewPeer(crdt.Stream{Region: 1, Incarnation: 1}, cfg, rand.New(rand.NewPCG(1, 1)))
+	p.Step(now, Appended{0}, nil)
+	p.Step(now, Acknowledged{1, Ack{}}, nil)
+	prove := func() bool {
+		now = now.Add(2 * cfg.ProofIdle)
+		return slices.Contains(p.Tick(now, nil), Message(Prove{}))
+	}
+	own, theirs := []Digest{{1}}, []Digest{{2}}
+	if !prove() {
+		t.Fatal("no comparison of a quiet log")
+	}
+	p.Step(now, Proved{Last: 1, Before: own, Peer: theirs, After: own}, nil) // row 1 is in own
+	if prove() {
+		t.Fatal("compared before row 1 was acked")
+	}
+	iv := crdt.Interval{Hi: 1, Rows: []crdt.Row{{Seq: 1, Last: 1, CartID: "c"}}}
+	p.Step(now, Appended{1}, nil)
+	p.Step(now, Read{ID: 1, Interval: iv, OK: true}, nil)
+	p.Step(now, Sent{Gen: 1}, nil)
+	out := p.Step(now, Acknowledged{1, Ack{Cursor: 1}}, nil)
+	if !slices.Contains(out, Message(Prove{})) {
+		t.Fatal("no comparison after the ack")
+	}
+	out = p.Step(now, Proved{Last: 1, Before: own, Peer: theirs, After: own}, nil)
+	if len(out) != 1 || !slices.Equal(out[0].(Repair).Slots, []uint32{0}) {
+		t.Fatalf("a slot that differed twice: %v", out)
+	}
+}
+
+// A slot is repaired only when it held still.
+func TestProofJudgesOnlyStableSlots(t *testing.T) {
+	a, b, x := Digest{1}, Digest{2}, Digest{9}
+	for name, c := range map[string]struct {
+		first, second Proved
+		repair        bool
+	}{
+		"same twice":           {Proved{Before: []Digest{a}, Peer: []Digest{x}, After: []Digest{a}}, Proved{Before: []Digest{a}, Peer: []Digest{x}, After: []Digest{a}}, true},
+		"peer moves":           {Proved{Before: []Digest{a}, Peer: []Digest{x}, After: []Digest{a}}, Proved{Before: []Digest{a}, Peer: []Digest{b}, After: []Digest{a}}, true},
+		"changed between":      {Proved{Before: []Digest{a}, Peer: []Digest{x}, After: []Digest{a}}, Proved{Before: []Digest{b}, Peer: []Digest{x}, After: []Digest{b}}, false},
+		"changed in the first": {Proved{Before: []Digest{b}, Peer: []Digest{x}, After: []Digest{a}}, Proved{Before: []Digest{a}, Peer: []Digest{x}, After: []Digest{a}}, false},
+		"changed in the next":  {Proved{Before: []Digest{a}, Peer: []Digest{x}, After: []Digest{a}}, Proved{Before: []Digest{a}, Peer: []Digest{x}, After: []Digest{b}}, false},
+		"equal before":         {Proved{Before: []Digest{a}, Peer: []Digest{x}, After: []Digest{a}}, Proved{Before: []Digest{x}, Peer: []Digest{x}, After: []Digest{a}}, false},
+		"equal after":          {Proved{Before: []Digest{a}, Peer: []Digest{x}, After: []Digest{a}}, Proved{Before: []Digest{a}, Peer: []Digest{x}, After: []Digest{x}}, false},
+	} {
+		var p proof
+		now := time.UnixMilli(1e12)
+		p.round(now, c.first)
+		if _, slots := p.round(now, c.second); (len(slots) > 0) != c.repair {
+			t.Errorf("%s: repairs %v", name, slots)
+		}
+	}
+	var p proof
+	p.round(time.UnixMilli(5), Proved{Before: []Digest{a, b}, Peer: []Digest{a, x}, After: []Digest{a, b}})
+	if !p.provenAt().IsZero() {
+		t.Error("proven equal with a slot that never was")
+	}
+	p.round(time.UnixMilli(9), Proved{Before: []Digest{b, x}, Peer: []Digest{a, x}, After: []Digest{b, x}})
+	if !p.provenAt().Equal(time.UnixMilli(5)) {
+		t.Errorf("proven at %v", p.provenAt())
+	}
+	p.round(time.UnixMilli(11), Proved{SlotLo: 4, Before: []Digest{b}, Peer: []Digest{b}, After: []Digest{b}})
+	if !p.provenAt().Equal(time.UnixMilli(11)) {
+		t.Error("other slots count for these")
+	}
+}
+
+// What a stream that is gone had asked for changes nothing.
+func TestLateAnswersAreIgnored(t *testing.T) {
+	now := time.UnixMilli(1e12)
+	p := NewPeer(crdt.Stream{Region: 1, Incarnation: 1}, modelConfig(0), rand.New(rand.NewPCG(1, 1)))
+	p.Step(now, Appended{9}, nil)
+	p.Step(now, Acknowledged{1, Ack{}}, nil) // asks for a read, ID 1
+	p.Step(now, Lost{1, errCut}, nil)
+	now = p.Deadline()
+	p.Tick(now, nil)
+	p.Step(now, Acknowledged{2, Ack{Cursor: 4}}, nil)
+	for _, m := range []Message{Read{ID: 1, OK: true, Interval: crdt.Interval{Hi: 9}}, Read{ID: 1}, Lost{1, errCut}, Acknowledged{1, Ack{Gap: true}}, Sent{Gen: 1, Bytes: 7}} {
+		if out := p.Step(now, m, nil); len(out) != 0 {
+			t.Errorf("%T: %v", m, out)
+		}
+	}
+	if s, _ := p.snapshot(); !s.Connected || s.AckedSeq != 4 || s.BytesSent != 0 {
+		t.Errorf("status %+v", s)
+	}
+}
+
 // A read of the log that fails, or answers something else than was asked,
 // ends the stream and is tried again.
 func TestBadReads(t *testing.T) {
@@ -289,7 +397,7 @@ func TestBadReads(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			now := time.UnixMilli(1e12)
-			p := NewPeer(crdt.Stream{Region: 1, Incarnation: 1}, modelConfig(), 1)
+			p := NewPeer(crdt.Stream{Region: 1, Incarnation: 1}, modelConfig(0), rand.New(rand.NewPCG(1, 1)))
 			out := p.Step(now, Appended{9}, nil)
 			if len(out) != 1 || out[0] != (Open{1}) {
 				t.Fatalf("got %v", out)
@@ -320,7 +428,7 @@ func TestStepPanicsOnOutputs(t *testing.T) {
 			t.Error("no panic")
 		}
 	}()
-	NewPeer(crdt.Stream{}, modelConfig(), 1).Step(time.Time{}, Open{}, nil)
+	NewPeer(crdt.Stream{}, modelConfig(0), rand.New(rand.NewPCG(1, 1))).Step(time.Time{}, Open{}, nil)
 }
 
 // Joining a combined interval is joining its rows.
@@ -419,7 +527,7 @@ func TestRepairRefusesABrokenPeer(t *testing.T) {
 		"twice the same":      {page("a"), page("a")},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := pager{from: &pagesFake{pages: pages}, cfg: modelConfig()}
+			p := pager{from: &pagesFake{pages: pages}, cfg: modelConfig(0)}
 			var err error
 			for range 3 {
 				if _, _, err = p.next(context.Background()); err != nil {

@@ -267,6 +267,18 @@ func TestEveryCallAuthenticates(t *testing.T) {
 			t.Fatalf("%s %s as bob changed ada's cart", c[0], c[1])
 		}
 	}
+	// Nothing was left out of the list.
+	w.mu.Lock()
+	made := map[string]bool{"GET /api/v1/regions": true} // public, below
+	for _, c := range w.calls {
+		made[c.Procedure] = true
+	}
+	w.mu.Unlock()
+	for _, name := range rpc.RESTRoutes() {
+		if !made[name] {
+			t.Errorf("%s was not tried", name)
+		}
+	}
 	for _, c := range []struct {
 		path, who string
 		status    int

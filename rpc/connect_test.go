@@ -5,12 +5,14 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
 	"connectrpc.com/grpchealth"
+	"connectrpc.com/grpcreflect"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
@@ -201,6 +203,9 @@ func TestMalformedConnectBodies(t *testing.T) {
 			t.Errorf("%s: %d %s", c.body, r.status, r.body)
 		}
 	}
+	if r := w.do("POST", cartv1connect.CartServiceAddItemProcedure, "a=b", "Content-Type", "text/plain"); r.status != 400 || !strings.Contains(r.body, "UNSUPPORTED_MEDIA_TYPE") {
+		t.Errorf("text: %d %s", r.status, r.body)
+	}
 	// A client cannot forge a fault: unknown fields are dropped.
 	forged := "\x0a\x07\x0a\x05SKU-1\x10\x01" + "\x82\x80\x80\x80\x08\x07" + "FORGED\n"
 	if r := w.do("POST", cartv1connect.CartServiceAddItemProcedure, forged, "Content-Type", "application/proto"); r.status != 200 {
@@ -236,6 +241,15 @@ func TestHealthAndReflection(t *testing.T) {
 	}
 	if b := check(""); !strings.Contains(b, `_SERVING"`) {
 		t.Errorf("health: %s", b)
+	}
+	// Tools learn the schema from the server.
+	stream := grpcreflect.NewClient(w.h2, w.url).NewStream(t.Context())
+	names, err := stream.ListServices()
+	if err != nil || !slices.Contains(names, "cart.v1.CartService") {
+		t.Errorf("reflection lists %v, %v", names, err)
+	}
+	if _, err := stream.Close(); err != nil {
+		t.Error(err)
 	}
 	if b := check("other"); !strings.Contains(b, "not_found") {
 		t.Errorf("health of another service: %s", b)

@@ -12,15 +12,16 @@ import (
 // for those that say "omitempty", which are there when there is something to
 // say.
 
-// amount is money as a JSON number with its currency's digits, never a float.
-type amount struct{ *cartv1.Money }
+// amount is money as a JSON number with its currency's digits, never a float;
+// nil, unknown money, is null.
+type amount = *json.Number
 
-// MarshalJSON implements json.Marshaler; unknown money is null.
-func (a amount) MarshalJSON() ([]byte, error) {
-	if a.Money == nil {
-		return []byte("null"), nil
+func amountOf(m *cartv1.Money) amount {
+	if m == nil {
+		return nil
 	}
-	return []byte(formatMoney(a.GetMinorUnits(), a.GetCurrency())), nil
+	n := json.Number(formatMoney(m.GetMinorUnits(), m.GetCurrency()))
+	return &n
 }
 
 type itemJSON struct {
@@ -97,8 +98,8 @@ func itemJSONOf(it *cartv1.Item) itemJSON {
 	}
 	return itemJSON{
 		SKU: it.GetSkuId(), Name: it.GetName(), Quantity: it.GetQuantity(), SellerID: it.GetSellerId(), Seller: it.GetSeller(),
-		Options: options, Price: amount{it.GetPrice()}, PriceAtAdd: amount{it.GetPriceAtAdd()},
-		CurrentPrice: amount{it.GetCurrentPrice()}, PriceChanged: it.GetPriceChanged(), InStock: it.InStock,
+		Options: options, Price: amountOf(it.GetPrice()), PriceAtAdd: amountOf(it.GetPriceAtAdd()),
+		CurrentPrice: amountOf(it.GetCurrentPrice()), PriceChanged: it.GetPriceChanged(), InStock: it.InStock,
 		Image: known(it.GetImage()), AddedAt: timeText(it.GetAddedAtMs()), DeliveryEstimate: known(it.GetDeliveryEstimate()),
 	}
 }
@@ -131,11 +132,11 @@ func cartJSONOf(c *cartv1.Cart) cartJSON {
 	return cartJSON{
 		CartID: c.GetCartId(), Items: mapped(c.GetItems(), itemJSONOf), SavedItems: mapped(c.GetSavedItems(), itemJSONOf),
 		Sellers: mapped(c.GetSellers(), func(t *cartv1.SellerTotal) sellerJSON {
-			return sellerJSON{t.GetSellerId(), amount{t.GetSubtotal()}, t.GetItemCount()}
+			return sellerJSON{t.GetSellerId(), amountOf(t.GetSubtotal()), t.GetItemCount()}
 		}),
-		Subtotal: amount{c.GetSubtotal()}, ItemCount: c.GetItemCount(), Currency: c.GetCurrency(),
+		Subtotal: amountOf(c.GetSubtotal()), ItemCount: c.GetItemCount(), Currency: c.GetCurrency(),
 		PromotionsApplied: []promotionJSON{}, PromotionsRejected: []rejectedJSON{},
-		EstimatedTotal: amount{c.GetEstimatedTotal()}, Stale: c.GetStale(),
+		EstimatedTotal: amountOf(c.GetEstimatedTotal()), Stale: c.GetStale(),
 		Conflicts: mapped(c.GetConflicts(), conflictJSONOf), Warnings: append([]string{}, c.GetWarnings()...),
 	}
 }
@@ -159,7 +160,7 @@ type lineJSON struct {
 func lineJSONOf(r *cartv1.ItemResponse) lineJSON {
 	out := lineJSON{CartID: r.GetCartId(), ItemCount: r.GetItemCount(), Conflicts: mapped(r.GetConflicts(), conflictJSONOf), Stale: r.GetStale()}
 	if it := r.GetItem(); it != nil {
-		out.Item = &shortItemJSON{it.GetSkuId(), it.GetQuantity(), amount{it.GetPrice()}, it.GetSellerId(), it.GetOptions()}
+		out.Item = &shortItemJSON{it.GetSkuId(), it.GetQuantity(), amountOf(it.GetPrice()), it.GetSellerId(), it.GetOptions()}
 	}
 	return out
 }
@@ -278,5 +279,3 @@ func errorJSONOf(e *Error) errorJSON {
 	}
 	return errorJSON{errorBodyJSON{e.Code, e.Message, details}}
 }
-
-var _ json.Marshaler = amount{}

@@ -42,6 +42,10 @@ func TestOverload(t *testing.T) {
 	if d := detailOf(t, err); connect.CodeOf(err) != connect.CodeResourceExhausted || d.GetCode() != "OVERLOADED" {
 		t.Errorf("Connect: %v", err)
 	}
+	var refused *connect.Error
+	if !errors.As(err, &refused) || refused.Meta().Get("Retry-After") != "1" {
+		t.Errorf("Connect: %v has no Retry-After", err)
+	}
 	// Health and streams have room of their own.
 	if r := w.do("GET", "/healthz", ""); r.status != 200 {
 		t.Errorf("healthz: %d", r.status)
@@ -186,5 +190,24 @@ func TestServerShutdown(t *testing.T) {
 	}
 	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 		t.Error(err)
+	}
+}
+
+// A watcher that leaves gives its place to the next.
+func TestWatcherThatLeavesFreesItsStream(t *testing.T) {
+	w := start(t, func(w *world) { w.cfg.StreamsMax, w.cfg.Heartbeat = 1, 5*time.Millisecond })
+	for range 3 {
+		var e *events
+		eventually(t, "a free stream", func() bool {
+			e = w.watch("")
+			return e.res.StatusCode == http.StatusOK
+		})
+		e.next(t)
+		if err := e.res.Body.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b := w.log.String(); strings.Contains(b, "level=ERROR") {
+		t.Errorf("leaving is logged as an error: %s", b)
 	}
 }

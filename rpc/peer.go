@@ -88,12 +88,10 @@ func (c *PeerClient) failed(i int) {
 // peerAnswered reports whether err is the peer's own answer, which another
 // node of the region would give too.
 func peerAnswered(err error) bool {
-	switch connect.CodeOf(err) {
-	case connect.CodeInvalidArgument, connect.CodePermissionDenied, connect.CodeUnauthenticated,
-		connect.CodeFailedPrecondition, connect.CodeResourceExhausted:
-		return true
-	}
-	return false
+	return slices.Contains([]connect.Code{
+		connect.CodeInvalidArgument, connect.CodePermissionDenied, connect.CodeUnauthenticated,
+		connect.CodeFailedPrecondition, connect.CodeResourceExhausted,
+	}, connect.CodeOf(err))
 }
 
 // peerCall makes one unary call, at each address at most once.
@@ -326,7 +324,8 @@ type PeerReceived struct {
 }
 
 // PeerHandler is the receiving end of replication: it checks who sends and
-// what, and hands it to the Sink. It is safe for concurrent use.
+// what, and hands it to the Sink. Mount what Handler returns; the RPC methods
+// rely on it. It is safe for concurrent use.
 type PeerHandler struct {
 	sink    replication.Sink
 	codec   *replication.Codec

@@ -67,7 +67,9 @@ func (r *peerRegionFake) cart(id string) *crdt.Cart {
 	return &crdt.Cart{}
 }
 
-func (r *peerRegionFake) Stream() crdt.Stream     { return crdt.Stream{Region: r.id, Incarnation: 1, Shard: 3} }
+func (r *peerRegionFake) Stream() crdt.Stream {
+	return crdt.Stream{Region: r.id, Incarnation: 1, Shard: 3}
+}
 func (r *peerRegionFake) Slots() (uint32, uint32) { return 0, 4 }
 func (r *peerRegionFake) LastSeq() uint64 {
 	r.mu.Lock()
@@ -237,9 +239,7 @@ func peerServe(t *testing.T, sink replication.Sink, change func(*PeerConfig)) (*
 	t.Cleanup(func() {
 		h.Close()
 		s.Close()
-		if n := len(h.streams); n != 0 {
-			t.Errorf("%d streams are open after the end", n)
-		}
+		peerEventually(t, "every stream has ended", func() bool { return len(h.streams) == 0 })
 	})
 	return s, h
 }
@@ -689,7 +689,7 @@ func TestPeerCalls(t *testing.T) {
 		}
 	}
 	us.set(func() { us.fail = context.DeadlineExceeded })
-	if _, err := c.Digests(ctx, 0, 4); connect.CodeOf(err) != connect.CodeDeadlineExceeded {
+	if _, err := peerDial(t, srv.URL).Digests(ctx, 0, 4); connect.CodeOf(err) != connect.CodeDeadlineExceeded {
 		t.Errorf("slow sink: %v", err)
 	}
 	gone, cancel := context.WithCancel(ctx)
@@ -740,7 +740,7 @@ func BenchmarkPeerPush(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	if _, err := s.Recv(); err != nil {
 		b.Fatal(err)
 	}

@@ -145,9 +145,15 @@ func conflicts(e crdt.MapEntry, v crdt.Carried) []*cartv1.Conflict {
 		}
 		out = append(out, quantityConflict(e.Key, v.Quantity, q))
 	}
-	add(fieldPlacement, placementText(v.Placement), texts(e.Line.Placement, placementText))
-	add(fieldPrice, offerText(v.Offer), texts(e.Line.Offer, offerText))
-	add(fieldAttributes, v.Attributes.Pairs, texts(e.Line.Attributes, func(a crdt.Attributes) string { return a.Pairs }))
+	if e.Line.Placement.Concurrent() {
+		add(fieldPlacement, placementText(v.Placement), texts(e.Line.Placement, placementText))
+	}
+	if e.Line.Offer.Concurrent() {
+		add(fieldPrice, offerText(v.Offer), texts(e.Line.Offer, offerText))
+	}
+	if e.Line.Attributes.Concurrent() {
+		add(fieldAttributes, v.Attributes.Pairs, texts(e.Line.Attributes, func(a crdt.Attributes) string { return a.Pairs }))
+	}
 	return out
 }
 

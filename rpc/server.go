@@ -245,6 +245,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, rt *route) error
 	if rt.raw {
 		return rt.serve(w, r)
 	}
+	if rt.rpc && !h.rpcErrors.IsSupported(r) {
+		return fault(UnsupportedMediaType, "%s with Content-Type %.100q is no call of Connect, gRPC or gRPC-Web", r.Method, r.Header.Get("Content-Type"))
+	}
 	if rt.body && r.Method != http.MethodGet {
 		if err := readBody(w, r, h.cfg.BodyBytesMax, h.cfg.RequestTimeout); err != nil {
 			return err
@@ -314,6 +317,8 @@ func NewServer(addr string, h http.Handler, log *slog.Logger) *http.Server {
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
+		// A watcher whose machine is gone must not hold its stream for ever.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 10 * time.Second, WriteByteTimeout: 30 * time.Second},
 		// No ReadTimeout and no WriteTimeout: they would cut streams. Bodies
 		// and the events of a stream have deadlines of their own.
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),

@@ -16,7 +16,7 @@ import (
 
 // intervalBytesMax bounds one decoded interval, which bounds what a
 // compressed one may grow to.
-const intervalBytesMax = 16 << 20
+const intervalBytesMax = 8 << 20
 
 // dialFunc opens a connection to another region.
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -73,7 +73,12 @@ func peerServer(router *region.Router, names map[crdt.RegionID]string, identity 
 	protocols.SetUnencryptedHTTP2(true)
 	s := &http.Server{
 		Handler: mux, Protocols: protocols, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute,
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second},
+		HTTP2: &http.HTTP2Config{
+			SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second,
+			// As much as a sender keeps under way: less would bound the rate of
+			// a link with a long round trip.
+			MaxReceiveBufferPerStream: 4 << 20, MaxReceiveBufferPerConnection: 16 << 20,
+		},
 	}
 	s.RegisterOnShutdown(h.Close)
 	return s, nil

@@ -155,17 +155,18 @@ func (b *batch) entry(l *raft.Log) (answer, error) {
 }
 
 func (b *batch) command(w *workspace, c *regionv1.Command) (*regionv1.Outcome, error) {
+	flush := func() error {
+		err := b.flush()
+		w.tx = b.tx
+		return err
+	}
 	switch c := c.Command.(type) {
 	case *regionv1.Command_Edit:
 		return w.edit(c.Edit)
 	case *regionv1.Command_JoinRows:
-		return w.joinRows(c.JoinRows, func() error {
-			err := b.flush()
-			w.tx = b.tx
-			return err
-		})
+		return w.joinRows(c.JoinRows, flush)
 	case *regionv1.Command_JoinCart:
-		return w.joinCart(c.JoinCart)
+		return w.joinCart(c.JoinCart, flush)
 	case *regionv1.Command_MoveCursor:
 		st := crdt.Stream{Region: crdt.RegionID(c.MoveCursor.RegionId), Incarnation: c.MoveCursor.Incarnation, Shard: c.MoveCursor.OriginShard}
 		cur, err := w.tx.Cursor(st)

@@ -4,59 +4,81 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/raft"
 
-	"github.com/samecart/samecart/crdt"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 	"github.com/samecart/samecart/region/store"
 )
 
-// member is one node's part of a test group, on disk.
+// member is one node's part of a test group.
 type member struct {
-	shard *Shard
-	store *store.Store
-	tr    *raft.InmemTransport
-	stop  func()
+	shard  *Shard
+	store  *store.Store
+	stores Stores
+	tr     *raft.InmemTransport
+	stop   func()
 }
 
-func startMember(t *testing.T, dir, name string, tr *raft.InmemTransport, servers []raft.Server) *member {
+// start says how a member is started; the zero value is on disk with the
+// test's usual settings.
+type start struct {
+	stores *Stores // raft's stores; nil for those in the directory
+	noRun  bool    // Run is the test's to call
+	with   func(*Config)
+}
+
+// memStores are raft's stores of one node in memory: they outlive its
+// restarts.
+func memStores() *Stores {
+	s := raft.NewInmemStore()
+	return &Stores{Log: s, Stable: s, Snapshots: raft.NewInmemSnapshotStore(), Close: func() error { return nil }}
+}
+
+func startMember(t testing.TB, dir, name string, tr *raft.InmemTransport, servers []raft.Server, how start) *member {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	scfg := store.DefaultConfig(dir+"/badger", log)
-	scfg.MemTableBytes, scfg.MemTables, scfg.BlockCache = 1<<20, 2, 0
-	st, err := store.Open(scfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	st := openStore(t, dir+"/badger", 1<<20)
 	slots := NewSlots(1)
 	space, err := st.Space(0, 0, SlotCount)
 	if err != nil {
 		t.Fatal(err)
 	}
-	stores, err := OpenStores(dir, 1<<20, log)
-	if err != nil {
-		t.Fatal(err)
+	if how.stores == nil {
+		stores, err := OpenStores(dir, 1<<20, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		how.stores = &stores
 	}
 	timing := DefaultTiming()
 	timing.Heartbeat, timing.Lease, timing.Commit = 200*time.Millisecond, 100*time.Millisecond, 20*time.Millisecond
-	sh, err := Open(Config{
+	cfg := Config{
 		ID: 0, Slots: slots, Region: 1, Server: raft.ServerID(name), Node: name,
-		Limits: Limits{Lines: 500, Quantity: 999, OpLife: 24 * time.Hour}, Timing: timing,
+		Limits: Limits{Lines: 500, Quantity: 100_000, OpLife: 24 * time.Hour}, Timing: timing,
 		CacheBytes: 16 << 20, QueueMax: 1024, EntryBytesMax: 256 << 10, RetainRows: 1 << 20,
 		Published: func(string, *store.Record, bool) {}, Applied: func(Applied) {},
 		Fatal: func(err error) { t.Errorf("fatal: %v", err) }, Log: log,
-	}, space, stores, tr, servers)
+	}
+	if how.with != nil {
+		how.with(&cfg)
+	}
+	sh, err := Open(cfg, space, *how.stores, tr, servers)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); _ = sh.Run(ctx) }()
-	m := &member{shard: sh, store: st, tr: tr}
-	m.stop = func() {
+	go func() {
+		defer close(done)
+		if !how.noRun {
+			_ = sh.Run(ctx) // has no other end than ctx
+		}
+	}()
+	return &member{shard: sh, store: st, stores: *how.stores, tr: tr, stop: sync.OnceFunc(func() {
 		cancel()
 		<-done
 		if err := sh.Close(); err != nil {
@@ -65,11 +87,25 @@ func startMember(t *testing.T, dir, name string, tr *raft.InmemTransport, server
 		if err := st.Close(); err != nil {
 			t.Error(err)
 		}
+	})}
+}
+
+// startAlone starts a group of one member and waits until it leads.
+func startAlone(t testing.TB, how start) *member {
+	t.Helper()
+	_, tr := raft.NewInmemTransport("n1")
+	if how.stores == nil {
+		how.stores = memStores()
+	}
+	m := startMember(t, t.TempDir(), "n1", tr, []raft.Server{{ID: "n1", Address: "n1"}}, how)
+	t.Cleanup(m.stop)
+	if !how.noRun {
+		within(t, 5*time.Second, "leads", m.shard.Leads)
 	}
 	return m
 }
 
-func within(t *testing.T, d time.Duration, what string, ok func() bool) {
+func within(t testing.TB, d time.Duration, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.After(d)
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -100,7 +136,7 @@ func TestProposeAndRestart(t *testing.T) {
 	dir := t.TempDir()
 	_, tr := raft.NewInmemTransport("n1")
 	servers := []raft.Server{{ID: "n1", Address: "n1"}}
-	m := startMember(t, dir, "n1", tr, servers)
+	m := startMember(t, dir, "n1", tr, servers, start{})
 	within(t, 5*time.Second, "leads", m.shard.Leads)
 	ctx := context.Background()
 	for i := range 20 {
@@ -120,7 +156,7 @@ func TestProposeAndRestart(t *testing.T) {
 	m.stop()
 
 	_, tr = raft.NewInmemTransport("n1")
-	m = startMember(t, dir, "n1", tr, servers)
+	m = startMember(t, dir, "n1", tr, servers, start{})
 	defer m.stop()
 	within(t, 5*time.Second, "leads again", m.shard.Leads)
 	r2, err := m.shard.Read(ctx, "cart:u", false)
@@ -134,5 +170,4 @@ func TestProposeAndRestart(t *testing.T) {
 	if err != nil || !ok || len(iv.Rows) != 5 || iv.Hi != 20 {
 		t.Fatalf("interval %v ok=%v err=%v", iv, ok, err)
 	}
-	var _ crdt.Interval = iv
 }

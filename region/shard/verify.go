@@ -12,7 +12,7 @@ import (
 // ask meanwhile: a caller takes part in the first round that starts after
 // its call.
 type verifier struct {
-	raft *raft.Raft
+	raft interface{ VerifyLeader() raft.Future }
 
 	mu      sync.Mutex // guards what follows
 	running bool

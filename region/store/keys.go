@@ -40,10 +40,8 @@ func spacePrefix(shard, generation uint32) []byte {
 	return binary.BigEndian.AppendUint32(b, generation)
 }
 
-const spacePrefixLen = 9
-
 func (s *Space) key(kind byte, room int) []byte {
-	b := make([]byte, 0, spacePrefixLen+1+room)
+	b := make([]byte, 0, len(s.prefix)+1+room)
 	b = append(b, s.prefix...)
 	return append(b, kind)
 }

@@ -85,7 +85,7 @@ func DecodeRecord(b []byte) (*Record, error) {
 	copy(r.Digest[:], b[8:])
 	s, err := crdt.DecodeState(b[recordHeader:])
 	if err != nil {
-		return nil, fmt.Errorf("decode record: %w", err)
+		return nil, fmt.Errorf("decode record: %w", corrupt(err))
 	}
 	r.State = s
 	return r, nil

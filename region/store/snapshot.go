@@ -96,8 +96,10 @@ func (c *countingWriter) Write(b []byte) (int, error) {
 // a crash at any point, the space before is still the current one.
 func (s *Space) Restore(r io.Reader) (*Space, error) {
 	next := s.store.space(s.shard, s.generation+1, s.slotLo, s.slotHi)
-	if err := s.store.deletePrefix(next.prefix); err != nil { // an earlier try may have died
-		return nil, err
+	// An earlier try may have died.
+	end := spacePrefix(s.shard, next.generation+1)
+	if err := s.store.deleteRange(next.prefix, end, func() bool { return false }); err != nil {
+		return nil, fmt.Errorf("clear generation %d of shard %d: %w", next.generation, s.shard, err)
 	}
 	if err := next.fill(r); err != nil {
 		return nil, fmt.Errorf("restore shard %d: %w", s.shard, err)
@@ -112,25 +114,6 @@ func (s *Space) Restore(r io.Reader) (*Space, error) {
 		return nil, fmt.Errorf("switch shard %d to generation %d: %w", s.shard, next.generation, err)
 	}
 	return next, nil
-}
-
-func (s *Store) deletePrefix(prefix []byte) error {
-	for {
-		keys, err := s.keysOutside(prefix, after(prefix), 1000)
-		if err != nil || len(keys) == 0 {
-			return err
-		}
-		wb := s.db.NewWriteBatch()
-		for _, k := range keys {
-			if err := wb.Delete(k); err != nil {
-				wb.Cancel()
-				return err
-			}
-		}
-		if err := wb.Flush(); err != nil {
-			return err
-		}
-	}
 }
 
 // crcReader sums what the caller takes from br, not what br read ahead.

@@ -135,32 +135,61 @@ func (s *Space) Bucket(slot uint32, after string, limit int) (carts []CartDigest
 }
 
 // Ops lists every request remembered for a cart: its op id and record.
-func (s *Space) Ops(id string) (map[crdt.OpID]OpRecord, error) {
-	out := make(map[crdt.OpID]OpRecord)
-	err := s.store.db.View(func(tx *badger.Txn) error {
-		opt := badger.DefaultIteratorOptions
-		opt.Prefix = append(append(s.key(kindOp, len(id)+1), id...), 0)
-		it := tx.NewIterator(opt)
-		defer it.Close()
-		for it.Rewind(); it.Valid(); it.Next() {
-			var op crdt.OpID
-			if copy(op[:], it.Item().Key()[len(opt.Prefix):]) != len(op) {
-				return fmt.Errorf("%w: op key of cart %q", ErrCorrupt, id)
-			}
-			if err := it.Item().Value(func(v []byte) (err error) {
-				out[op], err = decodeOpRecord(v)
-				return err
-			}); err != nil {
-				return err
-			}
-		}
-		return nil
+func (s *Space) Ops(id string) (ops map[crdt.OpID]OpRecord, err error) {
+	err = s.store.db.View(func(tx *badger.Txn) error {
+		ops, err = s.ops(tx, id)
+		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("read ops of cart %q: %w", id, err)
+	return ops, err
+}
+
+// RecordAndOps returns a cart's record, nil when there is none, and its
+// requests, both as of one commit.
+func (s *Space) RecordAndOps(slot uint32, id string) (r *Record, ops map[crdt.OpID]OpRecord, err error) {
+	err = s.store.db.View(func(tx *badger.Txn) error {
+		v, err := get(tx, s.cartKey(slot, id))
+		if err != nil {
+			return fmt.Errorf("read cart %q: %w", id, err)
+		}
+		if v == nil {
+			return nil
+		}
+		if r, err = DecodeRecord(v); err != nil {
+			return err
+		}
+		ops, err = s.ops(tx, id)
+		return err
+	})
+	return r, ops, err
+}
+
+func (s *Space) ops(tx *badger.Txn, id string) (map[crdt.OpID]OpRecord, error) {
+	out := make(map[crdt.OpID]OpRecord)
+	opt := badger.DefaultIteratorOptions
+	opt.Prefix = append(append(s.key(kindOp, len(id)+1), id...), 0)
+	it := tx.NewIterator(opt)
+	defer it.Close()
+	for it.Rewind(); it.Valid(); it.Next() {
+		var op crdt.OpID
+		rest := it.Item().Key()[len(opt.Prefix):]
+		if len(rest) > len(op) {
+			continue // of a cart whose id goes on after a zero byte
+		}
+		if copy(op[:], rest) != len(op) {
+			return nil, fmt.Errorf("%w: op key of cart %q", ErrCorrupt, id)
+		}
+		if err := it.Item().Value(func(v []byte) (err error) {
+			out[op], err = decodeOpRecord(v)
+			return err
+		}); err != nil {
+			return nil, fmt.Errorf("read ops of cart %q: %w", id, err)
+		}
 	}
 	return out, nil
 }
+
+// Sweep deletes the shard's older generations, see Store.Sweep.
+func (s *Space) Sweep(stop func() bool) error { return s.store.Sweep(s.shard, stop) }
 
 // Cursor returns the last joined row of a stream, 0 when none was.
 func (s *Space) Cursor(st crdt.Stream) (uint64, error) {
@@ -204,7 +233,7 @@ func (s *Space) Rows(seq uint64, maxBytes int) ([]crdt.Row, error) {
 			if err := it.Item().Value(func(v []byte) error {
 				r, err := crdt.DecodeRow(v)
 				rows = append(rows, r)
-				return err
+				return corrupt(err)
 			}); err != nil {
 				return err
 			}

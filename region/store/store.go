@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -8,11 +9,21 @@ import (
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
+
+	"github.com/samecart/samecart/crdt"
 )
 
 // ErrCorrupt is wrapped when a value in the database is not what its key
 // says. The node must stop: it cannot know what else is wrong.
 var ErrCorrupt = errors.New("corrupt database")
+
+// corrupt marks what a decoder refused; bytes of a newer format are sound.
+func corrupt(err error) error {
+	if err == nil || errors.Is(err, crdt.ErrFormat) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrCorrupt, err)
+}
 
 // Config holds the settings of a Store; see DefaultConfig.
 type Config struct {
@@ -89,8 +100,8 @@ func (s *Store) Close() error { return s.db.Close() }
 // Sync writes the active memtable's file to disk.
 func (s *Store) Sync() error { return s.db.Sync() }
 
-// Space opens the current generation of a shard, empty at first, and
-// deletes what other generations left behind.
+// Space opens the current generation of a shard, empty at first. What other
+// generations left behind is Sweep's to delete.
 func (s *Store) Space(shard, slotLo, slotHi uint32) (*Space, error) {
 	gen, err := s.generation(shard)
 	if err != nil {
@@ -134,66 +145,65 @@ func (s *Store) generation(shard uint32) (uint32, error) {
 	return gen, nil
 }
 
-// Sweep deletes the shard's generations other than the current one. It may
-// run beside reads and writes; stop is polled between batches.
+// Sweep deletes the generations of a shard that were current before the one
+// that is. It may run beside reads, writes and restores: a restore fills a
+// later generation. stop is polled between batches.
 func (s *Store) Sweep(shard uint32, stop func() bool) error {
 	gen, err := s.generation(shard)
 	if err != nil {
 		return err
 	}
-	current := spacePrefix(shard, gen)
-	all := binary.BigEndian.AppendUint32([]byte{topSpace}, shard)
+	if err := s.deleteRange(spacePrefix(shard, 0), spacePrefix(shard, gen), stop); err != nil {
+		return fmt.Errorf("sweep shard %d: %w", shard, err)
+	}
+	return nil
+}
+
+// deleteBatch is how many keys are deleted at once.
+const deleteBatch = 1000
+
+// deleteRange deletes the keys in [from, to), in batches; stop is polled
+// before each.
+func (s *Store) deleteRange(from, to []byte, stop func() bool) error {
 	for !stop() {
-		keys, err := s.keysOutside(all, current, 1000)
-		if err != nil {
-			return fmt.Errorf("sweep shard %d: %w", shard, err)
-		}
-		if len(keys) == 0 {
-			return nil
+		keys, err := s.keys(from, to, deleteBatch)
+		if err != nil || len(keys) == 0 {
+			return err
 		}
 		wb := s.db.NewWriteBatch()
 		for _, k := range keys {
 			if err := wb.Delete(k); err != nil {
 				wb.Cancel()
-				return fmt.Errorf("sweep shard %d: %w", shard, err)
+				return err
 			}
 		}
 		if err := wb.Flush(); err != nil {
-			return fmt.Errorf("sweep shard %d: %w", shard, err)
+			return err
 		}
+		// From the start again, each batch would step over all that the ones
+		// before it deleted.
+		from = keys[len(keys)-1]
 	}
 	return nil
 }
 
-// keysOutside lists at most limit keys under all that are not under except.
-func (s *Store) keysOutside(all, except []byte, limit int) ([][]byte, error) {
+// keys lists at most limit keys in [from, to), in order.
+func (s *Store) keys(from, to []byte, limit int) ([][]byte, error) {
 	var keys [][]byte
 	err := s.db.View(func(tx *badger.Txn) error {
 		opt := badger.DefaultIteratorOptions
 		opt.PrefetchValues = false
-		opt.Prefix = all
 		it := tx.NewIterator(opt)
 		defer it.Close()
-		for it.Seek(all); it.Valid() && len(keys) < limit; {
-			if it.ValidForPrefix(except) {
-				it.Seek(after(except)) // a whole generation is stepped over
-				continue
+		for it.Seek(from); it.Valid() && len(keys) < limit; it.Next() {
+			if bytes.Compare(it.Item().Key(), to) >= 0 {
+				return nil
 			}
 			keys = append(keys, it.Item().KeyCopy(nil))
-			it.Next()
 		}
 		return nil
 	})
 	return keys, err
-}
-
-// after returns the first key behind all keys with the prefix. Prefixes of
-// spaces end in a generation, which is never the largest number.
-func after(prefix []byte) []byte {
-	b := append([]byte(nil), prefix...)
-	n := len(b) - 4
-	binary.BigEndian.PutUint32(b[n:], binary.BigEndian.Uint32(b[n:])+1)
-	return b
 }
 
 // badgerLog passes Badger's warnings and errors on; the rest is for its

@@ -2,7 +2,6 @@ package store
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 
 	"github.com/dgraph-io/badger/v4"
@@ -234,9 +233,10 @@ func (s *Space) Sums(lo, hi uint32) ([][16]byte, error) {
 			if err != nil {
 				return err
 			}
-			if v != nil && copy(out[slot-lo][:], v) != 16 {
-				return errors.Join(ErrCorrupt, fmt.Errorf("digest of slot %d", slot))
+			if v != nil && len(v) != 16 {
+				return fmt.Errorf("%w: digest of slot %d has %d bytes", ErrCorrupt, slot, len(v))
 			}
+			copy(out[slot-lo][:], v)
 		}
 		return nil
 	})

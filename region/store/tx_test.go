@@ -97,6 +97,12 @@ func TestCommitIsOneStep(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(ops, map[crdt.OpID]OpRecord{{1}: {Fingerprint: 5, At: 6, Outcome: []byte("out")}}) {
 		t.Fatalf("ops %+v, %v", ops, err)
 	}
+	if both, ops2, err := sp.RecordAndOps(9, "c"); err != nil || both.Digest != r.Digest || !reflect.DeepEqual(ops2, ops) {
+		t.Fatalf("record %+v with ops %+v, %v", both, ops2, err)
+	}
+	if none, ops2, err := sp.RecordAndOps(9, "d"); err != nil || none != nil || len(ops2) != 0 {
+		t.Fatalf("record of no cart %+v with ops %+v, %v", none, ops2, err)
+	}
 	if cur, err := sp.Cursor(st); err != nil || cur != 8 {
 		t.Fatalf("cursor %d, %v", cur, err)
 	}
