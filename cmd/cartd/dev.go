@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -59,6 +60,7 @@ type dev struct {
 	metrics *metrics
 	catalog *catalog.Catalog
 	log     *slog.Logger
+	out     io.Writer
 	failed  chan error // the first thing that ends the process
 
 	all []*devRegion
@@ -82,7 +84,8 @@ type devRegion struct {
 	api     *rpc.Handler
 	inbound *http.Server // from other regions; nil while the region is down
 
-	serving atomic.Bool // the API's port is open
+	serving   atomic.Bool // the API's port is open
+	readiness atomic.Pointer[readiness]
 
 	mu     sync.Mutex // guards what follows; held while nodes start and stop
 	server *http.Server
@@ -96,11 +99,12 @@ type devNode struct {
 	member *member
 }
 
-func (c *devCommand) Run(ctx context.Context, log *slog.Logger) error {
+// Run runs the three regions until ctx ends; out is told where they are.
+func (c *devCommand) Run(ctx context.Context, log *slog.Logger, out io.Writer) error {
 	if err := c.validate(); err != nil {
 		return usageError{err}
 	}
-	d := &dev{cmd: *c, dir: c.Data, faults: newFaults(), metrics: newMetrics(), log: log, failed: make(chan error, 1), addrs: make(map[string]string)}
+	d := &dev{cmd: *c, dir: c.Data, out: out, faults: newFaults(), metrics: newMetrics(), log: log, failed: make(chan error, 1), addrs: make(map[string]string)}
 	if c.Ephemeral {
 		dir, err := os.MkdirTemp("", "samecart-")
 		if err != nil {
@@ -205,10 +209,10 @@ func (d *dev) run(ctx context.Context) error {
 	if err := d.awaitReady(ctx); err != nil {
 		return err
 	}
-	fmt.Printf("ready after %.1f s; Ctrl-C stops it\n", time.Since(start).Seconds())
+	fmt.Fprintf(d.out, "ready after %.1f s; Ctrl-C stops it\n", time.Since(start).Seconds())
 	select {
 	case <-ctx.Done():
-		fmt.Println("stopping")
+		fmt.Fprintln(d.out, "stopping")
 		return nil
 	case err := <-d.failed:
 		return err
@@ -236,11 +240,11 @@ func (d *dev) listen() (front net.Listener, public []net.Listener, err error) {
 }
 
 func (d *dev) banner(front string) {
-	fmt.Printf("nearest region  http://%s\n", front)
+	fmt.Fprintf(d.out, "nearest region  http://%s\n", front)
 	for _, r := range d.all {
-		fmt.Printf("%-15s http://%s\n", r.name, r.address)
+		fmt.Fprintf(d.out, "%-15s http://%s\n", r.name, r.address)
 	}
-	fmt.Printf("state in        %s\n", d.dir)
+	fmt.Fprintf(d.out, "state in        %s\n", d.dir)
 }
 
 func (d *dev) awaitReady(ctx context.Context) error {
@@ -448,9 +452,24 @@ func (r *devRegion) stop() {
 	}
 }
 
-// readySoon reports whether the region takes writes.
+// readyFor is how long an answer of readySoon holds: asking costs a call to
+// every node, a wrong answer costs the client one retry.
+const readyFor = 200 * time.Millisecond
+
+// readySoon reports whether the region took writes a moment ago.
 func (r *devRegion) readySoon(ctx context.Context) bool {
-	return r.router.Ready(ctx) == nil
+	if last := r.readiness.Load(); last != nil && time.Since(last.at) < readyFor {
+		return last.ok
+	}
+	now := &readiness{at: time.Now(), ok: r.router.Ready(ctx) == nil}
+	r.readiness.Store(now)
+	return now.ok
+}
+
+// readiness is what was found out about a region, and when.
+type readiness struct {
+	at time.Time
+	ok bool
 }
 
 func (d *dev) regionInfos(ctx context.Context) []rpc.RegionInfo {

@@ -189,7 +189,7 @@ func newDelayedConn(c net.Conn, delay time.Duration) *delayedConn {
 		}
 	}()
 	go func() {
-		defer w.Close()
+		defer func() { _ = w.Close() }() // never fails
 		for p := range received {
 			if !d.until(p.due) {
 				return

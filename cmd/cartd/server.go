@@ -218,7 +218,7 @@ func (s *server) runNode(ctx context.Context, c *nodeCommand) (err error) {
 		if listeners[i], err = listen(l.flag, l.addr); err != nil {
 			return usageError{err}
 		}
-		defer listeners[i].Close()
+		defer func() { _ = listeners[i].Close() }() // mostly closed by its server
 	}
 	peers, err := s.connectPeers(c.Peers)
 	if err != nil {
@@ -257,7 +257,7 @@ func (s *server) runNode(ctx context.Context, c *nodeCommand) (err error) {
 	} else {
 		go s.serve(inbound, listeners[2])
 	}
-	defer inbound.Close()
+	defer func() { _ = inbound.Close() }() // peers repeat what was not acknowledged
 	return s.runAPI(ctx, m.node, listeners[0])
 }
 
@@ -293,7 +293,7 @@ func (c *gatewayCommand) Run(ctx context.Context, log *slog.Logger) (err error) 
 	if err != nil {
 		return usageError{err}
 	}
-	defer ln.Close()
+	defer func() { _ = ln.Close() }() // mostly closed by its server
 	if s.mux, err = s.place.mux(s.self); err != nil {
 		return err
 	}

@@ -35,7 +35,7 @@ func TestLogIsReadAfterItsTailWasCut(t *testing.T) {
 	if s, err = OpenStores(dir, 1<<20, log); err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	last, err := s.Log.LastIndex()
 	if err != nil || last != 8 {
 		t.Fatalf("log ends at %d, %v; want 8", last, err)
