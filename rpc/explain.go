@@ -38,7 +38,9 @@ func (s *service) explain(ctx context.Context, c call) (*cartv1.ExplainCartRespo
 	cart := cartOf(v)
 	out := &cartv1.ExplainCartResponse{CartId: v.CartID, Context: cart.Context.String()}
 	for _, e := range cart.Lines {
-		out.Lines = append(out.Lines, x.line(e))
+		if e.Line.IsThere() {
+			out.Lines = append(out.Lines, x.line(e))
+		}
 	}
 	return out, metaOf(v), nil
 }

@@ -18,13 +18,13 @@ import (
 func (s *service) render(ctx context.Context, v region.View) *cartv1.Cart {
 	c := cartOf(v)
 	out := &cartv1.Cart{CartId: v.CartID, Stale: v.Stale, Currency: c.Currency()}
-	refs := make([]productRef, len(c.Lines))
-	for i, e := range c.Lines {
+	lines := slices.DeleteFunc(slices.Clone(c.Lines), func(e crdt.MapEntry) bool { return !e.Line.IsThere() })
+	refs := make([]productRef, len(lines))
+	for i, e := range lines {
 		refs[i] = productRef{e.Key.SKU, e.Key.Seller}
 	}
 	known := s.products.lookUp(ctx, refs)
 
-	lines := slices.Clone(c.Lines)
 	visible := make(map[crdt.LineKey]crdt.Carried, len(lines))
 	for _, e := range lines {
 		visible[e.Key] = e.Line.Visible()
