@@ -12,6 +12,7 @@ import (
 
 	"github.com/samecart/samecart/crdt"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
+	"github.com/samecart/samecart/region/store"
 )
 
 // inFlightMax is how many entries are between Propose and their answers.
@@ -45,6 +46,9 @@ func (s *Shard) Propose(ctx context.Context, cmd *regionv1.Command) (*regionv1.O
 	if !s.Leads() || s.draining.Load() {
 		return nil, s.notLeader()
 	}
+	if err := s.check(cmd); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
 	p := &proposal{ctx: ctx, cmd: cmd, size: proto.Size(cmd), done: make(chan result, 1)}
 	if p.size > s.cfg.EntryBytesMax {
 		return nil, fmt.Errorf("%w: %d bytes, an entry holds %d", ErrTooLarge, p.size, s.cfg.EntryBytesMax)
@@ -59,29 +63,27 @@ func (s *Shard) Propose(ctx context.Context, cmd *regionv1.Command) (*regionv1.O
 		return r.outcome, r.err
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
+	case <-s.stopped:
+	}
+	select {
+	case r := <-p.done:
+		return r.outcome, r.err
+	default: // not proposed, and never will be
+		return nil, s.notLeader()
 	}
 }
 
-// combine packs waiting commands into entries until ctx ends.
+// combine packs waiting commands into entries until ctx ends. When it
+// returns, all that was proposed is answered; who waits with anything else is
+// told by stopped.
 func (s *Shard) combine(ctx context.Context) {
 	slots := make(chan struct{}, inFlightMax)
 	var first *proposal // did not fit the entry before
 	defer func() {
-		// What was taken gets its answer; what is left was not proposed.
 		for range inFlightMax {
 			slots <- struct{}{}
 		}
-		for {
-			select {
-			case p := <-s.queue:
-				p.done <- result{err: s.notLeader()}
-			default:
-				if first != nil {
-					first.done <- result{err: s.notLeader()}
-				}
-				return
-			}
-		}
+		close(s.stopped)
 	}()
 	for {
 		if first == nil {
@@ -205,22 +207,24 @@ func (s *Shard) housekeep(ctx context.Context) {
 		if !s.Leads() || s.draining.Load() {
 			continue
 		}
-		if cmd := s.trimCommand(n%10 == 0); cmd != nil {
-			s.keep(ctx, cmd)
-		}
+		s.keep(ctx, func() *regionv1.Command { return s.trimCommand(n%10 == 0) })
 		if n%60 == 0 {
-			if cmd := s.expireCommand(); cmd != nil {
-				s.keep(ctx, cmd)
-			}
+			s.keep(ctx, s.expireCommand)
 		}
 	}
 }
 
-func (s *Shard) keep(ctx context.Context, cmd *regionv1.Command) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	if _, err := s.Propose(ctx, cmd); err != nil && ctx.Err() == nil {
-		s.log.Debug("housekeeping", slog.Any("err", err))
+// keep proposes commands until there is none: a shard must forget as fast as
+// it writes.
+func (s *Shard) keep(ctx context.Context, next func() *regionv1.Command) {
+	for cmd := next(); cmd != nil; cmd = next() {
+		one, cancel := context.WithTimeout(ctx, 5*time.Second)
+		_, err := s.Propose(one, cmd)
+		cancel()
+		if err != nil {
+			s.log.Debug("housekeeping", slog.Any("err", err))
+			return
+		}
 	}
 }
 
@@ -239,9 +243,15 @@ func (s *Shard) trimCommand(tidy bool) *regionv1.Command {
 }
 
 func (s *Shard) expireCommand() *regionv1.Command {
-	oldest, ok, err := s.fsm.current().OldestOp()
-	if err != nil || !ok || time.Since(time.UnixMilli(oldest.UnixMilli())) < s.cfg.Limits.OpLife {
+	var oldest crdt.Timestamp
+	var ok bool
+	err := s.fsm.read(func(sp *store.Space) (err error) {
+		oldest, ok, err = sp.OldestOp()
+		return err
+	})
+	// An entry's time is in whole milliseconds, an op's may be a little after one.
+	if err != nil || !ok || time.Since(time.UnixMilli(oldest.UnixMilli())) <= s.cfg.Limits.OpLife+time.Millisecond {
 		return nil
 	}
-	return &regionv1.Command{Command: &regionv1.Command_ExpireOps{ExpireOps: &regionv1.ExpireOps{Limit: trimMax}}}
+	return &regionv1.Command{Command: &regionv1.Command_ExpireOps{ExpireOps: &regionv1.ExpireOps{Limit: expireMax}}}
 }

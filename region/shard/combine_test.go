@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -168,9 +169,11 @@ func TestShutdownAnswersEverybody(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			m := startAlone(t, start{})
 			var wg sync.WaitGroup
-			for i := range 100 {
+			var acks atomic.Int64
+			enough := make(chan struct{})
+			for i := range 50 {
 				wg.Go(func() {
-					for n := 0; ; n++ {
+					for {
 						_, err := m.shard.Propose(context.Background(), addCommand(fmt.Sprint("c", i), "a", 1, 0))
 						if errors.Is(err, ErrNotLeader) {
 							return
@@ -179,13 +182,13 @@ func TestShutdownAnswersEverybody(t *testing.T) {
 							t.Errorf("propose: %v", err)
 							return
 						}
+						if acks.Add(1) == int64(1+40*round) {
+							close(enough)
+						}
 					}
 				})
 			}
-			for range round * 50 {
-				synctest.Wait()
-				time.Sleep(time.Microsecond)
-			}
+			<-enough
 			m.stop()
 			wg.Wait() // the bubble fails when one of them waits for ever
 		})
@@ -213,6 +216,65 @@ func TestProposeAfterTheCombinerStopped(t *testing.T) {
 		defer cancel()
 		if _, err := s.Propose(ctx, addCommand("c", "b", 1, 0)); !errors.Is(err, ErrNotLeader) {
 			t.Fatalf("propose: %v", err)
+		}
+	})
+}
+
+// What cannot be applied would end every member, and again at each start: it
+// is refused before it is in the log.
+func TestMalformedCommandsAreRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		// Two shards: some carts are not this one's.
+		m := startAlone(t, start{with: func(c *Config) { c.Slots = NewSlots(2) }})
+		s := m.shard
+		ids := map[uint32]string{}
+		for i := range 50 {
+			id := fmt.Sprint("cart-", i)
+			ids[s.cfg.Slots.Shard(s.cfg.Slots.Of(id))] = id
+		}
+		mine, other := ids[0], ids[1]
+		c := (&crdt.Cart{}).Add(crdt.Writer{Replica: crdt.Replica{Region: 2}}, crdt.LineKey{SKU: "a"}, 1, crdt.Offer{Currency: "USD"}, false)
+		row := func(id string) crdt.Row { return crdt.Row{Seq: 1, Last: 1, CartID: id, Delta: c} }
+		state := crdt.State{Cart: c.Fragment()}
+		st := crdt.Stream{Region: 2}
+		badRow := joinRows(st, 0, 1, row(mine))
+		badRow.GetJoinRows().Rows[0] = badRow.GetJoinRows().Rows[0][:5]
+		badCart := joinCart(mine, state)
+		badCart.GetJoinCart().State = []byte("no cart")
+		shortOp := edit(mine, add("s", "a", 1))
+		shortOp.OpId = []byte("short")
+		shortMatch := edit(mine, add("s", "a", 1))
+		shortMatch.IfMatch = []byte("short")
+		before := s.Marker()
+		for name, cmd := range map[string]*regionv1.Command{
+			"nil":                    nil,
+			"nothing":                {},
+			"unknown kind":           editCommand(edit(mine, &regionv1.Change{Kind: 99})),
+			"no kind":                editCommand(edit(mine, add("s", "a", 1), &regionv1.Change{})),
+			"no change":              editCommand(edit(mine, nil)),
+			"short op id":            editCommand(shortOp),
+			"short if-match":         editCommand(shortMatch),
+			"edit elsewhere":         editCommand(edit(other, add("s", "a", 1))),
+			"cut row":                badRow,
+			"row elsewhere":          joinRows(st, 0, 1, row(other)),
+			"cut cart":               badCart,
+			"cart elsewhere":         joinCart(other, state),
+			"region out of range":    {Command: &regionv1.Command_MoveCursor{MoveCursor: &regionv1.MoveCursor{RegionId: 1 << 16}}},
+			"origin out of range":    joinRows(st, 0, 1),
+			"init, which is no ones": {Command: &regionv1.Command_Init{Init: &regionv1.Init{}}},
+		} {
+			if name == "origin out of range" {
+				cmd.GetJoinRows().RegionId = 1 << 16
+			}
+			if out, err := s.Propose(t.Context(), cmd); !errors.Is(err, ErrMalformed) {
+				t.Errorf("%s: %v, %v", name, out, err)
+			}
+		}
+		if got := s.Marker(); got != before {
+			t.Errorf("marker %+v, was %+v", got, before)
+		}
+		for _, cmd := range []*regionv1.Command{editCommand(edit(mine, add("s", "a", 1))), joinRows(st, 0, 1, row(mine)), joinCart(mine, state)} {
+			propose(t, s, cmd)
 		}
 	})
 }

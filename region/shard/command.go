@@ -110,13 +110,14 @@ func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
 		ops := state.Ops
 		for _, d := range deltas {
 			row := crdt.Row{CartID: e.CartId, At: at, Delta: d, Ops: opsIn(ops, d.Context)}
+			var made []crdt.Op
 			if hasOp {
 				o := crdt.Op{Dot: d.Dots[0], ID: op, Fingerprint: e.Fingerprint, At: at}
-				row.Ops = insertOp(row.Ops, o)
-				ops = insertOp(ops, o)
+				made = []crdt.Op{o}
+				row.Ops = joinOps(row.Ops, made)
 			}
 			w.tx.AppendRow(row)
-			ops = w.heldOps(ops, d, cart)
+			ops = w.nextOps(ops, made, d, cart)
 		}
 		rec = w.put(e.CartId, old, crdt.State{Cart: cart, Ops: ops})
 	}
@@ -314,13 +315,31 @@ func (w *workspace) changed(cart *crdt.Cart, k crdt.LineKey, kind regionv1.Chang
 	return out
 }
 
-// insertOp adds o, keeping the order by dot.
-func insertOp(ops []crdt.Op, o crdt.Op) []crdt.Op {
-	i, _ := slices.BinarySearchFunc(ops, o, func(x, y crdt.Op) int { return x.Dot.Compare(y.Dot) })
-	if i < len(ops) && ops[i].Dot == o.Dot {
-		return ops
+// joinOps joins two lists of ops, each in the order of dots. Of two ops of
+// one dot the first list's stays.
+func joinOps(a, b []crdt.Op) []crdt.Op {
+	out := make([]crdt.Op, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		switch c := a[0].Dot.Compare(b[0].Dot); {
+		case c < 0:
+			out, a = append(out, a[0]), a[1:]
+		case c > 0:
+			out, b = append(out, b[0]), b[1:]
+		default:
+			b = b[1:]
+		}
 	}
-	return slices.Insert(slices.Clone(ops), i, o)
+	return append(append(out, a...), b...)
+}
+
+// byDot sorts what came from elsewhere, as it should be already.
+func byDot(ops []crdt.Op) []crdt.Op {
+	order := func(a, b crdt.Op) int { return a.Dot.Compare(b.Dot) }
+	if !slices.IsSortedFunc(ops, order) {
+		ops = slices.Clone(ops)
+		slices.SortStableFunc(ops, order)
+	}
+	return ops
 }
 
 // opsIn returns the ops whose dots are in cc.
@@ -334,21 +353,17 @@ func opsIn(ops []crdt.Op, cc crdt.CausalContext) []crdt.Op {
 	return out
 }
 
-// heldOps drops the ops of dots that delta d took out of its line, and those
-// that are past their life.
-func (w *workspace) heldOps(ops []crdt.Op, d crdt.Delta, cart *crdt.Cart) []crdt.Op {
-	if len(ops) == 0 {
+// nextOps is ops and what came with delta d, less the ops of dots that d took
+// out of its line, and those that are past their life.
+func (w *workspace) nextOps(ops, came []crdt.Op, d crdt.Delta, cart *crdt.Cart) []crdt.Op {
+	if len(ops)+len(came) == 0 {
 		return nil
 	}
 	held := cart.Lines.Find(d.Key).Dots()
 	oldest := w.opHorizon()
-	out := make([]crdt.Op, 0, len(ops))
-	for _, o := range ops {
-		if o.At >= oldest && (held.Has(o.Dot) || !d.Context.Has(o.Dot)) {
-			out = append(out, o)
-		}
-	}
-	return out
+	return slices.DeleteFunc(joinOps(ops, came), func(o crdt.Op) bool {
+		return o.At < oldest || d.Context.Has(o.Dot) && !held.Has(o.Dot)
+	})
 }
 
 // opHorizon is the time before which ops are forgotten.
@@ -407,14 +422,12 @@ func (w *workspace) joinRow(row crdt.Row) error {
 	}
 	state := stateOf(old)
 	cart := state.Cart.Apply(row.Delta)
-	ops := state.Ops
 	for _, o := range row.Ops {
-		ops = insertOp(ops, o)
 		if err := w.learnOp(row.CartID, o); err != nil {
 			return err
 		}
 	}
-	w.put(row.CartID, old, crdt.State{Cart: cart, Ops: w.heldOps(ops, row.Delta, cart)})
+	w.put(row.CartID, old, crdt.State{Cart: cart, Ops: w.nextOps(state.Ops, byDot(row.Ops), row.Delta, cart)})
 	w.observe(row.At)
 	return nil
 }
@@ -468,13 +481,7 @@ func (w *workspace) joinCart(j *regionv1.JoinCart, flush func() error) (*regionv
 		held = held.Join(e.Line.Dots())
 	}
 	oldest := w.opHorizon()
-	ops := state.Ops
-	for _, o := range remote.Ops {
-		if o.At >= oldest && held.Has(o.Dot) {
-			ops = insertOp(ops, o)
-		}
-	}
-	ops = slices.DeleteFunc(slices.Clone(ops), func(o crdt.Op) bool { return o.At < oldest || !held.Has(o.Dot) })
+	ops := slices.DeleteFunc(joinOps(state.Ops, byDot(remote.Ops)), func(o crdt.Op) bool { return o.At < oldest || !held.Has(o.Dot) })
 	rec := old
 	if old == nil || !cart.Equal(state.Cart) || !slices.Equal(ops, state.Ops) {
 		rec = w.put(j.CartId, old, crdt.State{Cart: cart, Ops: ops})

@@ -44,7 +44,10 @@ func (s *Shard) ReadAfter(ctx context.Context, seq uint64, maxBytes int) (iv crd
 	case seq == m.Seq:
 		return iv, true, nil
 	}
-	if iv.Rows, err = s.fsm.current().Rows(seq, maxBytes); err != nil {
+	if err = s.fsm.read(func(sp *store.Space) (err error) {
+		iv.Rows, err = sp.Rows(seq, maxBytes)
+		return err
+	}); err != nil {
 		return iv, false, err
 	}
 	if len(iv.Rows) == 0 || iv.Rows[0].Seq != seq+1 {
@@ -65,21 +68,43 @@ func (s *Shard) Acked(seq uint64) {
 }
 
 // Digests returns the digests of the slots [lo, hi).
-func (s *Shard) Digests(lo, hi uint32) ([][16]byte, error) { return s.fsm.current().Sums(lo, hi) }
+func (s *Shard) Digests(lo, hi uint32) (sums [][16]byte, err error) {
+	err = s.fsm.read(func(sp *store.Space) (err error) {
+		sums, err = sp.Sums(lo, hi)
+		return err
+	})
+	return sums, err
+}
 
 // Bucket lists the carts of a slot, see store.Space.Bucket.
-func (s *Shard) Bucket(slot uint32, after string, limit int) ([]store.CartDigest, bool, error) {
-	return s.fsm.current().Bucket(slot, after, limit)
+func (s *Shard) Bucket(slot uint32, after string, limit int) (carts []store.CartDigest, more bool, err error) {
+	err = s.fsm.read(func(sp *store.Space) (err error) {
+		carts, more, err = sp.Bucket(slot, after, limit)
+		return err
+	})
+	return carts, more, err
 }
 
 // Cursor returns the last joined row of another region's stream.
-func (s *Shard) Cursor(st crdt.Stream) (uint64, error) { return s.fsm.current().Cursor(st) }
+func (s *Shard) Cursor(st crdt.Stream) (seq uint64, err error) {
+	err = s.fsm.read(func(sp *store.Space) (err error) {
+		seq, err = sp.Cursor(st)
+		return err
+	})
+	return seq, err
+}
 
 // Whole returns the cart with every request remembered for it, as another
 // region may join it; nil when there is no such cart.
 func (s *Shard) Whole(id string) (*crdt.State, error) {
-	space := s.fsm.current()
-	r, err := s.fsm.record(id)
+	var r *store.Record
+	var ops map[crdt.OpID]store.OpRecord
+	err := s.fsm.read(func(sp *store.Space) (err error) {
+		// Of one commit: a request without its effect would be taken for
+		// applied where the cart arrives.
+		r, ops, err = sp.RecordAndOps(s.cfg.Slots.Of(id), id)
+		return err
+	})
 	if err != nil || r == nil {
 		return nil, err
 	}
@@ -87,10 +112,6 @@ func (s *Shard) Whole(id string) (*crdt.State, error) {
 	known := make(map[crdt.OpID]bool, len(whole.Ops))
 	for _, o := range whole.Ops {
 		known[o.ID] = true
-	}
-	ops, err := space.Ops(id)
-	if err != nil {
-		return nil, err
 	}
 	// Requests whose dots are gone are recognised by their id alone: they
 	// travel with the zero dot, which sorts first.

@@ -16,6 +16,8 @@ var (
 	ErrOverloaded = errors.New("shard overloaded")
 	// ErrTooLarge: the command does not fit an entry; nothing was taken.
 	ErrTooLarge = errors.New("command too large")
+	// ErrMalformed: no member could apply the command; nothing was taken.
+	ErrMalformed = errors.New("malformed command")
 )
 
 // NotLeaderError names the leader, when one is known.

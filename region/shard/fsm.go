@@ -38,6 +38,8 @@ type fsm struct {
 	changed chan struct{} // closed and replaced at each commit that appended a row
 	head    store.Marker  // as of the last commit
 
+	sweep chan struct{} // holds a token while older generations may be there
+
 	carts *carts
 	watch *watchers
 	// publish is called for every record committed, in order of a cart's
@@ -52,11 +54,13 @@ type Applied struct {
 }
 
 func newFSM(space *store.Space, slots *Slots, cacheBytes int64, publish func(string, *store.Record), stats func(Applied), fatal func(error)) *fsm {
-	return &fsm{
+	f := &fsm{
 		slots: slots, fatal: fatal, stats: stats, space: space, publish: publish,
-		changed: make(chan struct{}), head: space.Marker(),
+		changed: make(chan struct{}), head: space.Marker(), sweep: make(chan struct{}, 1),
 		carts: newCarts(cacheBytes), watch: newWatchers(),
 	}
+	f.sweep <- struct{}{}
+	return f
 }
 
 var _ raft.BatchingFSM = (*fsm)(nil)
@@ -98,6 +102,18 @@ func (f *fsm) current() *store.Space {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	return f.space
+}
+
+// read runs view on the current space. A space that is replaced meanwhile is
+// swept, so what was seen in it may be incomplete: view is run again.
+func (f *fsm) read(view func(*store.Space) error) error {
+	for {
+		sp := f.current()
+		err := view(sp)
+		if sp == f.current() {
+			return err
+		}
+	}
 }
 
 // batch is one call of ApplyBatch.
@@ -192,8 +208,13 @@ func (b *batch) command(w *workspace, c *regionv1.Command) (*regionv1.Outcome, e
 	return nil, fmt.Errorf("command of unknown kind %T: install the newer binary", c.Command)
 }
 
-// trimMax bounds what one TrimLog command deletes.
-const trimMax = 2000
+// trimMax and expireMax bound what one command deletes: in rows, and in
+// requests, which are two keys each. It must fit the smallest transaction
+// beside what is in it already (see store.Tx.Full).
+const (
+	trimMax   = 500
+	expireMax = 250
+)
 
 // flush commits and begins again.
 func (b *batch) flush() error {
@@ -257,7 +278,11 @@ func (f *fsm) record(id string) (*store.Record, error) {
 		return r, nil
 	}
 	before := f.carts.puts.Load()
-	r, err := f.current().Record(f.slots.Of(id), id)
+	var r *store.Record
+	err := f.read(func(sp *store.Space) (err error) {
+		r, err = sp.Record(f.slots.Of(id), id)
+		return err
+	})
 	if err != nil || r == nil {
 		return r, err
 	}
@@ -301,6 +326,10 @@ func (f *fsm) Restore(rc io.ReadCloser) error {
 	f.mu.Unlock()
 	f.carts.reset()
 	f.watch.notifyAll()
+	select {
+	case f.sweep <- struct{}{}:
+	default:
+	}
 	return nil
 }
 

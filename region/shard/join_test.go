@@ -349,7 +349,7 @@ func TestGhostLines(t *testing.T) {
 var errCrash = errors.New("crash")
 
 // crash makes the process stop after the n-th publication.
-func (r *rig) crash(after int, l *regionv1.Command) (crashed bool) {
+func (r *rig) crash(after int, l *regionv1.Command) (died bool) {
 	r.t.Helper()
 	log := r.log(l)
 	r.onPublish = func(string) {
@@ -359,11 +359,7 @@ func (r *rig) crash(after int, l *regionv1.Command) (crashed bool) {
 	}
 	defer func() {
 		r.onPublish = nil
-		if err := recover(); err != nil {
-			if err != error(errCrash) {
-				panic(err)
-			}
-			crashed = true
+		if died = crashed(recover()); died {
 			r.open()
 		}
 	}()

@@ -118,15 +118,8 @@ func (r *rig) play(log []*raft.Log, next func(left int) int, die func() int, reo
 				panic(errCrash)
 			}
 		}
-		crashed := func() (crashed bool) {
-			defer func() {
-				if err := recover(); err != nil {
-					if err != error(errCrash) {
-						panic(err)
-					}
-					crashed = true
-				}
-			}()
+		died := func() (died bool) {
+			defer func() { died = crashed(recover()) }()
 			for i, a := range r.fsm.ApplyBatch(batch) {
 				if a != nil {
 					out[batch[i].Index] = a.(answer)
@@ -135,7 +128,7 @@ func (r *rig) play(log []*raft.Log, next func(left int) int, die func() int, reo
 			return false
 		}()
 		r.onPublish = nil
-		if crashed {
+		if died {
 			reopen()
 			r.open()
 		}
@@ -145,8 +138,7 @@ func (r *rig) play(log []*raft.Log, next func(left int) int, die func() int, reo
 // F1: the same log gives the same state and the same answers, entry by
 // entry, in batches, and through restarts at any point.
 func TestApplyIsDeterministic(t *testing.T) {
-	s := openStore(t, t.TempDir(), 1<<20)
-	defer s.Close()
+	s := tempStore(t)
 	shards := uint32(0)
 	rapid.Check(t, func(rt *rapid.T) {
 		fresh := func(region crdt.RegionID) *rig { shards++; return newRig(rt, s, shards, region) }
@@ -362,8 +354,7 @@ func (m *model) do(e *regionv1.Edit) (regionv1.Outcome_Code, bool) {
 }
 
 func TestFSMAgreesWithAModel(t *testing.T) {
-	s := openStore(t, t.TempDir(), 1<<20)
-	defer s.Close()
+	s := tempStore(t)
 	shards := uint32(0)
 	rapid.Check(t, func(rt *rapid.T) {
 		shards++

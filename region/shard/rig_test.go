@@ -2,10 +2,12 @@ package shard
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash"
 	"hash/fnv"
 	"log/slog"
+	"testing"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -212,3 +214,27 @@ func remove(seller, sku string) *regionv1.Change {
 func clearAll() *regionv1.Change { return &regionv1.Change{Kind: regionv1.Change_KIND_CLEAR} }
 
 func newHash() hash.Hash64 { return fnv.New64a() }
+
+// tempStore opens a store that is closed when the test ends.
+func tempStore(t testing.TB) *store.Store {
+	t.Helper()
+	s := openStore(t, t.TempDir(), 1<<20)
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// crashed reports whether a recovered value is the end of a process that
+// publish made; any other panic goes on.
+func crashed(v any) bool {
+	if v == nil {
+		return false
+	}
+	if err, ok := v.(error); !ok || !errors.Is(err, errCrash) {
+		panic(v)
+	}
+	return true
+}

@@ -130,8 +130,11 @@ type Shard struct {
 	verify verifier
 	log    *slog.Logger
 
-	ready    atomic.Bool // leads, and has applied all that was acknowledged before
+	// ready is the term in which this node leads and has applied all that was
+	// acknowledged before it; 0 while there is none.
+	ready    atomic.Uint64
 	draining atomic.Bool
+	stopped  chan struct{} // closed when nothing more is proposed
 	acked    atomic.Uint64 // rows that every peer region has
 }
 
@@ -141,10 +144,10 @@ type Shard struct {
 func Open(cfg Config, space *store.Space, stores Stores, tr Transport, servers []raft.Server) (*Shard, error) {
 	s := &Shard{
 		cfg: cfg, stores: stores, notify: make(chan bool, 16),
-		queue: make(chan *proposal, cfg.QueueMax), log: cfg.Log.With(slog.Uint64("shard", uint64(cfg.ID))),
+		queue: make(chan *proposal, cfg.QueueMax), stopped: make(chan struct{}), log: cfg.Log.With(slog.Uint64("shard", uint64(cfg.ID))),
 	}
 	s.fsm = newFSM(space, cfg.Slots, cfg.CacheBytes,
-		func(id string, r *store.Record) { cfg.Published(id, r, s.ready.Load()) }, cfg.Applied, cfg.Fatal)
+		func(id string, r *store.Record) { cfg.Published(id, r, s.Leads()) }, cfg.Applied, cfg.Fatal)
 
 	conf := raft.DefaultConfig()
 	conf.LocalID = cfg.Server
@@ -194,12 +197,13 @@ func Open(cfg Config, space *store.Space, stores Stores, tr Transport, servers [
 func (s *Shard) ID() uint32 { return s.cfg.ID }
 
 // Run packs and proposes commands and follows the leadership until ctx
-// ends. Then the shard still follows, until Close.
+// ends. Then the shard still follows, until Close. Run is called once.
 func (s *Shard) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { s.followLeadership(ctx); return nil })
 	g.Go(func() error { s.combine(ctx); return nil })
 	g.Go(func() error { s.housekeep(ctx); return nil })
+	g.Go(func() error { s.sweep(ctx); return nil })
 	return g.Wait()
 }
 
@@ -209,7 +213,7 @@ func (s *Shard) followLeadership(ctx context.Context) {
 	var term sync.WaitGroup
 	cancel := func() {}
 	stop := func() {
-		s.ready.Store(false)
+		s.ready.Store(0)
 		cancel()
 		term.Wait()
 	}
@@ -232,9 +236,13 @@ func (s *Shard) followLeadership(ctx context.Context) {
 }
 
 func (s *Shard) lead(ctx context.Context) {
+	var opened uint64
 	for ctx.Err() == nil {
+		// A later term would need a barrier of its own.
+		term := s.raft.CurrentTerm()
 		err := s.open()
 		if err == nil {
+			opened = term
 			break
 		}
 		s.log.Warn("shard not opened yet", slog.Any("err", err))
@@ -247,7 +255,8 @@ func (s *Shard) lead(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	s.ready.Store(true)
+	s.ready.Store(opened)
+	defer s.ready.Store(0) // stop may have cleared it just before
 	s.log.Info("leads", slog.Uint64("index", s.fsm.marker().Applied))
 	if s.cfg.Lead != nil {
 		s.cfg.Lead(ctx, s)
@@ -276,7 +285,12 @@ func (s *Shard) open() error {
 }
 
 // Leads reports whether this node leads the shard and is ready.
-func (s *Shard) Leads() bool { return s.ready.Load() && s.raft.State() == raft.Leader }
+func (s *Shard) Leads() bool {
+	// The leadership may have gone and come back, in another term, before
+	// followLeadership has heard of it.
+	term := s.ready.Load()
+	return term != 0 && s.raft.State() == raft.Leader && s.raft.CurrentTerm() == term
+}
 
 // Leader returns the node that leads, empty when none is known.
 func (s *Shard) Leader() string {
@@ -380,11 +394,30 @@ func (s *Shard) Admit(id raft.ServerID, node string, applied uint64) (voter bool
 // its vote: it costs the group's next commits at most that many.
 const caughtUpWithin = 64
 
+// sweep deletes what restores leave behind, until ctx ends.
+func (s *Shard) sweep(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.fsm.sweep:
+		}
+		if err := s.fsm.current().Sweep(func() bool { return ctx.Err() != nil }); err != nil {
+			s.log.Error("sweep", slog.Any("err", err)) // only room is lost
+		}
+	}
+}
+
 // breakInstallLoop takes a newer snapshot: the library can send one snapshot
 // to one follower for ever (raft issues 205 and 697), until it has another.
 func (s *Shard) breakInstallLoop(target raft.ServerID, index uint64) {
 	s.log.Warn("snapshot installed again and again, taking a newer one",
 		slog.String("peer", string(target)), slog.Uint64("index", index))
+	// In an idle shard the next snapshot would be of the same index.
+	if err := s.raft.Barrier(5 * time.Second).Error(); err != nil {
+		s.log.Error("barrier", slog.Any("err", err))
+		return
+	}
 	if err := s.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
 		s.log.Error("snapshot", slog.Any("err", err))
 	}

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -26,9 +27,12 @@ type member struct {
 // start says how a member is started; the zero value is on disk with the
 // test's usual settings.
 type start struct {
-	stores *Stores // raft's stores; nil for those in the directory
-	noRun  bool    // Run is the test's to call
-	with   func(*Config)
+	stores  *Stores // raft's stores; nil for those in the directory
+	segment int     // bytes of a log file in the directory; 0 for 1 MiB
+	noRun   bool    // Run is the test's to call
+	// memTable is Badger's, in bytes; 0 for 1 MiB.
+	memTable int64
+	with     func(*Config)
 }
 
 // memStores are raft's stores of one node in memory: they outlive its
@@ -41,14 +45,14 @@ func memStores() *Stores {
 func startMember(t testing.TB, dir, name string, tr *raft.InmemTransport, servers []raft.Server, how start) *member {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	st := openStore(t, dir+"/badger", 1<<20)
+	st := openStore(t, dir+"/badger", cmp.Or(how.memTable, 1<<20))
 	slots := NewSlots(1)
 	space, err := st.Space(0, 0, SlotCount)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if how.stores == nil {
-		stores, err := OpenStores(dir, 1<<20, log)
+		stores, err := OpenStores(dir, cmp.Or(how.segment, 1<<20), log)
 		if err != nil {
 			t.Fatal(err)
 		}

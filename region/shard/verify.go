@@ -92,9 +92,13 @@ func (w *installWatch) InstallSnapshot(id raft.ServerID, target raft.ServerAddre
 		in = installs{index: args.LastLogIndex}
 	}
 	in.n++
+	loop := in.n == installsMax
+	if loop {
+		in.n = 0 // the newer snapshot takes a while
+	}
 	w.sent[id] = in
 	w.mu.Unlock()
-	if in.n >= installsMax {
+	if loop {
 		go w.repeat(id, in.index) // takes its time; the replication goroutine must not wait
 	}
 	return nil

@@ -21,7 +21,8 @@
 // carts lost acknowledged writes when the process died in between; here a
 // restore fills a new generation and then moves one pointer. DropPrefix stops
 // all writers of a database that shards share, so old generations are
-// deleted in batches.
+// deleted in batches; only those below the current one, as a restore may be
+// filling the next.
 //
 // A marker has a position inside an entry. An entry packs hundreds of
 // commands and Badger bounds a transaction by the memtable's size, so a

@@ -88,8 +88,10 @@ func TestSnapshotRestores(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = openStore(t, dir)
-	defer s.Close()
 	check(openSpace(t, s, 2))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestSnapshotOfAnEmptySpace(t *testing.T) {

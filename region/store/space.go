@@ -188,8 +188,11 @@ func (s *Space) ops(tx *badger.Txn, id string) (map[crdt.OpID]OpRecord, error) {
 	return out, nil
 }
 
-// Sweep deletes the shard's older generations, see Store.Sweep.
-func (s *Space) Sweep(stop func() bool) error { return s.store.Sweep(s.shard, stop) }
+// Sweep deletes the shard's generations before this one, see Store.Sweep.
+// Nobody may read them any more.
+func (s *Space) Sweep(stop func() bool) error {
+	return s.store.sweep(s.shard, s.generation, stop)
+}
 
 // Cursor returns the last joined row of a stream, 0 when none was.
 func (s *Space) Cursor(st crdt.Stream) (uint64, error) {

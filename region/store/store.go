@@ -37,7 +37,7 @@ type Config struct {
 // DefaultConfig gives settings for a node that has a machine of its own:
 // Badger's own memtable size, and as much cache as two memtables.
 func DefaultConfig(dir string, log *slog.Logger) Config {
-	return Config{Dir: dir, MemTableBytes: 64 << 20, MemTables: 3, BlockCache: 128 << 20, Log: log}
+	return Config{Dir: dir, MemTableBytes: 64 << 20, MemTables: 5, BlockCache: 128 << 20, Log: log}
 }
 
 func (c Config) validate() error {
@@ -153,6 +153,10 @@ func (s *Store) Sweep(shard uint32, stop func() bool) error {
 	if err != nil {
 		return err
 	}
+	return s.sweep(shard, gen, stop)
+}
+
+func (s *Store) sweep(shard, gen uint32, stop func() bool) error {
 	if err := s.deleteRange(spacePrefix(shard, 0), spacePrefix(shard, gen), stop); err != nil {
 		return fmt.Errorf("sweep shard %d: %w", shard, err)
 	}

@@ -207,9 +207,11 @@ func TestDefaultConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = openStore(t, dir)
-	defer s.Close()
 	if r, err := openSpace(t, s, 1).Record(3, "c"); err != nil || r == nil {
 		t.Fatalf("record %v, %v", r, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

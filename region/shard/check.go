@@ -1,0 +1,83 @@
+package shard
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/samecart/samecart/crdt"
+	regionv1 "github.com/samecart/samecart/proto/region/v1"
+	"github.com/samecart/samecart/region/store"
+)
+
+// check refuses what applying could only answer by ending the node. In the
+// log it would end every member, and again at each start: the leader is the
+// last who can keep it out, also when a node of a newer version proposed it.
+func (s *Shard) check(cmd *regionv1.Command) error {
+	switch c := cmd.GetCommand().(type) {
+	case *regionv1.Command_Edit:
+		return s.checkEdit(c.Edit)
+	case *regionv1.Command_JoinRows:
+		if err := checkRegion(c.JoinRows.GetRegionId()); err != nil {
+			return err
+		}
+		for i, b := range c.JoinRows.GetRows() {
+			row, err := crdt.DecodeRow(b)
+			if err != nil {
+				return fmt.Errorf("row %d: %w", i, err)
+			}
+			if err := s.checkCart(row.CartID); err != nil {
+				return fmt.Errorf("row %d: %w", i, err)
+			}
+		}
+		return nil
+	case *regionv1.Command_JoinCart:
+		if _, err := crdt.DecodeState(c.JoinCart.GetState()); err != nil {
+			return fmt.Errorf("state of cart %q: %w", c.JoinCart.GetCartId(), err)
+		}
+		return s.checkCart(c.JoinCart.GetCartId())
+	case *regionv1.Command_MoveCursor:
+		return checkRegion(c.MoveCursor.GetRegionId())
+	case *regionv1.Command_TrimLog, *regionv1.Command_ExpireOps:
+		return nil
+	}
+	// Init is the leader's own, and does not come this way.
+	return fmt.Errorf("command %T is not known here; install the version that sends it", cmd.GetCommand())
+}
+
+func (s *Shard) checkEdit(e *regionv1.Edit) error {
+	if n := len(e.GetOpId()); n != 0 && n != len(crdt.OpID{}) {
+		return fmt.Errorf("op id of %d bytes, want %d", n, len(crdt.OpID{}))
+	}
+	if n := len(e.GetIfMatch()); n != 0 && n != len(store.Digest{}) {
+		return fmt.Errorf("if-match of %d bytes, want %d", n, len(store.Digest{}))
+	}
+	for i, c := range e.GetChanges() {
+		switch c.GetKind() {
+		case regionv1.Change_KIND_ADD, regionv1.Change_KIND_SET, regionv1.Change_KIND_REMOVE, regionv1.Change_KIND_CLEAR:
+		case regionv1.Change_KIND_UNSPECIFIED:
+			return fmt.Errorf("change %d has no kind", i)
+		default:
+			return fmt.Errorf("change %d is of kind %d, which is not known here; install the version that sends it", i, c.GetKind())
+		}
+	}
+	return s.checkCart(e.GetCartId())
+}
+
+// checkCart refuses carts whose digests another shard has.
+func (s *Shard) checkCart(id string) error {
+	if id == "" {
+		return errors.New("empty cart id")
+	}
+	if shard := s.cfg.Slots.Shard(s.cfg.Slots.Of(id)); shard != s.cfg.ID {
+		return fmt.Errorf("cart %q is of shard %d, this is %d", id, shard, s.cfg.ID)
+	}
+	return nil
+}
+
+func checkRegion(id uint32) error {
+	if id == 0 || id > math.MaxUint16 {
+		return fmt.Errorf("region id %d is not in 1 to %d", id, math.MaxUint16)
+	}
+	return nil
+}
