@@ -163,14 +163,15 @@ func (c *Cart) Visible() iter.Seq2[LineKey, Carried] {
 // to quantityMax (0: not clamped). Saved lines do not count.
 func (c *Cart) ItemCount(quantityMax uint32) uint64 {
 	var n uint64
-	for _, v := range c.Visible() {
-		if v.Placement != InCart {
+	for _, e := range c.Lines {
+		if !e.Line.IsThere() || e.Line.placement() != InCart {
 			continue
 		}
+		q := e.Line.quantity()
 		if quantityMax > 0 {
-			v.Quantity = min(v.Quantity, quantityMax)
+			q = min(q, quantityMax)
 		}
-		n += uint64(v.Quantity)
+		n += uint64(q)
 	}
 	return n
 }

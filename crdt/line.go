@@ -123,20 +123,26 @@ func (l *Line) Visible() Carried {
 		return Carried{}
 	}
 	return Carried{
-		Quantity: resolve(l.Quantity, l.Presence, func(c Carried) uint32 { return c.Quantity },
-			func(_, _ Dot, a, b uint32) int { return cmp.Compare(a, b) }),
-		Placement: resolve(l.Placement, l.Presence, func(c Carried) Placement { return c.Placement },
-			func(_, _ Dot, a, b Placement) int { return cmp.Compare(b, a) }), // cart before saved
+		Quantity:   l.quantity(),
+		Placement:  l.placement(),
 		Offer:      l.offer(),
 		Attributes: resolve(l.Attributes, l.Presence, func(c Carried) Attributes { return c.Attributes }, compareAttributes),
 	}
 }
 
-// offer resolves the line's offer alone, for those who look at every line.
+// quantity, placement and offer resolve one field alone, for those who look
+// at every line of a cart.
+func (l *Line) quantity() uint32 {
+	return resolve(l.Quantity, l.Presence, func(c Carried) uint32 { return c.Quantity },
+		func(_, _ Dot, a, b uint32) int { return cmp.Compare(a, b) })
+}
+
+func (l *Line) placement() Placement {
+	return resolve(l.Placement, l.Presence, func(c Carried) Placement { return c.Placement },
+		func(_, _ Dot, a, b Placement) int { return cmp.Compare(b, a) }) // cart before saved
+}
+
 func (l *Line) offer() Offer {
-	if len(l.Offer) == 1 {
-		return l.Offer[0].Value
-	}
 	return resolve(l.Offer, l.Presence, func(c Carried) Offer { return c.Offer },
 		func(_, _ Dot, a, b Offer) int { return compareOffers(a, b) })
 }
@@ -162,6 +168,9 @@ func compareAttributes(da, db Dot, a, b Attributes) int {
 }
 
 func resolve[V comparable](r Register[V], p Register[Carried], carried func(Carried) V, compare func(da, db Dot, a, b V) int) V {
+	if len(r) == 1 { // nearly always: writes are seldom concurrent
+		return r[0].Value
+	}
 	var best Write[V]
 	for i, w := range r {
 		if i == 0 || compare(w.Dot, best.Dot, w.Value, best.Value) > 0 {
