@@ -10,15 +10,20 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
+	"github.com/samecart/samecart/region/link"
 	"github.com/samecart/samecart/region/shard"
 )
 
-// form returns once the node knows that its region exists. A node with a
-// new directory asks the others: when one knows of the region, this one
-// joins it; only when every node of the configuration answers that it knows
-// of none does the first of them form it. So a node that lost its disk never
-// forms a second region beside the one it was in, and one that cannot reach
-// the others waits.
+// form returns once the node knows that its region exists, and who its first
+// members were. A node with a new directory asks the others: when one knows
+// of the region, this one joins it; only when every node of the configuration
+// answers that it knows of none does the first of them form it. So a node that
+// lost its disk never forms a second region beside the one it was in, and one
+// that cannot reach the others waits.
+//
+//	B1  A group starts from the first members, on those nodes only which still
+//	    have the server id that they had then: each makes the same first entry,
+//	    and one that lost its disk makes none.
 func (n *Node) form(ctx context.Context) error {
 	nodes := n.Router.cfg.Nodes
 	for tries := 0; ; tries++ {
@@ -34,6 +39,13 @@ func (n *Node) form(ctx context.Context) error {
 				continue
 			}
 			resp, err := n.askFormed(ctx, node)
+			if err == nil && resp.Formed {
+				formed = true
+				var first map[string]string
+				if first, err = n.askFirst(ctx, node); err == nil {
+					return n.setFormed(first)
+				}
+			}
 			if err != nil {
 				if ctx.Err() != nil {
 					return ctx.Err()
@@ -43,13 +55,9 @@ func (n *Node) form(ctx context.Context) error {
 				}
 				continue
 			}
-			formed = formed || resp.Formed
 			servers[node] = resp.ServerId
 		}
-		switch {
-		case formed:
-			return n.setFormed(nil)
-		case len(servers) == len(nodes) && nodes[0] == n.cfg.Node:
+		if !formed && len(servers) == len(nodes) && nodes[0] == n.cfg.Node {
 			n.log.Info("forms the region")
 			return n.setFormed(servers)
 		}
@@ -59,16 +67,35 @@ func (n *Node) form(ctx context.Context) error {
 	}
 }
 
+// askFirst asks a node that knows of the region for its first members.
+func (n *Node) askFirst(ctx context.Context, from string) (map[string]string, error) {
+	first := make(map[string]string)
+	for _, node := range n.Router.cfg.Nodes {
+		resp, err := n.ask(ctx, from, kindFirst, &regionv1.FormRequest{Node: node})
+		if err != nil {
+			return nil, err
+		}
+		if resp.ServerId != "" { // else a node that came later
+			first[node] = resp.ServerId
+		}
+	}
+	return first, nil
+}
+
 func (n *Node) askFormed(ctx context.Context, node string) (*regionv1.FormResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, n.Router.cfg.Attempt)
-	defer cancel()
-	payload, err := proto.Marshal(&regionv1.FormRequest{
+	return n.ask(ctx, node, kindForm, &regionv1.FormRequest{
 		Node: n.cfg.Node, ServerId: n.id.ServerID, Shards: n.id.Shards, RegionId: uint32(n.id.RegionID),
 	})
+}
+
+func (n *Node) ask(ctx context.Context, node string, kind link.Kind, req *regionv1.FormRequest) (*regionv1.FormResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, n.Router.cfg.Attempt)
+	defer cancel()
+	payload, err := proto.Marshal(req)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("encode request: %w", err)
 	}
-	b, err := n.mux.Call(ctx, node, kindForm, payload)
+	b, err := n.mux.Call(ctx, node, kind, payload)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +107,7 @@ func (n *Node) askFormed(ctx context.Context, node string) (*regionv1.FormRespon
 }
 
 // setFormed records, before anything is done about it, that the region
-// exists; servers are its first members when this node forms it.
+// exists, and its first members.
 func (n *Node) setFormed(servers map[string]string) error {
 	n.idMu.Lock()
 	defer n.idMu.Unlock()
@@ -112,6 +139,19 @@ func (n *Node) onForm(_ context.Context, from string, payload []byte) ([]byte, e
 	return proto.Marshal(&regionv1.FormResponse{Formed: id.Formed, ServerId: id.ServerID})
 }
 
+// onFirst answers with the server id that a node had when the region was
+// formed.
+func (n *Node) onFirst(_ context.Context, _ string, payload []byte) ([]byte, error) {
+	var req regionv1.FormRequest
+	if err := proto.Unmarshal(payload, &req); err != nil {
+		return nil, fmt.Errorf("decode request: %w", err)
+	}
+	n.idMu.Lock()
+	id := n.id.Servers[req.Node] // the map is never changed
+	n.idMu.Unlock()
+	return proto.Marshal(&regionv1.FormResponse{ServerId: id})
+}
+
 // admit asks the shard's leader to take this node in; voter says that it has
 // its vote.
 func (n *Node) admit(ctx context.Context, s *shard.Shard) (voter bool, err error) {
@@ -123,7 +163,7 @@ func (n *Node) admit(ctx context.Context, s *shard.Shard) (voter bool, err error
 	if err != nil {
 		return false, err
 	}
-	b, err := n.atLeader(ctx, s.ID(), kindAdmit, payload, true)
+	b, err := n.atLeader(ctx, request{shard: s.ID(), kind: kindAdmit, payload: payload, harmless: true})
 	if err != nil {
 		return false, err
 	}

@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 )
 
 // ErrForeignData means that a data directory is not this node's: it holds
@@ -18,6 +20,10 @@ var ErrForeignData = errors.New("data directory is not this node's")
 // ErrDamagedData means that a data directory is this node's but cannot be
 // read. Nothing was changed.
 var ErrDamagedData = errors.New("data directory is damaged")
+
+// ErrInUse means that another process, or another Node of this one, has the
+// data directory open. Nothing was changed.
+var ErrInUse = errors.New("data directory is in use")
 
 const (
 	identityFile   = "node.json"
@@ -39,15 +45,18 @@ type identity struct {
 	// Formed is set once the node knows that the region exists, so that it
 	// never forms a second one.
 	Formed bool `json:"formed"`
-	// Servers are the first members, by node, on the node that formed the
-	// region.
+	// Servers are the region's first members, by node: each of them, and no
+	// other, starts its groups with them.
 	Servers map[string]string `json:"servers,omitempty"`
+	// Started are the shards whose log is in this directory. A log that is
+	// gone took votes with it, so the directory must not serve without it.
+	Started []uint32 `json:"started,omitempty"`
 	// Boot is the machine's boot in which the node last ran.
 	Boot string `json:"boot,omitempty"`
 }
 
 // openIdentity reads the directory's identity, or makes one when the
-// directory is empty or missing.
+// directory is empty.
 func openIdentity(dir string, want identity) (id identity, err error) {
 	path := filepath.Join(dir, identityFile)
 	b, err := os.ReadFile(path)
@@ -55,13 +64,14 @@ func openIdentity(dir string, want identity) (id identity, err error) {
 		return newIdentity(dir, want)
 	}
 	if err != nil {
-		return id, fmt.Errorf("read %s: %w", path, err)
+		return id, fmt.Errorf("%w: %w; restore the file, or give another --data", ErrDamagedData, err)
 	}
 	if err := json.Unmarshal(b, &id); err != nil {
 		return id, fmt.Errorf("%w: %s is no identity file (%w); restore it, or give another --data", ErrDamagedData, path, err)
 	}
 	if id.Format != identityFormat {
-		return id, fmt.Errorf("%w: %s has format %d, this version reads %d", ErrForeignData, path, id.Format, identityFormat)
+		return id, fmt.Errorf("%w: %s has format %d, this version reads %d; install the version that wrote it, or give another --data",
+			ErrForeignData, path, id.Format, identityFormat)
 	}
 	if id.ServerID == "" || id.Incarnation == 0 {
 		return id, fmt.Errorf("%w: %s has no server id or incarnation; restore it, or give another --data", ErrDamagedData, path)
@@ -69,7 +79,7 @@ func openIdentity(dir string, want identity) (id identity, err error) {
 	var wrong []string
 	differs := func(what string, have, want any) {
 		if have != want {
-			wrong = append(wrong, fmt.Sprintf("%s %v, not %v", what, have, want))
+			wrong = append(wrong, fmt.Sprintf("%s %s, not %s", what, quoted(have), quoted(want)))
 		}
 	}
 	differs("cluster", id.Cluster, want.Cluster)
@@ -80,19 +90,72 @@ func openIdentity(dir string, want identity) (id identity, err error) {
 	if len(wrong) > 0 {
 		return id, fmt.Errorf("%w: %s says %s; give this node's own --data, or correct the configuration", ErrForeignData, path, strings.Join(wrong, ", "))
 	}
+	for _, shard := range id.Started {
+		if _, err := os.Stat(logDir(dir, shard)); err != nil {
+			return id, fmt.Errorf("%w: the log of shard %d, with votes that the node gave, cannot be read (%w); restore it, or remove all of %s: the node then joins as a new one",
+				ErrDamagedData, shard, err, dir)
+		}
+	}
 	return id, nil
+}
+
+// quoted keeps a message on one line, whatever the file holds.
+func quoted(v any) string {
+	if s, ok := v.(string); ok {
+		return strconv.Quote(s)
+	}
+	return fmt.Sprint(v)
+}
+
+func shardDir(dir string, id uint32) string {
+	return filepath.Join(dir, "shard-"+strconv.Itoa(int(id)))
+}
+
+// logDir is where shard.OpenStores keeps the log.
+func logDir(dir string, id uint32) string { return filepath.Join(shardDir(dir, id), "log") }
+
+// lockDir makes the directory when there is none, and keeps others out of it
+// until the lock is closed; the lock goes with the process. It is the
+// directory's own: there is no lock file to make in one that is not ours.
+func lockDir(dir string) (lock *os.File, err error) {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make data directory: %w", err)
+		}
+		if err := syncDir(filepath.Dir(dir)); err != nil {
+			return nil, fmt.Errorf("make data directory: %w", err)
+		}
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open data directory: %w", err)
+	}
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		err = fmt.Errorf("open data directory: %w", err)
+	case !info.IsDir():
+		err = fmt.Errorf("%w: %s is no directory; give a directory as --data", ErrForeignData, dir)
+	case syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil:
+		err = fmt.Errorf("%w: %s; stop the other process, or give another --data", ErrInUse, dir)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 func newIdentity(dir string, want identity) (identity, error) {
 	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		return want, fmt.Errorf("read data directory: %w", err)
 	}
-	if len(entries) > 0 {
-		return want, fmt.Errorf("%w: %s is not empty and has no %s (it has %s); give an empty --data", ErrForeignData, dir, identityFile, entries[0].Name())
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return want, fmt.Errorf("make data directory: %w", err)
+	for _, e := range entries {
+		// A new file system has lost+found; an identity that was being
+		// written is of a node that had done nothing yet.
+		if e.Name() != "lost+found" && e.Name() != identityFile+newSuffix {
+			return want, fmt.Errorf("%w: %s is not empty and has no %s (it has %q); give an empty --data", ErrForeignData, dir, identityFile, e.Name())
+		}
 	}
 	want.Format = identityFormat
 	want.ServerID = want.Node + "~" + strings.ToLower(rand.Text()[:8])
@@ -111,8 +174,11 @@ func (id identity) save(dir string) error {
 	return nil
 }
 
+// newSuffix marks a file that does not stand in for the old one yet.
+const newSuffix = ".new"
+
 func writeFile(path string, b []byte) error {
-	tmp := path + ".new"
+	tmp := path + newSuffix
 	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err

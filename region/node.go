@@ -8,7 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,21 +60,30 @@ type Node struct {
 	cfg    Config
 	id     identity
 	boot   string
+	lock   *os.File // on the data directory
 	store  *store.Store
 	mux    *link.Mux
 	filler *cache.Filler
 	log    *slog.Logger
 
-	formed   chan struct{} // closed when id.Formed
-	idMu     sync.Mutex    // guards id
-	killed   atomic.Bool
-	openOnce sync.Once
+	formed chan struct{} // closed when id.Formed
+	idMu   sync.Mutex    // guards id
+	killed atomic.Bool
 }
 
 // Open checks and opens the data directory. Nothing runs yet, and nothing
-// was changed when it fails; errors wrap ErrForeignData or ErrDamagedData
-// when the directory is not what it should be.
-func Open(cfg Config, mux *link.Mux) (*Node, error) {
+// was changed when it fails; errors wrap ErrForeignData, ErrDamagedData or
+// ErrInUse when the directory is not what it should be.
+func Open(cfg Config, mux *link.Mux) (n *Node, err error) {
+	lock, err := lockDir(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, lock.Close())
+		}
+	}()
 	want := identity{
 		Cluster: cfg.Cluster, Region: cfg.Name, RegionID: uint16(cfg.Router.Region), Incarnation: cfg.Router.Incarnation,
 		Node: cfg.Node, Shards: cfg.Router.Shards,
@@ -86,8 +95,8 @@ func Open(cfg Config, mux *link.Mux) (*Node, error) {
 	// The configuration names the incarnation of a new region; of one that
 	// exists, its data does.
 	cfg.Router.Incarnation = id.Incarnation
-	n := &Node{
-		cfg: cfg, id: id, boot: bootID(), mux: mux, log: cfg.Log.With(slog.String("node", cfg.Node)),
+	n = &Node{
+		cfg: cfg, id: id, boot: bootID(), lock: lock, mux: mux, log: cfg.Log.With(slog.String("node", cfg.Node)),
 		formed: make(chan struct{}), Router: NewRouter(cfg.Router, mux),
 	}
 	n.filler = cache.NewFiller(cfg.Router.Cache, cache.DefaultFillerConfig())
@@ -103,7 +112,7 @@ func Open(cfg Config, mux *link.Mux) (*Node, error) {
 	}
 	cfg.Store.Dir = db
 	if n.store, err = store.Open(cfg.Store); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDamagedData, err)
+		return nil, fmt.Errorf("%w: %w; if its files are damaged, remove %s: it is built again from the log", ErrDamagedData, err, db)
 	}
 	if err := n.running(); err != nil {
 		return nil, errors.Join(err, n.store.Close())
@@ -176,6 +185,7 @@ func (n *Node) runShards(ctx context.Context) error {
 		return nil
 	})
 	err = g.Wait()
+	n.Router.close() // what is asked from here on would find closed shards
 	for _, s := range mine {
 		err = errors.Join(err, s.Close())
 	}
@@ -191,6 +201,9 @@ func (n *Node) openShards() ([]*shard.Shard, error) {
 		}
 	}
 	held := n.heldShards()
+	if err := n.makeLogs(held); err != nil {
+		return nil, err
+	}
 	for _, id := range held {
 		s, err := n.openShard(id, n.cfg.CacheBytes/int64(len(held)))
 		if err != nil {
@@ -205,6 +218,37 @@ func (n *Node) openShards() ([]*shard.Shard, error) {
 	}
 	n.Router.mu.Unlock()
 	return mine, nil
+}
+
+// makeLogs makes the directories of the shards' logs, and records them before
+// the first vote goes into one.
+func (n *Node) makeLogs(held []uint32) error {
+	n.idMu.Lock()
+	defer n.idMu.Unlock()
+	id := n.id
+	for _, shard := range held {
+		if slices.Contains(id.Started, shard) {
+			continue
+		}
+		if err := os.MkdirAll(logDir(n.cfg.Dir, shard), 0o700); err != nil {
+			return fmt.Errorf("make raft log directory: %w", err)
+		}
+		if err := syncDir(shardDir(n.cfg.Dir, shard)); err != nil {
+			return fmt.Errorf("make raft log directory: %w", err)
+		}
+		id.Started = append(slices.Clip(id.Started), shard)
+	}
+	if len(id.Started) == len(n.id.Started) {
+		return nil
+	}
+	if err := syncDir(n.cfg.Dir); err != nil {
+		return fmt.Errorf("make raft log directory: %w", err)
+	}
+	if err := id.save(n.cfg.Dir); err != nil {
+		return err
+	}
+	n.id = id
+	return nil
 }
 
 func (n *Node) heldShards() []uint32 {
@@ -225,21 +269,20 @@ func (n *Node) openShard(id uint32, cacheBytes int64) (*shard.Shard, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamagedData, err)
 	}
-	dir := filepath.Join(n.cfg.Dir, "shard-"+strconv.Itoa(int(id)))
-	stores, err := shard.OpenStores(dir, n.cfg.SegmentBytes, n.log)
+	stores, err := shard.OpenStores(shardDir(n.cfg.Dir, id), n.cfg.SegmentBytes, n.log)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamagedData, err)
 	}
 	n.idMu.Lock()
 	ident := n.id
 	n.idMu.Unlock()
-	var servers []raft.Server
-	for _, node := range n.Placement(id) {
-		if sid, ok := ident.Servers[node]; ok {
-			servers = append(servers, raft.Server{ID: raft.ServerID(sid), Address: raft.ServerAddress(node)})
+	var servers []raft.Server // stays empty where this is no first member
+	if ident.Servers[n.cfg.Node] == ident.ServerID {
+		for _, node := range n.Placement(id) {
+			servers = append(servers, raft.Server{ID: raft.ServerID(ident.Servers[node]), Address: raft.ServerAddress(node)})
 		}
 	}
-	tr := n.mux.Raft(id, raft.ServerID(ident.ServerID), raft.ServerAddress(n.cfg.Node))
+	tr := &guarded{RaftTransport: n.mux.Raft(id, raft.ServerID(ident.ServerID), raft.ServerAddress(n.cfg.Node))}
 	s, err := shard.Open(shard.Config{
 		ID: id, Slots: n.slots, Region: crdt.RegionID(ident.RegionID), Incarnation: ident.Incarnation,
 		Server: raft.ServerID(ident.ServerID), Node: n.cfg.Node, Limits: n.cfg.Limits, Timing: n.cfg.Timing,
@@ -273,16 +316,18 @@ func (n *Node) published(cartID string, r *store.Record, leader bool) {
 // cut, and no leadership is handed over.
 func (n *Node) Kill() {
 	n.killed.Store(true)
+	n.Router.close()
 	_ = n.mux.Close() // whatever it says, the node is gone for the others
 }
 
 // Close closes the database, after Run has returned.
 func (n *Node) Close() error {
+	n.Router.close()
 	err := errors.Join(n.mux.Close(), n.store.Close())
-	if err != nil || n.killed.Load() {
-		return err
+	if err == nil && !n.killed.Load() {
+		err = writeFile(filepath.Join(n.cfg.Dir, cleanFile), nil)
 	}
-	return writeFile(filepath.Join(n.cfg.Dir, cleanFile), nil)
+	return errors.Join(err, n.lock.Close())
 }
 
 // join gets the node into the shard's group: at once when it is a member,

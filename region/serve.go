@@ -23,6 +23,7 @@ func (n *Node) handle() {
 	n.mux.Handle(kindForm, n.onForm)
 	n.mux.Handle(kindAdmit, n.onAdmit)
 	n.mux.Handle(kindStatus, n.onStatus)
+	n.mux.Handle(kindFirst, n.onFirst)
 }
 
 // shard returns a shard of this node, or the error that says it has none.
@@ -41,7 +42,8 @@ func crossing(err error) error {
 		return &link.Error{Code: codeNotLeader, Message: err.Error(), Detail: []byte(other.Leader)}
 	case errors.Is(err, shard.ErrOverloaded):
 		return &link.Error{Code: codeOverloaded, Message: err.Error()}
-	case errors.Is(err, shard.ErrOutcomeUnknown), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, shard.ErrOutcomeUnknown), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded),
+		errors.Is(err, ErrClosed): // another node may still take it
 		return &link.Error{Code: codeUnknown, Message: err.Error()}
 	}
 	return err
@@ -54,6 +56,11 @@ func (n *Node) onPropose(ctx context.Context, _ string, payload []byte) ([]byte,
 	}
 	if req.Command.GetCommand() == nil {
 		return nil, errors.New("request has no command that this version knows")
+	}
+	if e := req.Command.GetEdit(); e != nil {
+		if err := validEdit(e); err != nil {
+			return nil, err
+		}
 	}
 	s, err := n.shard(req.Shard)
 	if err != nil {
@@ -99,15 +106,11 @@ func (n *Node) readFor(ctx context.Context, s *shard.Shard, req *regionv1.ReadRe
 		if err != nil {
 			return nil, err
 		}
-		return waitLocal(ctx, s, req.CartId, func(r *store.Record) bool {
-			return r != nil && r.State.Cart.Context.Covers(want)
-		})
+		return n.waitLocal(ctx, s, req.CartId, covering(want))
 	case len(req.Differs) > 0:
 		var seen Digest
 		copy(seen[:], req.Differs)
-		return waitLocal(ctx, s, req.CartId, func(r *store.Record) bool {
-			return Digest(shard.DigestOfRecord(req.CartId, r)) != seen
-		})
+		return n.waitLocal(ctx, s, req.CartId, differing(req.CartId, seen))
 	case req.Any:
 		return s.Local(req.CartId)
 	}

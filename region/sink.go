@@ -17,9 +17,13 @@ type CartDigest struct {
 	Digest Digest
 }
 
-// rowsMax bounds the rows of one JoinRows command, so that shoppers' edits
-// are not held up behind a long batch.
-const rowsMax = 256
+// rowsMax and rowBytesMax bound the rows of one JoinRows command, so that
+// shoppers' edits are not held up behind a long batch, and that it fits an
+// entry. A single row may be larger than rowBytesMax.
+const (
+	rowsMax     = 256
+	rowBytesMax = entryBytesMax / 2
+)
 
 // overlapping returns the shards that own a slot of [lo, hi).
 func (r *Router) overlapping(lo, hi uint32) ([]uint32, error) {
@@ -38,9 +42,9 @@ func (r *Router) ask(ctx context.Context, req *regionv1.ShardRequest) (*regionv1
 	if err != nil {
 		return nil, err
 	}
-	b, err := r.atLeader(ctx, req.Shard, kindShard, payload, true)
+	b, err := r.atLeader(ctx, request{shard: req.Shard, kind: kindShard, payload: payload, harmless: true})
 	if err != nil {
-		return nil, noQuorum(err)
+		return nil, unread(ctx, err)
 	}
 	var resp regionv1.ShardResponse
 	if err := proto.Unmarshal(b, &resp); err != nil {
@@ -97,25 +101,22 @@ func (r *Router) JoinInterval(ctx context.Context, iv crdt.Interval, lo, hi uint
 	return cursor, ok, nil
 }
 
-// joinShard commits one shard's part of an interval, in commands of at most
-// rowsMax rows: each says what lies between its first and its last row.
+// joinShard commits one shard's part of an interval, in commands that
+// rowsMax and rowBytesMax bound: each says what lies between its first and
+// its last row.
 func (r *Router) joinShard(ctx context.Context, id uint32, iv crdt.Interval, rows []crdt.Row) (cursor uint64, ok bool, err error) {
 	lo := iv.Lo
 	for {
-		part := rows[:min(len(rows), rowsMax)]
+		part := encodeRows(rows)
 		rows = rows[len(part):]
 		hi := iv.Hi
 		if len(rows) > 0 {
 			hi = rows[0].Seq - 1
 		}
-		j := &regionv1.JoinRows{
+		out, err := r.propose(ctx, id, &regionv1.Command{Command: &regionv1.Command_JoinRows{JoinRows: &regionv1.JoinRows{
 			RegionId: uint32(iv.Stream.Region), Incarnation: iv.Stream.Incarnation, OriginShard: iv.Stream.Shard,
-			Lo: lo, Hi: hi, Rows: make([][]byte, len(part)),
-		}
-		for i, row := range part {
-			j.Rows[i] = row.Encode(nil)
-		}
-		out, err := r.propose(ctx, id, &regionv1.Command{Command: &regionv1.Command_JoinRows{JoinRows: j}}, true)
+			Lo: lo, Hi: hi, Rows: part,
+		}}}, true)
 		if err != nil {
 			return 0, false, err
 		}
@@ -129,9 +130,26 @@ func (r *Router) joinShard(ctx context.Context, id uint32, iv crdt.Interval, row
 	}
 }
 
+// encodeRows encodes as many of the first rows as one command takes.
+func encodeRows(rows []crdt.Row) (out [][]byte) {
+	size := 0
+	for _, row := range rows[:min(len(rows), rowsMax)] {
+		b := row.Encode(nil)
+		if size += len(b); size > rowBytesMax && len(out) > 0 {
+			break
+		}
+		out = append(out, b)
+	}
+	return out
+}
+
 // JoinCart commits the join of a cart with another region's encoded
-// crdt.State of it.
+// crdt.State of it, which may come from anywhere: one that cannot be read is
+// refused here, since in the log it would end every node that applies it.
 func (r *Router) JoinCart(ctx context.Context, cartID string, state []byte) error {
+	if _, err := crdt.DecodeState(state); err != nil {
+		return fmt.Errorf("join cart %q: %w", cartID, err)
+	}
 	cmd := &regionv1.Command{Command: &regionv1.Command_JoinCart{JoinCart: &regionv1.JoinCart{CartId: cartID, State: state}}}
 	_, err := r.propose(ctx, r.shardOf(cartID), cmd, true)
 	return err

@@ -1,0 +1,140 @@
+// Package region is one region's truth: carts on a majority of the region's
+// disks, in one order per cart, and readable through any node. It knows of
+// other regions only what it is given to join.
+//
+// # Map
+//
+// A node is one process. Carts are spread over 1024 slots by their ids, slots
+// over shards, and a shard is one Raft group on three of the region's nodes.
+//
+//	api.go       errors, View, ReadOptions
+//	router.go    Router: finds a cart's leader; Edit, Read, Wait
+//	sink.go      Router: what replication asks: cursors, joins, digests; Status
+//	node.go      Node: a Router with shards, a database and links of its own
+//	form.go      how a region comes to be, and how a node joins it
+//	serve.go     what a node answers to others
+//	identity.go  whose data a directory holds
+//
+//	shard/       one Raft group: packs commands, applies them, snapshots
+//	store/       Badger: keys, records, transactions, generations of a shard
+//	link/        one connection per ordered pair of nodes carries everything
+//	cache/       the hot cache: Redis or in this process, versioned
+//
+// A gateway is a Router over a link.Mux and nothing else. An edit goes Router →
+// link → the leader's Shard.Propose → log → apply, one transaction → answer;
+// the leader offers what it committed to the cache.
+//
+// A directory has node.json (the identity), badger (all shards), shard-N (log
+// and snapshots of one) and, while the node is stopped cleanly, clean.
+//
+// # Reading
+//
+//   - Without a token, the leader answers: every write that this region
+//     acknowledged before is in it.
+//   - Strong: the leader answers after a majority confirmed that it leads.
+//   - With a token: the nearest copy that covers it, of this node or of the
+//     cache, else the leader.
+//   - No leader within StaleAfter: the nearest copy there is, marked Stale. A
+//     strong read fails with ErrNoQuorum instead.
+//   - A token that nothing here covers: the read waits CoverWait, then fetches
+//     the cart from the regions that the token names and joins it through the
+//     log, and if that fails answers with what there is, marked Stale.
+//   - Wait wakes by any copy and answers with the leader's.
+//
+// Views of one region are ordered by View.Version. A Stale view may be older
+// than one read before; no other is, unless a token was sent: then it is at
+// least what the token names.
+//
+// # Writing
+//
+// ErrNoQuorum, ErrOverloaded and ErrClosed mean that nothing was taken.
+// ErrOutcomeUnknown means that nobody knows: send it again with the same op id.
+// Edit does so itself, until its context ends, for edits that have one. Edits
+// and whole carts are checked before they are proposed: an entry that cannot
+// be applied would end each node that holds the shard, and again at each start.
+//
+// # Forming and joining
+//
+// The first node of the configuration forms the region once every configured
+// node has answered that it knows of none. It writes that down, with the
+// server ids of all, before it does anything; the others learn both from it or
+// from each other. Each first member then starts its groups with that same
+// list (rule B1 in form.go).
+//
+// A node whose directory is empty has a new server id. It hears that the
+// region exists, starts its shards without members, and asks each shard's
+// leader to be taken in: the leader removes the server that had the node's
+// name, adds the new one without a vote, and gives it the vote when it has
+// nearly all of the log.
+//
+// # Decisions
+//
+// Reads rest on the leader's lease. Context: most reads carry no token and
+// must show what was just written. Choice: the leader answers from memory while
+// its lease holds; a strong read pays for a round of heartbeats, shared by all
+// that ask meanwhile. Cost: clocks of a region's nodes must run at about the
+// same speed, and link must not stretch the lease (see there). Rejected: a round
+// for each read, and reads from followers without a token.
+//
+// Stale after StaleAfter. A shopper rather sees a marked cart than none, so a
+// read looks for a leader 600 ms, which outlasts a handover but not an election.
+// Cost: while a leader is gone without a word, reads take that long. Rejected:
+// waiting for the election (about two seconds, the whole request).
+//
+// Forming needs every configured node. A majority would be enough to be safe
+// once, but a node that lost its disk cannot tell a region that never was from
+// one whose other nodes are down; only an answer from each says so. Cost: a new
+// region waits for its last node. A region of one node, or one that lost every
+// disk, cannot know that it existed: it must get a new incarnation in its
+// configuration, or its dots would be issued twice. Rejected: a bootstrap flag,
+// which stays in a unit file and forms the second region after the disk is lost.
+//
+// First members travel with the news. With more nodes than replicas the node
+// that forms the region holds some shards only, so each member has to start
+// its own groups, and must know whether it is still the server in the list. The
+// list is kept by all, and answered to whoever asks. Rejected: one node that
+// starts all groups.
+//
+// A raft frame names the server id it is meant for. The node's address outlives
+// its disk; its vote must not. With an id in each frame an empty node at the
+// old address is never taken for the server it was (link, rule R1). The price of
+// a lost disk is one membership change per shard.
+//
+// A log that is gone stops the node. node.json lists the shards that have a log
+// in the directory; a listed log that is missing is damage, because the votes in
+// it were given under the id that the directory still has. The remedy is to
+// remove the directory, which makes the node a new member.
+//
+// Badger is wiped after an unclean stop of the machine: another boot id, and no
+// clean mark. Memtables rotate without a sync, so an intact newer table may
+// stand on a torn older one and the applied index in it lies. Log and snapshots
+// are synced, and everything comes from them. Cost: such a node starts as slowly
+// as it replays. Where the system names no boots, each unclean stop counts as
+// one of the machine. Rejected: syncing each transaction (a second fsync per
+// entry), and checksums over the whole database at start.
+//
+// The directory itself is locked, with flock, before anything in it is read: the
+// wipe must never meet a database in use, and a foreign directory is left
+// without so much as a lock file. Cost: Unix only, as is cartd.
+//
+// Placement is a rule: shard i is on nodes i, i+1 and i+2 of the configured
+// order. Nobody has to agree on anything to find a shard, and a node of six
+// holds half of them. Cost: the list of nodes must be the same everywhere and
+// for good; adding a node moves shards, which needs a replicated map.
+//
+// catchUp waits, then fetches, then says stale. Most tokens are a few
+// milliseconds ahead of the rows, and a wait costs nobody anything. A fetch asks
+// each region once, for Attempt at most, and what it brings is joined through
+// the log, so that the next reader has it. Rejected: fetching at once (a storm
+// whenever gossip lags), and showing what was fetched without joining it (the
+// next read would go back).
+//
+// Wait confirms with the leader. A follower that is behind differs from what the
+// watcher saw, but backwards. Cost: one read of the leader for each wake.
+// Rejected: waiting at leaders only, which has to move with the leadership.
+//
+// Values of the cache are checked against their digest, which covers the cart's
+// id: a value under another cart's key, or a torn one, is a miss. It is no
+// defence against one who may write to Redis; that is the network's task. Cost:
+// one encoding and one hash for each read from the cache.
+package region
