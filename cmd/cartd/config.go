@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
+	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -25,6 +28,7 @@ type cli struct {
 	Dev     devCommand     `cmd:"" help:"Run three regions of three nodes in this process."`
 	Node    nodeCommand    `cmd:"" help:"Run one node of a region."`
 	Gateway gatewayCommand `cmd:"" help:"Serve a region's API without a disk."`
+	Health  healthCommand  `cmd:"" help:"Ask a process whether its region serves writes: exit 0, or 1 and why not."`
 }
 
 // limits are what carts and requests are held to.
@@ -96,10 +100,24 @@ func (d deployed) validate() error {
 		}
 		ids[id] = name
 	}
-	for node := range d.Nodes {
+	for _, node := range d.names() {
 		if region, n, ok := strings.Cut(node, "/"); !ok || region != d.Region || n == "" {
 			errs = append(errs, fmt.Errorf("--nodes names %q: nodes of this region are called %s/1, %s/2, …", node, d.Region, d.Region))
 		}
+		if _, port, err := net.SplitHostPort(d.Nodes[node]); err != nil || port == "" {
+			errs = append(errs, fmt.Errorf("--nodes gives %s the address %q: give HOST:PORT", node, d.Nodes[node]))
+		}
+	}
+	for _, region := range sortedKeys(d.Addresses) {
+		if _, ok := d.Regions[region]; !ok {
+			errs = append(errs, fmt.Errorf("--addresses names %q, which is none of --regions", region))
+		}
+		if !isURL(d.Addresses[region], "http", "https") {
+			errs = append(errs, fmt.Errorf("--addresses gives %s the address %q: give http://HOST:PORT or https://HOST", region, d.Addresses[region]))
+		}
+	}
+	if d.Catalog != "" && !isURL(d.Catalog, "http", "https") {
+		errs = append(errs, fmt.Errorf("--catalog %q: give http://HOST:PORT or https://HOST", d.Catalog))
 	}
 	if d.Shards < 1 || d.Shards > 64 {
 		errs = append(errs, fmt.Errorf("--shards %d: give 1 to 64", d.Shards))
@@ -117,6 +135,11 @@ func (d deployed) validate() error {
 		errs = append(errs, errors.New("no way to know callers: give --token-key, or --trust-headers on a network that nobody else reaches"))
 	}
 	return errors.Join(errs...)
+}
+
+func isURL(text string, schemes ...string) bool {
+	u, err := url.Parse(text)
+	return err == nil && slices.Contains(schemes, u.Scheme) && u.Hostname() != ""
 }
 
 // names returns the region's nodes in the order that places shards.
@@ -140,9 +163,22 @@ func (c nodeCommand) validate() error {
 	if _, ok := c.Nodes[c.name()]; !ok {
 		errs = append(errs, fmt.Errorf("--node %s: %s is none of --nodes (%s)", c.Node, c.name(), strings.Join(c.names(), ", ")))
 	}
-	for region := range c.Peers {
+	scheme := "http" // peers speak TLS when this node does, and only then
+	if c.TLSCA != "" {
+		scheme = "https"
+	}
+	for _, region := range sortedKeys(c.Peers) {
 		if _, ok := c.Regions[region]; !ok || region == c.Region {
 			errs = append(errs, fmt.Errorf("--peers names %q, which is no other region of --regions", region))
+		}
+		urls := splitURLs(c.Peers[region])
+		if len(urls) == 0 {
+			errs = append(errs, fmt.Errorf("--peers %s: give at least one address", region))
+		}
+		for _, u := range urls {
+			if !isURL(u, scheme) {
+				errs = append(errs, fmt.Errorf("--peers gives %s the address %q: give %s://HOST:PORT", region, u, scheme))
+			}
 		}
 	}
 	if c.Memtable < 1<<20 {
@@ -160,12 +196,17 @@ type gatewayCommand struct {
 	deployed
 }
 
-// loadYAML reads the --config file. Unlike kong's own loader it refuses keys
-// that are no flags.
+// loadYAML reads the --config file. Unlike kong's own loader it refuses what
+// would be passed over: keys that are no flags, flags without a value, a second
+// document.
 func loadYAML(r io.Reader) (kong.Resolver, error) {
 	doc := make(map[string]any)
-	if err := yaml.NewDecoder(r).Decode(&doc); err != nil && !errors.Is(err, io.EOF) {
+	in := yaml.NewDecoder(r)
+	if err := in.Decode(&doc); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("config file is no YAML: %w", err)
+	}
+	if err := in.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return nil, errors.New("config file has more than one document: only the first would be read")
 	}
 	return yamlFile(doc), nil
 }
@@ -174,8 +215,14 @@ type yamlFile map[string]any
 
 // Validate implements kong.Resolver.
 func (y yamlFile) Validate(app *kong.Application) error {
+	isFlag := func(flags []*kong.Flag, name string) bool {
+		return slices.ContainsFunc(flags, func(f *kong.Flag) bool { return f.Name == name && name != "help" && name != "config" })
+	}
 	for _, key := range slices.Sorted(maps.Keys(y)) {
-		if key == "log" {
+		if isFlag(app.Flags, key) {
+			if y[key] == nil {
+				return fmt.Errorf("config file: %q has no value", key)
+			}
 			continue
 		}
 		command := slices.IndexFunc(app.Children, func(n *kong.Node) bool { return n.Name == key })
@@ -187,24 +234,33 @@ func (y yamlFile) Validate(app *kong.Application) error {
 			return fmt.Errorf("config file: %q must hold flags and their values", key)
 		}
 		for _, name := range slices.Sorted(maps.Keys(section)) {
-			if !slices.ContainsFunc(app.Children[command].Flags, func(f *kong.Flag) bool { return f.Name == name }) {
+			if !isFlag(app.Children[command].Flags, name) {
 				return fmt.Errorf("config file: cartd %s has no flag %q; see cartd %s --help", key, name, key)
+			}
+			if section[name] == nil {
+				return fmt.Errorf("config file: %q of cartd %s has no value", name, key)
 			}
 		}
 	}
 	return nil
 }
 
-// Resolve implements kong.Resolver.
+// Resolve implements kong.Resolver. kong asks it for flags that are not on
+// the command line, the environment's among them: those win over the file.
 func (y yamlFile) Resolve(ctx *kong.Context, parent *kong.Path, flag *kong.Flag) (any, error) {
-	if flag.Name == "log" {
-		return y["log"], nil
+	for _, name := range flag.Envs {
+		if _, ok := os.LookupEnv(name); ok {
+			return nil, nil
+		}
 	}
-	selected := ctx.Selected()
-	if selected == nil {
-		return nil, nil
+	section := map[string]any(y)
+	if parent.App == nil {
+		selected := ctx.Selected()
+		if selected == nil {
+			return nil, nil
+		}
+		section, _ = y[selected.Name].(map[string]any) // Validate has seen it
 	}
-	section, _ := y[selected.Name].(map[string]any) // Validate has seen it
 	v := section[flag.Name]
 	if m, ok := v.(map[string]any); ok {
 		return flattened(m), nil

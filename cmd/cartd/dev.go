@@ -40,11 +40,14 @@ const devNodes = 3
 
 // devMemory is what the collector keeps nine nodes within, where it can: a
 // laptop has other things to do.
-const devMemory = 480 << 20
+const devMemory = 800 << 20
 
 // devSizes suit nine nodes in one process.
 func devSizes() sizes {
 	t := shard.DefaultTiming()
+	// Nine nodes share two cores with whatever else runs there: one that
+	// waits for its turn is not a lost leader.
+	t.Heartbeat, t.Lease = 1500*time.Millisecond, time.Second
 	t.SnapshotEvery = 30 * time.Second
 	return sizes{
 		memtable: 4 << 20, blockCache: 0, cartCache: 8 << 20, segment: 4 << 20,
@@ -193,21 +196,17 @@ func (d *dev) run(ctx context.Context) error {
 	frontServer := rpc.NewServer(front.Addr().String(), http.HandlerFunc(d.serveNearest), d.log)
 	go func() { d.serve(frontServer, front) }()
 	defer shutdown(frontServer)
-	var starting sync.WaitGroup
-	errs := make([]error, len(d.all))
-	for i, r := range d.all {
-		starting.Go(func() { errs[i] = r.startNodes() })
+	// All data is opened before any of it is used: a node whose data is not
+	// right must leave that of the others as it is.
+	if err := d.each((*devRegion).openNodes); err != nil {
+		return mendable(err)
 	}
-	starting.Wait()
-	if err := errors.Join(errs...); err != nil {
-		if errors.Is(err, region.ErrForeignData) || errors.Is(err, region.ErrDamagedData) {
-			return usageError{err}
-		}
+	if err := d.each((*devRegion).startNodes); err != nil {
 		return err
 	}
 	d.banner(front.Addr().String())
 	if err := d.awaitReady(ctx); err != nil {
-		return err
+		return mendable(err)
 	}
 	fmt.Fprintf(d.out, "ready after %.1f s; Ctrl-C stops it\n", time.Since(start).Seconds())
 	select {
@@ -215,7 +214,7 @@ func (d *dev) run(ctx context.Context) error {
 		fmt.Fprintln(d.out, "stopping")
 		return nil
 	case err := <-d.failed:
-		return err
+		return mendable(err)
 	}
 }
 
@@ -286,12 +285,19 @@ func shutdown(s *http.Server) {
 	}
 }
 
-func (d *dev) stop() {
-	var stopping sync.WaitGroup
-	for _, r := range d.all {
-		stopping.Go(r.stop)
+// each does something with all regions at the same time.
+func (d *dev) each(do func(*devRegion) error) error {
+	var doing sync.WaitGroup
+	errs := make([]error, len(d.all))
+	for i, r := range d.all {
+		doing.Go(func() { errs[i] = do(r) })
 	}
-	stopping.Wait()
+	doing.Wait()
+	return errors.Join(errs...)
+}
+
+func (d *dev) stop() {
+	_ = d.each(func(r *devRegion) error { r.stop(); return nil }) // what fails is logged
 }
 
 func (d *dev) find(name string) (*devRegion, error) {
@@ -351,7 +357,7 @@ func (r *devRegion) prepare(public net.Listener) error {
 		dial: r.dial, hot: r.hot, fetcher: fetch, limits: d.cmd.limits, metrics: d.metrics,
 		log: d.log.With(slog.String("region", r.name)),
 	}
-	if r.gate, err = r.place.mux(r.name + "/gateway"); err != nil {
+	if r.gate, err = r.place.mux(r.name+"/gateway", devSizes().timing.Heartbeat); err != nil {
 		return err
 	}
 	r.router = region.NewRouter(r.place.routerConfig(), r.gate)
@@ -388,6 +394,17 @@ func (r *devRegion) dial(ctx context.Context, node string) (net.Conn, error) {
 	return dialer.DialContext(ctx, "tcp", n.addr)
 }
 
+func (r *devRegion) openNodes() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, name := range r.place.nodes {
+		if err := r.openNode(r.nodes[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // startNodes starts all nodes, on ports of their own.
 func (r *devRegion) startNodes() error {
 	r.mu.Lock()
@@ -396,25 +413,25 @@ func (r *devRegion) startNodes() error {
 	for i, name := range r.place.nodes {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
+			for _, open := range listeners[:i] {
+				_ = open.Close() // never used
+			}
 			return fmt.Errorf("listen: %w", err)
 		}
 		r.nodes[name].addr = ln.Addr().String()
 		listeners[i] = ln
 	}
 	for i, name := range r.place.nodes {
-		if err := r.startNode(r.nodes[name], listeners[i]); err != nil {
-			return err
-		}
+		r.nodes[name].member.start(listeners[i])
 	}
 	return nil
 }
 
-// startNode is called with mu held.
-func (r *devRegion) startNode(n *devNode, ln net.Listener) error {
+// openNode is called with mu held.
+func (r *devRegion) openNode(n *devNode) error {
 	dir := filepath.Join(r.dev.dir, r.name, filepath.Base(n.name))
-	m, err := startMember(r.place, n.name, dir, ln, devSizes(), r.peers, r.dev.fail)
+	m, err := openMember(r.place, n.name, dir, devSizes(), r.peers, r.dev.fail)
 	if err != nil {
-		_ = ln.Close() // the start's error is the one to tell
 		return fmt.Errorf("start node %s: %w", n.name, err)
 	}
 	n.member = m
@@ -545,7 +562,10 @@ func (r *devRegion) switchNode(n *devNode, start bool) error {
 		if err != nil {
 			return fmt.Errorf("listen: %w", err)
 		}
-		return r.startNode(n, ln)
+		if err := r.openNode(n); err != nil {
+			return errors.Join(err, ln.Close())
+		}
+		n.member.start(ln)
 	case !start && n.member != nil:
 		n.member.kill()
 		n.member = nil

@@ -3,6 +3,7 @@
 //	cartd dev      three regions of three nodes each in one process
 //	cartd node     one node of one region: shards on disk, links, gossip, API
 //	cartd gateway  the API of a region without a disk
+//	cartd health   exit 0 when a process's region serves writes
 //
 // # Where things are
 //
@@ -14,6 +15,7 @@
 //	admin.go     the admin service, over what dev and node can do
 //	faults.go    cuts and delays of links, for drills
 //	metrics.go   events as Prometheus metrics
+//	health.go    cartd health
 //
 // # Decisions
 //
@@ -26,5 +28,13 @@
 // Flags, environment and file are read by kong: one struct, one place for
 // names, defaults and help. The YAML loader is ours, as kong's own ignores
 // keys that it does not know, and a misspelt key must not start a server with a
-// default in its place.
+// default in its place. kong also lets a file win over the environment; ours
+// steps back, since a file is shared and the environment is one process's.
+//
+// cartd dev opens the data of all nine nodes before it runs one: a directory
+// that is not right ends the start while the others are as they were.
+//
+// cartd health asks /readyz, as images without a shell have nothing that
+// could. It tells whether the region serves, not whether the process lives;
+// the process ends by itself when it must not go on.
 package main

@@ -42,6 +42,14 @@ func (f *faults) link(p pair) *linkFault {
 	return l
 }
 
+// forget drops a link that has no fault and no use: callers say what they
+// are called, and may say anything. It is called with mu held.
+func (f *faults) forget(p pair) {
+	if l := f.links[p]; l != nil && !l.cut && l.delay == 0 && len(l.ends) == 0 {
+		delete(f.links, p)
+	}
+}
+
 // set puts a fault in force: open connections end, and new ones are refused
 // or delayed.
 func (f *faults) set(p pair, cut bool, delay time.Duration) {
@@ -50,6 +58,7 @@ func (f *faults) set(p pair, cut bool, delay time.Duration) {
 	l.cut, l.delay = cut, delay
 	ends := l.ends
 	l.ends = make(map[*func()]struct{})
+	f.forget(p)
 	f.mu.Unlock()
 	for end := range ends {
 		(*end)()
@@ -60,7 +69,10 @@ func (f *faults) set(p pair, cut bool, delay time.Duration) {
 func (f *faults) state(p pair) (cut bool, delay time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	l := f.link(p)
+	l := f.links[p]
+	if l == nil {
+		return false, 0
+	}
 	return l.cut, l.delay
 }
 
@@ -78,6 +90,7 @@ func (f *faults) enter(p pair, end func()) (delay time.Duration, leave func(), e
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		delete(f.link(p).ends, &end)
+		f.forget(p)
 	}, nil
 }
 
@@ -234,6 +247,11 @@ func (d *delayedConn) Read(b []byte) (int, error) { return d.in.Read(b) }
 
 // Write implements net.Conn.
 func (d *delayedConn) Write(b []byte) (int, error) {
+	select {
+	case <-d.done: // also while there is room
+		return 0, net.ErrClosed
+	default:
+	}
 	select {
 	case d.out <- parcel{time.Now().Add(d.delay), append([]byte(nil), b...)}:
 		return len(b), nil

@@ -43,9 +43,12 @@ func (p place) routerConfig() region.RouterConfig {
 	return c
 }
 
-func (p place) mux(self string) (*link.Mux, error) {
+// mux makes a process's end of the region's links; heartbeat is the silence
+// after which Raft takes a leader for lost.
+func (p place) mux(self string, heartbeat time.Duration) (*link.Mux, error) {
 	c := link.DefaultConfig(self, p.cluster+"/"+p.region, p.dial)
 	c.Verify, c.Log, c.Events = p.verify, p.log, p.metrics.linkEvents(p.region, self)
+	c.HeartbeatInterval = heartbeat / 10 // Raft's own
 	return link.New(c)
 }
 
@@ -62,15 +65,16 @@ type member struct {
 	name   string
 	node   *region.Node
 	mux    *link.Mux
-	cancel context.CancelFunc
+	fatal  func(error)
+	cancel context.CancelFunc // nil: not started
 	done   chan struct{}
-	err    error // once done is closed
+	err    error // of closing, once done is closed; that of running went to fatal
 }
 
-// startMember opens a node's data and runs it until stop or kill. The node
-// tells fatal when it must not go on.
-func startMember(p place, name, dir string, ln net.Listener, sz sizes, peers []replication.PeerRegion, fatal func(error)) (*member, error) {
-	mux, err := p.mux(name)
+// openMember opens a node's data; nothing runs before start. The node tells
+// fatal when it must not go on.
+func openMember(p place, name, dir string, sz sizes, peers []replication.PeerRegion, fatal func(error)) (*member, error) {
+	mux, err := p.mux(name, sz.timing.Heartbeat)
 	if err != nil {
 		return nil, err
 	}
@@ -90,21 +94,29 @@ func startMember(p place, name, dir string, ln net.Listener, sz sizes, peers []r
 	if err != nil {
 		return nil, errors.Join(err, mux.Close())
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	m := &member{name: name, node: node, mux: mux, cancel: cancel, done: make(chan struct{})}
+	return &member{name: name, node: node, mux: mux, fatal: fatal, done: make(chan struct{})}, nil
+}
+
+// start runs the node until stop or kill; it takes the region's other
+// processes on ln.
+func (m *member) start(ln net.Listener) {
+	var ctx context.Context
+	ctx, m.cancel = context.WithCancel(context.Background())
 	go func() {
 		defer close(m.done)
-		err := node.Run(ctx, ln)
-		m.err = errors.Join(err, node.Close())
+		err := m.node.Run(ctx, ln)
+		m.err = m.node.Close()
 		if err != nil {
-			fatal(fmt.Errorf("node %s: %w", name, err))
+			m.fatal(fmt.Errorf("node %s: %w", m.name, err))
 		}
 	}()
-	return m, nil
 }
 
 // stop hands leaderships over and closes the node.
 func (m *member) stop() error {
+	if m.cancel == nil {
+		return m.node.Close()
+	}
 	m.cancel()
 	<-m.done
 	return m.err

@@ -28,6 +28,7 @@ type server struct {
 	conf    deployed
 	self    string // name on the links
 	certs   *certificates
+	auth    rpc.Authenticator
 	faults  *faults
 	drills  bool
 	metrics *metrics
@@ -49,6 +50,9 @@ func newServer(conf deployed, self string, log *slog.Logger) (*server, error) {
 	if s.certs, err = loadCertificates(conf); err != nil {
 		return nil, err
 	}
+	if s.auth, err = loadAuthenticator(conf); err != nil {
+		return nil, err
+	}
 	cfg := cache.DefaultConfig()
 	cfg.Prefix, cfg.Log = conf.Cluster+":"+conf.Region+":", s.log
 	if s.hot, err = cache.Open(conf.Redis, cfg); err != nil {
@@ -59,6 +63,18 @@ func newServer(conf deployed, self string, log *slog.Logger) (*server, error) {
 		dial: s.dialNode, verify: s.certs.verifyNode(), hot: s.hot, limits: conf.limits, metrics: s.metrics, log: s.log,
 	}
 	return s, nil
+}
+
+// loadAuthenticator reads the keys that callers' tokens are checked with.
+func loadAuthenticator(conf deployed) (rpc.Authenticator, error) {
+	if len(conf.TokenKey) == 0 {
+		return rpc.TrustedHeaders{}, nil // validate has seen that this is meant
+	}
+	auth, err := rpc.LoadTokenAuthenticator(conf.TokenKey...)
+	if err != nil {
+		return nil, fmt.Errorf("--token-key: %w", err)
+	}
+	return auth, nil
 }
 
 // dialNode opens a link to a node of this region.
@@ -104,20 +120,13 @@ func splitURLs(list string) []string {
 
 // handler is the public API.
 func (s *server) handler(serves rpc.Region) (http.Handler, error) {
-	var auth rpc.Authenticator = rpc.TrustedHeaders{}
-	if len(s.conf.TokenKey) > 0 {
-		var err error
-		if auth, err = rpc.LoadTokenAuthenticator(s.conf.TokenKey...); err != nil {
-			return nil, fmt.Errorf("--token-key: %w", err)
-		}
-	}
 	products, err := s.products()
 	if err != nil {
 		return nil, err
 	}
 	return surface{
 		region: s.conf.Region, names: namesOf(s.conf.Regions), regions: s.regionInfos, serves: serves, catalog: products,
-		auth: auth, admin: admin{s}, limits: s.conf.limits, metrics: s.metrics, log: s.log,
+		auth: s.auth, admin: admin{s}, limits: s.conf.limits, metrics: s.metrics, log: s.log,
 	}.handler()
 }
 
@@ -182,8 +191,18 @@ func (s *server) wait(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	case err := <-s.failed:
-		return err
+		return mendable(err)
 	}
+}
+
+// mendable marks what is wrong with a data directory as the caller's to mend.
+func mendable(err error) error {
+	for _, e := range []error{region.ErrForeignData, region.ErrDamagedData, region.ErrInUse} {
+		if errors.Is(err, e) {
+			return usageError{err}
+		}
+	}
+	return err
 }
 
 // listen opens a port; one that is taken is the caller's to mend.
@@ -232,16 +251,14 @@ func (s *server) runNode(ctx context.Context, c *nodeCommand) (err error) {
 	if s.certs != nil {
 		linkLn = s.certs.listener(linkLn)
 	}
-	m, err := startMember(s.place, c.name(), c.Data, linkLn, sz, peers, s.fail)
+	m, err := openMember(s.place, c.name(), c.Data, sz, peers, s.fail)
 	if err != nil {
-		if errors.Is(err, region.ErrForeignData) || errors.Is(err, region.ErrDamagedData) {
-			return usageError{err}
-		}
-		return err
+		return mendable(err)
 	}
 	s.router, s.mux = m.node.Router, m.mux
+	m.mux.Handle(kindFault, s.onFault) // before anybody can call it
+	m.start(linkLn)
 	defer func() { err = errors.Join(err, m.stop()) }()
-	m.mux.Handle(kindFault, s.onFault)
 	names := make(map[crdt.RegionID]string)
 	for name := range c.Peers {
 		names[crdt.RegionID(c.Regions[name])] = name
@@ -294,7 +311,7 @@ func (c *gatewayCommand) Run(ctx context.Context, log *slog.Logger) (err error) 
 		return usageError{err}
 	}
 	defer func() { _ = ln.Close() }() // mostly closed by its server
-	if s.mux, err = s.place.mux(s.self); err != nil {
+	if s.mux, err = s.place.mux(s.self, shard.DefaultTiming().Heartbeat); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.mux.Close(), s.hot.Close()) }()
