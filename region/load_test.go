@@ -30,9 +30,10 @@ type load struct {
 func startLoad(w *world, shoppers int, pick func(n uint64) *Router) *load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{w: w, stop: cancel, want: make(map[string]map[string]uint32)}
-	for i := range shoppers {
-		cart := w.cartIn(uint32(i)%w.shards, i)
-		l.want[cart] = make(map[string]uint32)
+	for i := range shoppers { // all carts, before the first shopper looks
+		l.want[w.cartIn(uint32(i)%w.shards, i)] = make(map[string]uint32)
+	}
+	for cart := range l.want {
 		l.wg.Go(func() { l.shop(ctx, cart, pick) })
 	}
 	w.t.Cleanup(func() { cancel(); l.wg.Wait() })

@@ -291,6 +291,9 @@ func (n *Node) openShard(id uint32, cacheBytes int64) (*shard.Shard, error) {
 		Applied:   func(a shard.Applied) { n.cfg.Applied(id, a) },
 		Fatal:     n.cfg.Fatal, Lead: n.cfg.Lead, Log: n.log,
 	}, space, stores, tr, servers)
+	if errors.Is(err, shard.ErrLogDamaged) {
+		err = fmt.Errorf("%w: %w; remove all of %s: the node then joins as a new one", ErrDamagedData, err, n.cfg.Dir)
+	}
 	if err != nil {
 		return nil, errors.Join(err, tr.Close(), stores.Close())
 	}

@@ -55,8 +55,8 @@ func TestCloseWaitsForAHeartbeat(t *testing.T) {
 	closed := make(chan error, 1)
 	go func() { closed <- g.Close() }()
 	select {
-	case <-closed:
-		t.Error("closed while raft has a heartbeat")
+	case err := <-closed:
+		t.Fatalf("closed while raft has a heartbeat (%v)", err)
 	case <-time.After(100 * time.Millisecond):
 	}
 	close(release)

@@ -5,6 +5,10 @@ import (
 	"fmt"
 )
 
+// ErrLogDamaged means that the shard's log on disk lost entries that it had:
+// the member must not vote, as it may have acknowledged them.
+var ErrLogDamaged = errors.New("raft log is damaged")
+
 // Errors of Propose and Read.
 var (
 	// ErrNotLeader: this node cannot answer now and took nothing; the leader

@@ -172,6 +172,10 @@ func Open(cfg Config, space *store.Space, stores Stores, tr Transport, servers [
 	}
 	conf.NoSnapshotRestoreOnStart = len(newest) == 0 || space.Marker().Applied >= newest[0].Index
 
+	if err := checkLog(stores, newest, space.Marker().Applied); err != nil {
+		return nil, fmt.Errorf("shard %d: %w", cfg.ID, err)
+	}
+
 	if len(servers) > 0 {
 		has, err := raft.HasExistingState(stores.Log, stores.Stable, stores.Snapshots)
 		if err != nil {
@@ -191,6 +195,22 @@ func Open(cfg Config, space *store.Space, stores Stores, tr Transport, servers [
 	}
 	s.verify.raft = s.raft
 	return s, nil
+}
+
+// checkLog refuses a log that ends before what was applied from it: its files
+// were lost or damaged, and acknowledged entries and votes with them.
+func checkLog(stores Stores, newest []*raft.SnapshotMeta, applied uint64) error {
+	last, err := stores.Log.LastIndex()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrLogDamaged, err)
+	}
+	if len(newest) > 0 {
+		last = max(last, newest[0].Index)
+	}
+	if last < applied {
+		return fmt.Errorf("%w: log and snapshots end at index %d, %d is applied", ErrLogDamaged, last, applied)
+	}
+	return nil
 }
 
 // ID returns the shard's number.
