@@ -56,6 +56,7 @@ func TestCloseWaitsForAHeartbeat(t *testing.T) {
 	go func() { closed <- g.Close() }()
 	select {
 	case err := <-closed:
+		close(release)
 		t.Fatalf("closed while raft has a heartbeat (%v)", err)
 	case <-time.After(100 * time.Millisecond):
 	}
