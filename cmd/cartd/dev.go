@@ -47,7 +47,7 @@ func devSizes() sizes {
 	t := shard.DefaultTiming()
 	// Nine nodes share two cores with whatever else runs there: one that
 	// waits for its turn is not a lost leader.
-	t.Heartbeat, t.Lease = 1500*time.Millisecond, time.Second
+	t.Heartbeat, t.Lease = 1300*time.Millisecond, 850*time.Millisecond
 	t.SnapshotEvery = 30 * time.Second
 	return sizes{
 		memtable: 4 << 20, blockCache: 0, cartCache: 8 << 20, segment: 4 << 20,

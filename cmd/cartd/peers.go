@@ -107,5 +107,10 @@ func (f fetcher) Fetch(ctx context.Context, id crdt.RegionID, cartID string) ([]
 	if err != nil || len(carts) == 0 {
 		return nil, err
 	}
+	limits := replication.DefaultLimits()
+	limits.Now = time.Now()
+	if _, err := replication.ValidateCarts(carts, limits); err != nil {
+		return nil, fmt.Errorf("cart from region %d: %w", id, err)
+	}
 	return carts[0].Data, nil
 }
