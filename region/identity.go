@@ -51,6 +51,9 @@ type identity struct {
 	// Started are the shards whose log is in this directory. A log that is
 	// gone took votes with it, so the directory must not serve without it.
 	Started []uint32 `json:"started,omitempty"`
+	// Voted are the shards whose log had something in it: votes, at least.
+	// One that is found empty later lost them, and must not serve.
+	Voted []uint32 `json:"voted,omitempty"`
 	// Boot is the machine's boot in which the node last ran.
 	Boot string `json:"boot,omitempty"`
 }

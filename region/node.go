@@ -212,6 +212,10 @@ func (n *Node) openShards() ([]*shard.Shard, error) {
 		}
 		mine = append(mine, s)
 	}
+	if err := n.markVoted(mine); err != nil {
+		closeAll()
+		return nil, err
+	}
 	n.Router.mu.Lock()
 	for _, s := range mine {
 		n.Router.local[s.ID()] = s
@@ -243,6 +247,30 @@ func (n *Node) makeLogs(held []uint32) error {
 	}
 	if err := syncDir(n.cfg.Dir); err != nil {
 		return fmt.Errorf("make raft log directory: %w", err)
+	}
+	if err := id.save(n.cfg.Dir); err != nil {
+		return err
+	}
+	n.id = id
+	return nil
+}
+
+// markVoted records which shards' logs are not empty any more.
+func (n *Node) markVoted(mine []*shard.Shard) error {
+	n.idMu.Lock()
+	defer n.idMu.Unlock()
+	id := n.id
+	for _, s := range mine {
+		has, err := s.HasState()
+		if err != nil {
+			return fmt.Errorf("read raft state of shard %d: %w", s.ID(), err)
+		}
+		if has && !slices.Contains(id.Voted, s.ID()) {
+			id.Voted = append(slices.Clip(id.Voted), s.ID())
+		}
+	}
+	if len(id.Voted) == len(n.id.Voted) {
+		return nil
 	}
 	if err := id.save(n.cfg.Dir); err != nil {
 		return err
@@ -286,7 +314,8 @@ func (n *Node) openShard(id uint32, cacheBytes int64) (*shard.Shard, error) {
 	s, err := shard.Open(shard.Config{
 		ID: id, Slots: n.slots, Region: crdt.RegionID(ident.RegionID), Incarnation: ident.Incarnation,
 		Server: raft.ServerID(ident.ServerID), Node: n.cfg.Node, Limits: n.cfg.Limits, Timing: n.cfg.Timing,
-		CacheBytes: cacheBytes, QueueMax: n.cfg.QueueMax, EntryBytesMax: entryBytesMax, RetainRows: n.cfg.RetainRows,
+		HadState:   slices.Contains(ident.Voted, id),
+		CacheBytes: cacheBytes, QueueMax: n.cfg.QueueMax, EntryBytesMax: entryBytesMax, CommandBytesMax: commandBytesMax, RetainRows: n.cfg.RetainRows,
 		Published: n.published,
 		Applied:   func(a shard.Applied) { n.cfg.Applied(id, a) },
 		Fatal:     n.cfg.Fatal, Lead: n.cfg.Lead, Log: n.log,
@@ -299,6 +328,10 @@ func (n *Node) openShard(id uint32, cacheBytes int64) (*shard.Shard, error) {
 	}
 	return s, nil
 }
+
+// commandBytesMax is what the join of the largest cart may take: three regions'
+// lines of the largest kind, and still below a frame of the links.
+const commandBytesMax = 3 << 20
 
 // entryBytesMax bounds a log entry, well below a frame of the links.
 const entryBytesMax = 512 << 10

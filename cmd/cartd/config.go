@@ -181,8 +181,8 @@ func (c nodeCommand) validate() error {
 			}
 		}
 	}
-	if c.Memtable < 1<<20 {
-		errs = append(errs, fmt.Errorf("--memtable %d: give 1 MiB (1048576) or more", c.Memtable))
+	if c.Memtable < 16<<20 {
+		errs = append(errs, fmt.Errorf("--memtable %d: give 16 MiB (16777216) or more: the largest cart must fit one transaction", c.Memtable))
 	}
 	if c.CartCache < 0 {
 		errs = append(errs, fmt.Errorf("--cart-cache %d is negative", c.CartCache))

@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -50,7 +51,7 @@ func devSizes() sizes {
 	t.Heartbeat, t.Lease = 1300*time.Millisecond, 850*time.Millisecond
 	t.SnapshotEvery = 30 * time.Second
 	return sizes{
-		memtable: 4 << 20, blockCache: 0, cartCache: 8 << 20, segment: 4 << 20,
+		memtable: 16 << 20, blockCache: 0, cartCache: 8 << 20, segment: 4 << 20,
 		retainRows: 200_000, timing: t,
 	}
 }
@@ -180,6 +181,9 @@ func (d *dev) run(ctx context.Context) error {
 	if d.catalog, err = catalog.New(); err != nil {
 		return err
 	}
+	if err := d.checkRegions(); err != nil {
+		return usageError{err}
+	}
 	// All ports first: one that is taken must leave the data untouched.
 	front, public, err := d.listen()
 	if err != nil {
@@ -216,6 +220,25 @@ func (d *dev) run(ctx context.Context) error {
 	case err := <-d.failed:
 		return mendable(err)
 	}
+}
+
+// checkRegions refuses data of some regions only: a region that lost all its
+// nodes' data would be formed anew beside peers that know its writes, and issue
+// the same dots again.
+func (d *dev) checkRegions() error {
+	var have, lack []string
+	for _, r := range devRegions {
+		if _, err := os.Stat(filepath.Join(d.dir, r.name)); err == nil {
+			have = append(have, r.name)
+		} else {
+			lack = append(lack, r.name)
+		}
+	}
+	if len(have) > 0 && len(lack) > 0 {
+		return fmt.Errorf("%w: %s has data of %s but none of %s; put it back, or give another --data",
+			region.ErrDamagedData, d.dir, strings.Join(have, " and "), strings.Join(lack, " and "))
+	}
+	return nil
 }
 
 // listen opens the four ports that clients use.

@@ -160,7 +160,7 @@ func freeAddresses(t testing.TB, n int) []string {
 func alone(dir string, more ...string) []string {
 	return append([]string{
 		"node", "--region", "us-east", "--node", "1", "--nodes", "us-east/1=127.0.0.1:0", "--data", dir, "--shards", "1",
-		"--listen", "127.0.0.1:0", "--link-listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--trust-headers", "--memtable", "4194304",
+		"--listen", "127.0.0.1:0", "--link-listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--trust-headers", "--memtable", "16777216",
 	}, more...)
 }
 

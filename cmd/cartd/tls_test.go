@@ -183,7 +183,7 @@ func (d *deployment) node(region, n, nodes, api, link, peer, peers string, more 
 	d.api[name] = api
 	d.nodes[name] = spawn(d.t, nil, append([]string{
 		"node", "--region", region, "--node", n, "--nodes", nodes, "--shards", "1", "--data", filepath.Join(d.dataDir, region+n),
-		"--listen", api, "--link-listen", link, "--peer-listen", peer, "--peers", peers, "--token-key", d.public, "--memtable", "4194304",
+		"--listen", api, "--link-listen", link, "--peer-listen", peer, "--peers", peers, "--token-key", d.public, "--memtable", "16777216",
 	}, append(d.ca.files(region), more...)...)...)
 }
 

@@ -50,8 +50,8 @@ func (s *Shard) Propose(ctx context.Context, cmd *regionv1.Command) (*regionv1.O
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	p := &proposal{ctx: ctx, cmd: cmd, size: proto.Size(cmd), done: make(chan result, 1)}
-	if p.size > s.cfg.EntryBytesMax {
-		return nil, fmt.Errorf("%w: %d bytes, an entry holds %d", ErrTooLarge, p.size, s.cfg.EntryBytesMax)
+	if limit := max(s.cfg.EntryBytesMax, s.cfg.CommandBytesMax); p.size > limit {
+		return nil, fmt.Errorf("%w: %d bytes, an entry holds %d", ErrTooLarge, p.size, limit)
 	}
 	select {
 	case s.queue <- p:

@@ -63,9 +63,9 @@ type refusal struct {
 }
 
 // edit applies a shopper's changes to one cart: all of them or none. An
-// outcome is remembered under the op id only when something was applied: a
-// refusal changed nothing, so a retry may be judged anew, here as in any
-// other region.
+// outcome is remembered under the op id, also of an edit that found nothing to
+// change; a refusal is not: a retry may be judged anew, here as in any other
+// region.
 func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
 	old, err := w.record(e.CartId)
 	if err != nil {
@@ -125,7 +125,7 @@ func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
 	for i, k := range keys {
 		out.Lines = append(out.Lines, w.changed(cart, k, e.Changes[i].Kind))
 	}
-	if hasOp && len(deltas) > 0 {
+	if hasOp {
 		b, err := marshal(out)
 		if err != nil {
 			return nil, err

@@ -121,8 +121,8 @@ func TestARowPerLine(t *testing.T) {
 
 func TestNothingToDoIsNoWrite(t *testing.T) {
 	r := newTestRig(t)
-	for _, c := range []*regionv1.Change{remove("s", "x"), set("s", "x", 0), clearAll()} {
-		out := r.refuse(regionv1.Outcome_CODE_OK, withOp(1, edit("c", c)))
+	for i, c := range []*regionv1.Change{remove("s", "x"), set("s", "x", 0), clearAll()} {
+		out := r.refuse(regionv1.Outcome_CODE_OK, withOp(i+1, edit("c", c)))
 		if !out.Lines[0].Removed || out.Replayed {
 			t.Fatalf("outcome %v", out)
 		}
@@ -130,10 +130,14 @@ func TestNothingToDoIsNoWrite(t *testing.T) {
 	if m := r.fsm.marker(); m.Carts != 0 {
 		t.Fatalf("%d carts", m.Carts)
 	}
-	// Nothing was applied, so the op id is free.
-	if out := r.ok(withOp(1, edit("c", add("s", "x", 1)))); out.Replayed {
+	// It was acknowledged all the same: a late retry must not remove what was
+	// added since.
+	r.ok(edit("c", add("s", "x", 4)))
+	if out := r.ok(withOp(1, edit("c", remove("s", "x")))); !out.Replayed {
 		t.Fatalf("outcome %v", out)
 	}
+	r.want("c", map[string]uint32{"s/x/": 4})
+	r.refuse(regionv1.Outcome_CODE_OP_ID_REUSED, withOp(3, edit("c", add("s", "x", 1))))
 }
 
 func TestRefusals(t *testing.T) {

@@ -301,7 +301,7 @@ func (m *model) do(e *regionv1.Edit) (regionv1.Outcome_Code, bool) {
 		}
 		return regionv1.Outcome_CODE_OK, true
 	}
-	next, wrote := maps.Clone(m.carts[e.CartId]), false
+	next := maps.Clone(m.carts[e.CartId])
 	if next == nil {
 		next = make(map[string]uint32)
 	}
@@ -323,9 +323,7 @@ func (m *model) do(e *regionv1.Edit) (regionv1.Outcome_Code, bool) {
 				return regionv1.Outcome_CODE_QUANTITY_TOO_LARGE, false
 			}
 			next[key] += c.Quantity
-			wrote = true
 		case regionv1.Change_KIND_CLEAR:
-			wrote = wrote || len(next) > 0
 			clear(next)
 		default:
 			if len(found) > 1 {
@@ -338,7 +336,6 @@ func (m *model) do(e *regionv1.Edit) (regionv1.Outcome_Code, bool) {
 				}
 				continue
 			}
-			wrote = true
 			if toZero {
 				delete(next, found[0])
 			} else {
@@ -347,7 +344,7 @@ func (m *model) do(e *regionv1.Edit) (regionv1.Outcome_Code, bool) {
 		}
 	}
 	m.carts[e.CartId] = next
-	if wrote && len(e.OpId) > 0 {
+	if len(e.OpId) > 0 {
 		m.ops[op] = e
 	}
 	return regionv1.Outcome_CODE_OK, false

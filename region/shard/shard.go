@@ -75,10 +75,14 @@ type Config struct {
 	Limits      Limits
 	Timing      Timing
 
-	CacheBytes    int64  // bound on decoded carts in memory
-	QueueMax      int    // commands waiting to be packed; more are refused
-	EntryBytesMax int    // size of one entry's commands
-	RetainRows    uint64 // delta log rows kept for a peer that is away
+	HadState      bool  // the member had a log when it last ran
+	CacheBytes    int64 // bound on decoded carts in memory
+	QueueMax      int   // commands waiting to be packed; more are refused
+	EntryBytesMax int   // size of one entry's commands
+	// CommandBytesMax is the size of a command that may have an entry to
+	// itself, above EntryBytesMax; 0: none may.
+	CommandBytesMax int
+	RetainRows      uint64 // delta log rows kept for a peer that is away
 
 	// Published is called for each record committed here; it must not block.
 	Published func(cartID string, r *store.Record, leader bool)
@@ -175,17 +179,18 @@ func Open(cfg Config, space *store.Space, stores Stores, tr Transport, servers [
 	if err := checkLog(stores, newest, space.Marker().Applied); err != nil {
 		return nil, fmt.Errorf("shard %d: %w", cfg.ID, err)
 	}
+	has, err := raft.HasExistingState(stores.Log, stores.Stable, stores.Snapshots)
+	if err != nil {
+		return nil, fmt.Errorf("read raft state of shard %d: %w", cfg.ID, err)
+	}
+	if cfg.HadState && !has {
+		return nil, fmt.Errorf("shard %d: %w: it is empty, and was not when the node last ran", cfg.ID, ErrLogDamaged)
+	}
 
-	if len(servers) > 0 {
-		has, err := raft.HasExistingState(stores.Log, stores.Stable, stores.Snapshots)
+	if len(servers) > 0 && !has {
+		err := raft.BootstrapCluster(conf, stores.Log, stores.Stable, stores.Snapshots, tr, raft.Configuration{Servers: servers})
 		if err != nil {
-			return nil, fmt.Errorf("read raft state of shard %d: %w", cfg.ID, err)
-		}
-		if !has {
-			err := raft.BootstrapCluster(conf, stores.Log, stores.Stable, stores.Snapshots, tr, raft.Configuration{Servers: servers})
-			if err != nil {
-				return nil, fmt.Errorf("bootstrap shard %d: %w", cfg.ID, err)
-			}
+			return nil, fmt.Errorf("bootstrap shard %d: %w", cfg.ID, err)
 		}
 	}
 	watched := &installWatch{Transport: tr, repeat: func(target raft.ServerID, index uint64) { s.breakInstallLoop(target, index) }}
@@ -195,6 +200,12 @@ func Open(cfg Config, space *store.Space, stores Stores, tr Transport, servers [
 	}
 	s.verify.raft = s.raft
 	return s, nil
+}
+
+// HasState reports whether the member has a log, a vote or a snapshot: from
+// then on it must not start without one.
+func (s *Shard) HasState() (bool, error) {
+	return raft.HasExistingState(s.stores.Log, s.stores.Stable, s.stores.Snapshots)
 }
 
 // checkLog refuses a log that ends before what was applied from it: its files

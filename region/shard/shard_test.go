@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -173,5 +174,38 @@ func TestProposeAndRestart(t *testing.T) {
 	iv, ok, err := m.shard.ReadAfter(ctx, 15, 1<<20)
 	if err != nil || !ok || len(iv.Rows) != 5 || iv.Hi != 20 {
 		t.Fatalf("interval %v ok=%v err=%v", iv, ok, err)
+	}
+}
+
+// One shopper may fill a cart with the largest lines and clear it. The rows of
+// that outgrow a transaction of a small memtable; the entry is committed, so
+// failing to apply it would end every member, at each start again.
+func TestClearOfTheLargestCart(t *testing.T) {
+	dir := t.TempDir()
+	_, tr := raft.NewInmemTransport("n1")
+	m := startMember(t, dir, "n1", tr, []raft.Server{{ID: "n1", Address: "n1"}}, start{memTable: 4 << 20})
+	defer m.stop()
+	within(t, 5*time.Second, "leads", m.shard.Leads)
+	id := "cart:" + strings.Repeat("u", 128)
+	for from := 0; from < 500; from += 50 {
+		e := &regionv1.Edit{CartId: id}
+		for i := range 50 {
+			e.Changes = append(e.Changes, &regionv1.Change{
+				Kind: regionv1.Change_KIND_ADD, Quantity: 1, Currency: "USD",
+				Line: &regionv1.LineKey{Seller: "s", Sku: fmt.Sprint(from + i), Options: strings.Repeat("o", 1024)},
+			})
+		}
+		out, err := m.shard.Propose(t.Context(), &regionv1.Command{Command: &regionv1.Command_Edit{Edit: e}})
+		if err != nil || out.Code != regionv1.Outcome_CODE_OK {
+			t.Fatal(out, err)
+		}
+	}
+	e := &regionv1.Edit{CartId: id, Changes: []*regionv1.Change{{Kind: regionv1.Change_KIND_CLEAR}}}
+	out, err := m.shard.Propose(t.Context(), &regionv1.Command{Command: &regionv1.Command_Edit{Edit: e}})
+	if err != nil || out.Code != regionv1.Outcome_CODE_OK || out.ItemCount != 0 {
+		t.Fatal(out, err)
+	}
+	if got := m.shard.LastSeq(); got != 1000 {
+		t.Fatalf("delta log ends at %d, want 1000", got)
 	}
 }

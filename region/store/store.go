@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
@@ -87,11 +89,37 @@ func Open(cfg Config) (*Store, error) {
 	// Carts stay in the LSM tree, but a transaction must be able to hold the
 	// largest value: Badger wants the threshold below 15 % of a memtable.
 	opt = opt.WithValueThreshold(min(opt.ValueThreshold, cfg.MemTableBytes/8))
+	if err := dropEmptyMemtables(cfg.Dir); err != nil {
+		return nil, fmt.Errorf("open database %s: %w", cfg.Dir, err)
+	}
 	db, err := badger.Open(opt)
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", cfg.Dir, err)
 	}
 	return &Store{db: db}, nil
+}
+
+// dropEmptyMemtables removes memtable files of length 0. Badger cuts such a
+// file to nothing before it removes it, once its content is in a table; a
+// process killed in between leaves what Badger then refuses to open.
+func dropEmptyMemtables(dir string) error {
+	files, err := filepath.Glob(filepath.Join(dir, "*.mem"))
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		info, err := os.Stat(f)
+		if err != nil {
+			return err
+		}
+		if info.Size() > 0 {
+			continue
+		}
+		if err := os.Remove(f); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close flushes and closes the database. Spaces must not be used after it.

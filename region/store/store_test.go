@@ -366,3 +366,42 @@ func TestCorruptValues(t *testing.T) {
 		})
 	}
 }
+
+// A process killed while Badger removes a memtable's file leaves it empty:
+// the kill test found a node that did not start again.
+func TestEmptyMemtableFileIsPassedOver(t *testing.T) {
+	dir := t.TempDir()
+	cfg := DefaultConfig(dir, slog.New(slog.DiscardHandler))
+	cfg.MemTableBytes = 1 << 20
+	s, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	space, err := s.Space(0, 0, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx := space.Begin()
+	tx.AppendRow(crdt.Row{CartID: "cart:u", Delta: crdt.Delta{Dots: []crdt.Dot{{Seq: 1}}, Context: crdt.ContextOf(crdt.Dot{Seq: 1})}})
+	tx.Marker().Applied = 7
+	if err := tx.Commit(func(string, *Record) {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "00009.mem"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	if s, err = Open(cfg); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	if space, err = s.Space(0, 0, 1024); err != nil {
+		t.Fatal(err)
+	}
+	if got := space.Marker().Applied; got != 7 {
+		t.Fatalf("applied index is %d, want 7", got)
+	}
+}

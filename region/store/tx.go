@@ -20,6 +20,8 @@ type Tx struct {
 	bytes  int64
 	count  int64
 	err    error
+	// spilled takes rows that would not fit the transaction; see AppendRow.
+	spilled *badger.WriteBatch
 }
 
 type dirtyCart struct {
@@ -117,11 +119,26 @@ func (t *Tx) PutRecord(slot uint32, id string, old, r *Record) {
 	d.size, d.record = size, r
 }
 
-// AppendRow gives the row the log's next seq and writes it.
+// AppendRow gives the row the log's next seq and writes it. Rows past half of
+// what a transaction holds are written ahead of it: one clear of a full cart
+// writes more than small memtables allow. That breaks neither S1 nor the
+// entry's unity: the rows are of an entry that is committed, lie beyond the
+// marker's Seq until the transaction is, and are written again, the same, when
+// the entry is applied again.
 func (t *Tx) AppendRow(r crdt.Row) {
 	t.marker.Seq++
 	r.Seq, r.Last = t.marker.Seq, t.marker.Seq
-	t.set(t.space.rowKey(r.Seq), r.Encode(nil))
+	key, value := t.space.rowKey(r.Seq), r.Encode(nil)
+	if t.bytes+int64(len(value)) < t.space.store.db.MaxBatchSize()/2 {
+		t.set(key, value)
+		return
+	}
+	if t.spilled == nil {
+		t.spilled = t.space.store.db.NewWriteBatch()
+	}
+	if err := t.spilled.Set(key, value); err != nil {
+		t.fail(fmt.Errorf("write row %d: %w", r.Seq, err))
+	}
 }
 
 // Trim drops the oldest rows up to seq, at most limit of them.
@@ -199,8 +216,11 @@ func (t *Tx) Commit(each func(id string, r *Record)) error {
 		t.set(t.space.digestKey(slot), b[:])
 	}
 	t.set(t.space.markerKey(), t.marker.encode())
+	if t.spilled != nil && t.err == nil {
+		t.err = t.spilled.Flush()
+	}
 	if t.err != nil {
-		t.tx.Discard()
+		t.Discard()
 		return t.err
 	}
 	if err := t.tx.Commit(); err != nil {
@@ -218,7 +238,12 @@ func (t *Tx) Commit(each func(id string, r *Record)) error {
 }
 
 // Discard drops a transaction that was not committed.
-func (t *Tx) Discard() { t.tx.Discard() }
+func (t *Tx) Discard() {
+	t.tx.Discard()
+	if t.spilled != nil {
+		t.spilled.Cancel()
+	}
+}
 
 // Sums returns the committed bucket digests of the slots [lo, hi), 16 bytes
 // each, as they are in the database.

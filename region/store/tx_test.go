@@ -374,8 +374,8 @@ func TestTooLargeTransactionFails(t *testing.T) {
 	s := newStore(t)
 	sp := openSpace(t, s, 1)
 	tx := sp.Begin()
-	for range 20000 {
-		tx.AppendRow(rowOf("c"))
+	for i := range 20000 {
+		tx.PutOp("c", crdt.OpID{byte(i), byte(i >> 8)}, OpRecord{At: crdt.Timestamp(i)})
 	}
 	tx.Marker().Applied = 1
 	if err := tx.Commit(func(string, *Record) { t.Error("published") }); err == nil {
@@ -383,5 +383,38 @@ func TestTooLargeTransactionFails(t *testing.T) {
 	}
 	if got := dump(t, s, sp.prefix); len(got) != 0 || sp.Marker() != (Marker{}) {
 		t.Fatalf("%d keys and marker %+v of a commit that failed", len(got), sp.Marker())
+	}
+}
+
+// Rows past half of a transaction are written ahead of it. One that is not
+// committed after all leaves a marker that does not know them, and the same
+// rows are written when its entry is applied again.
+func TestRowsBeyondATransaction(t *testing.T) {
+	s := newStore(t)
+	sp := openSpace(t, s, 1)
+	const rows = 20000
+	fill := func() *Tx {
+		tx := sp.Begin()
+		for range rows {
+			tx.AppendRow(rowOf("c"))
+		}
+		tx.Marker().Applied = 1
+		return tx
+	}
+	fill().Discard()
+	if sp.Marker() != (Marker{}) {
+		t.Fatalf("marker %+v of what was not committed", sp.Marker())
+	}
+	if err := fill().Commit(func(string, *Record) {}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := sp.Rows(0, 1<<30)
+	if err != nil || len(got) != rows || sp.Marker().Seq != rows {
+		t.Fatalf("%d rows, marker %+v, %v", len(got), sp.Marker(), err)
+	}
+	for i, r := range got {
+		if r.Seq != uint64(i+1) {
+			t.Fatalf("row %d at place %d", r.Seq, i+1)
+		}
 	}
 }
