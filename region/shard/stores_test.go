@@ -106,3 +106,24 @@ func TestDamagedLogIsRefused(t *testing.T) {
 		t.Fatalf("opened with %v, want ErrLogDamaged", err)
 	}
 }
+
+// A member whose log had something in it must not start with an empty one,
+// even when its database is gone too: it would vote again.
+func TestEmptiedLogIsRefused(t *testing.T) {
+	st := openStore(t, t.TempDir(), 1<<20)
+	defer func() { _ = st.Close() }()
+	space, err := st.Space(0, 0, SlotCount)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mem := raft.NewInmemStore()
+	_, tr := raft.NewInmemTransport("n1")
+	_, err = Open(Config{
+		Slots: NewSlots(1), Region: 1, Server: "n1", Node: "n1", Timing: DefaultTiming(), QueueMax: 1, HadState: true,
+		Published: func(string, *store.Record, bool) {}, Applied: func(Applied) {}, Fatal: func(error) {}, Log: slog.New(slog.DiscardHandler),
+	}, space, Stores{Log: mem, Stable: mem, Snapshots: raft.NewInmemSnapshotStore(), Close: func() error { return nil }}, tr,
+		[]raft.Server{{ID: "n1", Address: "n1"}})
+	if !errors.Is(err, ErrLogDamaged) {
+		t.Fatalf("opened with %v, want ErrLogDamaged", err)
+	}
+}
