@@ -336,11 +336,11 @@ func TestRegionOfProcesses(t *testing.T) {
 		w.more(100)
 		took := d.nodes[leader].terminate(t)
 		w.more(100)
-		t.Logf("%s, the leader, stopped in %v; longest time without an acknowledged edit: %v", leader, took, w.gap)
 		if took > 5*time.Second {
 			t.Errorf("%s took %v to stop", leader, took)
 		}
-		w.prove(true)
+		w.prove(true) // the writers have ended
+		t.Logf("%s, the leader, stopped in %v; longest time without an acknowledged edit: %v", leader, took, w.gap)
 		if now := d.leader("gateway"); now == leader || now == "" {
 			t.Errorf("leader is %q after %s has stopped", now, leader)
 		}
