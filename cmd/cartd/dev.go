@@ -98,8 +98,10 @@ type devRegion struct {
 
 // devNode is one node's place: it keeps its address while the node is gone.
 type devNode struct {
-	name   string
-	addr   string
+	name string
+	// addr is stored while the region's gateway, which the API has used since
+	// its port is open, may dial it already; nil until then.
+	addr   atomic.Pointer[string]
 	member *member
 }
 
@@ -410,11 +412,15 @@ func (r *devRegion) openAPI(ln net.Listener) {
 
 func (r *devRegion) dial(ctx context.Context, node string) (net.Conn, error) {
 	n, ok := r.nodes[node] // the map is not changed once made
-	if !ok || n.addr == "" {
+	if !ok {
 		return nil, fmt.Errorf("node %q is not there", node)
 	}
+	addr := n.addr.Load()
+	if addr == nil {
+		return nil, fmt.Errorf("node %q has not started yet", node)
+	}
 	var dialer net.Dialer
-	return dialer.DialContext(ctx, "tcp", n.addr)
+	return dialer.DialContext(ctx, "tcp", *addr)
 }
 
 func (r *devRegion) openNodes() error {
@@ -441,7 +447,8 @@ func (r *devRegion) startNodes() error {
 			}
 			return fmt.Errorf("listen: %w", err)
 		}
-		r.nodes[name].addr = ln.Addr().String()
+		addr := ln.Addr().String()
+		r.nodes[name].addr.Store(&addr)
 		listeners[i] = ln
 	}
 	for i, name := range r.place.nodes {
@@ -581,7 +588,7 @@ func (d *dev) node(_ context.Context, name string, start bool) error {
 func (r *devRegion) switchNode(n *devNode, start bool) error {
 	switch {
 	case start && n.member == nil:
-		ln, err := net.Listen("tcp", n.addr)
+		ln, err := net.Listen("tcp", *n.addr.Load())
 		if err != nil {
 			return fmt.Errorf("listen: %w", err)
 		}

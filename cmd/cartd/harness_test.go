@@ -508,7 +508,7 @@ func (r *running) switchRegion(t testing.TB, action adminv1.NodeRequest_Action, 
 func (r *running) ready(t testing.TB, region string) {
 	t.Helper()
 	s := shopper{t: t, at: r.url, client: http.DefaultClient}
-	eventually(t, 10*time.Second, region+" is ready", func() bool {
+	eventually(t, 20*time.Second, region+" is ready", func() bool {
 		a, err := s.try(region, "GET", "/readyz", nil)
 		return err == nil && a.status == 200
 	})

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -184,6 +185,24 @@ func TestEphemeralLeavesNothing(t *testing.T) {
 	if entries, err := os.ReadDir(tmp); err != nil || len(entries) != 0 {
 		t.Errorf("left behind: %v, %v", entries, err)
 	}
+}
+
+// The API answers, and asks the nodes, from before they are started: what it
+// reads of them then is what the race detector looks at here.
+func TestAskedWhileStarting(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	r := &running{base: freeBase(), cancel: cancel, done: make(chan struct{}), out: newOutput(), errs: newOutput()}
+	go func() {
+		defer close(r.done)
+		r.code = run(ctx, []string{"--log", "error", "dev", "--ephemeral", "--port", fmt.Sprint(r.base)}, r.out, r.errs)
+	}()
+	t.Cleanup(func() { r.stop(t) })
+	var asking sync.WaitGroup
+	for _, region := range append([]string{"front"}, regions...) {
+		asking.Go(func() { r.ready(t, region) })
+	}
+	asking.Wait()
 }
 
 // A start that is broken off leaves no mark that looks like a failure.
