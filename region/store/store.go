@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -65,7 +66,7 @@ type Store struct {
 }
 
 // Open opens or makes the database in cfg.Dir. It fails when another process
-// has it open, or when its files are damaged; it then changes nothing.
+// has it open. Its files must not be damaged: see [Check].
 func Open(cfg Config) (*Store, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -89,7 +90,7 @@ func Open(cfg Config) (*Store, error) {
 	// Carts stay in the LSM tree, but a transaction must be able to hold the
 	// largest value: Badger wants the threshold below 15 % of a memtable.
 	opt = opt.WithValueThreshold(min(opt.ValueThreshold, cfg.MemTableBytes/8))
-	if err := dropEmptyMemtables(cfg.Dir); err != nil {
+	if err := dropUseless(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("open database %s: %w", cfg.Dir, err)
 	}
 	db, err := badger.Open(opt)
@@ -99,24 +100,31 @@ func Open(cfg Config) (*Store, error) {
 	return &Store{db: db}, nil
 }
 
-// dropEmptyMemtables removes memtable files of length 0. Badger cuts such a
-// file to nothing before it removes it, once its content is in a table; a
-// process killed in between leaves what Badger then refuses to open.
-func dropEmptyMemtables(dir string) error {
-	files, err := filepath.Glob(filepath.Join(dir, "*.mem"))
-	if err != nil {
+// dropUseless removes files that hold nothing and can be in the way. Badger
+// cuts a memtable's file, or one of the value log, to nothing before it removes
+// it; a process killed in between leaves what Badger then refuses to open. And
+// it keeps statistics for a collection of the value log that is never run here,
+// and believes whatever stands there.
+func dropUseless(dir string) error {
+	if err := os.Remove(filepath.Join(dir, "DISCARD")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	for _, f := range files {
-		info, err := os.Stat(f)
+	for _, pattern := range []string{"*.mem", "*.vlog"} {
+		files, err := filepath.Glob(filepath.Join(dir, pattern))
 		if err != nil {
 			return err
 		}
-		if info.Size() > 0 {
-			continue
-		}
-		if err := os.Remove(f); err != nil {
-			return err
+		for _, f := range files {
+			info, err := os.Stat(f)
+			if err != nil {
+				return err
+			}
+			if info.Size() > 0 {
+				continue
+			}
+			if err := os.Remove(f); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
