@@ -64,24 +64,15 @@ func (c *Cart) Encode(dst []byte) []byte {
 func appendBody(dst []byte, cc CausalContext, m ORMap) []byte {
 	e := encoder{b: dst, replicas: cc.entries, base: math.MaxUint64}
 	e.context()
-	offers := func(f func(Offer)) {
-		for _, l := range m {
-			for _, w := range l.Line.Offer {
-				f(w.Value)
-			}
-			for _, w := range l.Line.Presence {
-				f(w.Value.Offer)
-			}
+	latest := uint64(0)
+	for _, l := range m {
+		for i := range l.Line.Offer {
+			latest = max(latest, e.offer(&l.Line.Offer[i].Value))
+		}
+		for i := range l.Line.Presence {
+			latest = max(latest, e.offer(&l.Line.Presence[i].Value.Offer))
 		}
 	}
-	latest := uint64(0)
-	offers(func(o Offer) {
-		e.base = min(e.base, uint64(o.AddedAt)>>16)
-		latest = max(latest, uint64(o.AddedAt)>>16)
-		if !slices.Contains(e.currencies, o.Currency) {
-			e.currencies = append(e.currencies, o.Currency)
-		}
-	})
 	slices.Sort(e.currencies)
 	if len(e.currencies) > 0 {
 		e.width = byteLen(latest - e.base)
@@ -100,6 +91,17 @@ func appendBody(dst []byte, cc CausalContext, m ORMap) []byte {
 		last = l.Key
 	}
 	return e.b
+}
+
+// offer takes note of what an offer brings to the dictionary, and returns its
+// millisecond.
+func (e *encoder) offer(o *Offer) uint64 {
+	ms := uint64(o.AddedAt) >> 16
+	e.base = min(e.base, ms)
+	if !slices.Contains(e.currencies, o.Currency) {
+		e.currencies = append(e.currencies, o.Currency)
+	}
+	return ms
 }
 
 // byteLen returns the number of bytes that v takes, 0 for 0.

@@ -210,6 +210,20 @@ func appendDots[V comparable](out []Dot, r Register[V]) []Dot {
 // lineDots is room for the dots of a line without conflicts and a new one.
 type lineDots [8]Dot
 
+// Holds reports whether the line holds a dot; a nil line holds none.
+func (l *Line) Holds(d Dot) bool {
+	return l != nil && (holds(l.Presence, d) || holds(l.Quantity, d) || holds(l.Placement, d) || holds(l.Offer, d) || holds(l.Attributes, d))
+}
+
+func holds[V comparable](r Register[V], d Dot) bool {
+	for i := range r {
+		if r[i].Dot == d {
+			return true
+		}
+	}
+	return false
+}
+
 // Dots returns the context of all dots the line holds.
 func (l *Line) Dots() CausalContext { return l.dotsAnd() }
 

@@ -27,7 +27,7 @@ var ErrInUse = errors.New("data directory is in use")
 
 const (
 	identityFile   = "node.json"
-	identityFormat = 1
+	identityFormat = 2
 	cleanFile      = "clean" // there while the node is stopped cleanly
 )
 

@@ -338,13 +338,13 @@ const entryBytesMax = 512 << 10
 
 // published puts committed records into the hot cache. The leader does it:
 // followers would only repeat it.
-func (n *Node) published(cartID string, r *store.Record, leader bool) {
+func (n *Node) published(cartID string, r *store.Record, encoded []byte, leader bool) {
 	if !leader {
 		return
 	}
 	n.filler.Offer(cartID, cache.Entry{
 		Version: cache.Version{Incarnation: n.Router.cfg.Incarnation, Index: r.Index},
-		Data:    r.Encode(),
+		Data:    encoded,
 	})
 }
 

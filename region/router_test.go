@@ -509,7 +509,7 @@ func TestCache(t *testing.T) {
 	ahead := cache.Version{Incarnation: 1, Index: second.Index + 1000}
 	evil := newForeign("another shopper's").add(1, "secret", 1)
 	evil.cart.Context = evil.cart.Context.Join(rec.State.Cart.Context)
-	stolen := store.NewRecord("another shopper's", ahead.Index, crdt.State{Cart: evil.cart}).Encode()
+	stolen := store.NewRecord("another shopper's", ahead.Index, crdt.State{Cart: evil.cart}, store.Asked{}).Encode()
 	torn := slices.Clone(old.Data)
 	torn[len(torn)/2] ^= 0x40
 	for i, data := range [][]byte{

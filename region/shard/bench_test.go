@@ -77,7 +77,7 @@ func BenchmarkPropose(b *testing.B) {
 					c.Limits.Quantity = 1 << 31
 					c.CacheBytes = 256 << 20
 					c.Applied = func(a Applied) { entries.Add(int64(a.Entries)); commands.Add(int64(a.Commands)) }
-					c.Published = func(string, *store.Record, bool) {}
+					c.Published = func(string, *store.Record, []byte, bool) {}
 				}}
 			}, "n1", "n2", "n3")
 			_, s := g.leader()

@@ -42,10 +42,27 @@ func stateOf(r *store.Record) crdt.State {
 	return r.State
 }
 
-func (w *workspace) put(id string, old *store.Record, s crdt.State) *store.Record {
-	r := store.NewRecord(id, w.index, s)
+func (w *workspace) put(id string, old *store.Record, s crdt.State, asked store.Asked) *store.Record {
+	r := store.NewRecord(id, w.index, s, asked)
 	w.tx.PutRecord(w.slots.Of(id), id, old, r)
 	return r
+}
+
+// asked returns the filter over the op ids that a cart remembers. A cart
+// without a record may remember edits that found nothing to change.
+func (w *workspace) asked(id string, r *store.Record) (store.Asked, error) {
+	if r != nil {
+		return r.Asked, nil
+	}
+	return w.tx.Asked(id)
+}
+
+// op returns what is remembered of a request.
+func (w *workspace) op(id string, op crdt.OpID, r *store.Record) (store.OpRecord, bool, error) {
+	if r != nil && !r.Asked.May(op) {
+		return store.OpRecord{}, false, nil
+	}
+	return w.tx.Op(id, op)
 }
 
 // now gives out the next timestamp: unique in the shard, not before the
@@ -119,7 +136,17 @@ func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
 			w.tx.AppendRow(row)
 			ops = w.nextOps(ops, made, d, cart)
 		}
-		rec = w.put(e.CartId, old, crdt.State{Cart: cart, Ops: ops})
+		state.Ops = ops
+	}
+	if len(deltas) > 0 || hasOp && old != nil {
+		asked, err := w.asked(e.CartId, old)
+		if err != nil {
+			return nil, err
+		}
+		if hasOp {
+			asked = asked.With(op, at, w.opHorizon())
+		}
+		rec = w.put(e.CartId, old, crdt.State{Cart: cart, Ops: state.Ops}, asked)
 	}
 	out := w.outcome(e.CartId, rec)
 	for i, k := range keys {
@@ -130,7 +157,7 @@ func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
 		if err != nil {
 			return nil, err
 		}
-		w.tx.PutOp(e.CartId, op, store.OpRecord{Fingerprint: e.Fingerprint, At: at, Outcome: b})
+		w.tx.PutOp(e.CartId, op, store.OpRecord{Fingerprint: e.Fingerprint, At: at, Outcome: b}, w.at)
 	}
 	return out, nil
 }
@@ -151,7 +178,7 @@ func DigestOfRecord(id string, r *store.Record) store.Digest {
 
 // replay answers a request whose op id is known.
 func (w *workspace) replay(e *regionv1.Edit, op crdt.OpID, old *store.Record) (known bool, out *regionv1.Outcome, err error) {
-	rec, ok, err := w.tx.Op(e.CartId, op)
+	rec, ok, err := w.op(e.CartId, op, old)
 	if err != nil || !ok {
 		return false, nil, err
 	}
@@ -359,10 +386,10 @@ func (w *workspace) nextOps(ops, came []crdt.Op, d crdt.Delta, cart *crdt.Cart) 
 	if len(ops)+len(came) == 0 {
 		return nil
 	}
-	held := cart.Lines.Find(d.Key).Dots()
+	line := cart.Lines.Find(d.Key)
 	oldest := w.opHorizon()
 	return slices.DeleteFunc(joinOps(ops, came), func(o crdt.Op) bool {
-		return o.At < oldest || d.Context.Has(o.Dot) && !held.Has(o.Dot)
+		return o.At < oldest || d.Context.Has(o.Dot) && !line.Holds(o.Dot)
 	})
 }
 
@@ -422,27 +449,35 @@ func (w *workspace) joinRow(row crdt.Row) error {
 	}
 	state := stateOf(old)
 	cart := state.Cart.Apply(row.Delta)
+	asked, err := w.asked(row.CartID, old)
+	if err != nil {
+		return err
+	}
 	for _, o := range row.Ops {
-		if err := w.learnOp(row.CartID, o); err != nil {
+		if asked, err = w.learnOp(row.CartID, o, asked); err != nil {
 			return err
 		}
 	}
-	w.put(row.CartID, old, crdt.State{Cart: cart, Ops: w.nextOps(state.Ops, byDot(row.Ops), row.Delta, cart)})
+	w.put(row.CartID, old, crdt.State{Cart: cart, Ops: w.nextOps(state.Ops, byDot(row.Ops), row.Delta, cart)}, asked)
 	w.observe(row.At)
 	return nil
 }
 
-// learnOp remembers a request that another region applied.
-func (w *workspace) learnOp(id string, o crdt.Op) error {
-	if o.At < w.opHorizon() {
-		return nil
+// learnOp remembers a request that another region applied, and returns the
+// cart's filter with it: the caller puts the record.
+func (w *workspace) learnOp(id string, o crdt.Op, asked store.Asked) (store.Asked, error) {
+	oldest := w.opHorizon()
+	if o.At < oldest {
+		return asked, nil
 	}
-	_, known, err := w.tx.Op(id, o.ID)
-	if err != nil || known {
-		return err
+	if asked.May(o.ID) {
+		_, known, err := w.tx.Op(id, o.ID)
+		if err != nil || known {
+			return asked, err
+		}
 	}
-	w.tx.PutOp(id, o.ID, store.OpRecord{Fingerprint: o.Fingerprint, At: o.At})
-	return nil
+	w.tx.PutOp(id, o.ID, store.OpRecord{Fingerprint: o.Fingerprint, At: o.At}, w.at)
+	return asked.With(o.ID, o.At, oldest), nil
 }
 
 // observe moves the shard's clock past a remote timestamp.
@@ -460,8 +495,17 @@ func (w *workspace) joinCart(j *regionv1.JoinCart, flush func() error) (*regionv
 	if err != nil {
 		return nil, fmt.Errorf("cart %q at index %d: %w", j.CartId, w.index, err)
 	}
+	old, err := w.record(j.CartId)
+	if err != nil {
+		return nil, err
+	}
+	before, err := w.asked(j.CartId, old)
+	if err != nil {
+		return nil, err
+	}
+	asked := before
 	for _, o := range remote.Ops {
-		if err := w.learnOp(j.CartId, o); err != nil {
+		if asked, err = w.learnOp(j.CartId, o, asked); err != nil {
 			return nil, err
 		}
 		if w.tx.Full() {
@@ -469,10 +513,6 @@ func (w *workspace) joinCart(j *regionv1.JoinCart, flush func() error) (*regionv
 				return nil, err
 			}
 		}
-	}
-	old, err := w.record(j.CartId)
-	if err != nil {
-		return nil, err
 	}
 	state := stateOf(old)
 	cart := crdt.Join(state.Cart, remote.Cart)
@@ -483,8 +523,8 @@ func (w *workspace) joinCart(j *regionv1.JoinCart, flush func() error) (*regionv
 	oldest := w.opHorizon()
 	ops := slices.DeleteFunc(joinOps(state.Ops, byDot(remote.Ops)), func(o crdt.Op) bool { return o.At < oldest || !held.Has(o.Dot) })
 	rec := old
-	if old == nil || !cart.Equal(state.Cart) || !slices.Equal(ops, state.Ops) {
-		rec = w.put(j.CartId, old, crdt.State{Cart: cart, Ops: ops})
+	if old == nil || !cart.Equal(state.Cart) || !slices.Equal(ops, state.Ops) || !asked.Equal(before) {
+		rec = w.put(j.CartId, old, crdt.State{Cart: cart, Ops: ops}, asked)
 	}
 	return w.outcome(j.CartId, rec), nil
 }

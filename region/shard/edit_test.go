@@ -260,6 +260,37 @@ func TestOpIDs(t *testing.T) {
 	}
 }
 
+// A request that found nothing to change is remembered, also past the first
+// record of a cart that was not there, and by a record that is.
+func TestRetryOfWhatChangedNothing(t *testing.T) {
+	r := newTestRig(t)
+	r.ok(withOp(1, edit("c", remove("s", "a"))))
+	r.ok(withOp(2, edit("c", add("s", "a", 3))))
+	r.ok(withOp(3, edit("c", remove("s", "b"))))
+	r.ok(withOp(4, edit("c", add("s", "b", 4))))
+	for n, retry := range map[int]*regionv1.Edit{1: edit("c", remove("s", "a")), 3: edit("c", remove("s", "b"))} {
+		if out := r.ok(withOp(n, retry)); !out.Replayed {
+			t.Errorf("retry of request %d counted again: %v", n, out)
+		}
+	}
+	r.want("c", map[string]uint32{"s/a/": 3, "s/b/": 4})
+}
+
+// More requests than a cart's filter holds are all recognised.
+func TestRetriesPastTheFilter(t *testing.T) {
+	r := newTestRig(t)
+	const n = 90 // above askedMax
+	for i := range n {
+		r.ok(withOp(i+1, edit("c", add("s", "a", 1))))
+	}
+	for i := range n {
+		if out := r.ok(withOp(i+1, edit("c", add("s", "a", 1)))); !out.Replayed {
+			t.Fatalf("retry of request %d counted again", i+1)
+		}
+	}
+	r.want("c", map[string]uint32{"s/a/": n})
+}
+
 // The ids of all dots that a line holds travel with every later row of it,
 // and no longer than the dots live.
 func TestOpsTravelWithTheirDots(t *testing.T) {

@@ -42,9 +42,9 @@ type fsm struct {
 
 	carts *carts
 	watch *watchers
-	// publish is called for every record committed, in order of a cart's
-	// versions, while readers already see it.
-	publish func(id string, r *store.Record)
+	// publish is called for every record committed, with its bytes, in order
+	// of a cart's versions, while readers already see it.
+	publish func(id string, r *store.Record, encoded []byte)
 }
 
 // Applied says what one transaction did.
@@ -53,7 +53,7 @@ type Applied struct {
 	Index             uint64
 }
 
-func newFSM(space *store.Space, slots *Slots, cacheBytes int64, publish func(string, *store.Record), stats func(Applied), fatal func(error)) *fsm {
+func newFSM(space *store.Space, slots *Slots, cacheBytes int64, publish func(string, *store.Record, []byte), stats func(Applied), fatal func(error)) *fsm {
 	f := &fsm{
 		slots: slots, fatal: fatal, stats: stats, space: space, publish: publish,
 		changed: make(chan struct{}), head: space.Marker(), sweep: make(chan struct{}, 1),
@@ -229,13 +229,14 @@ func (b *batch) commit() error {
 	f := b.fsm
 	marker := *b.tx.Marker()
 	type published struct {
-		id string
-		r  *store.Record
+		id      string
+		r       *store.Record
+		encoded []byte
 	}
 	var records []published
-	if err := b.tx.Commit(func(id string, r *store.Record) {
+	if err := b.tx.Commit(func(id string, r *store.Record, encoded []byte) {
 		f.carts.put(id, r)
-		records = append(records, published{id, r})
+		records = append(records, published{id, r, encoded})
 	}); err != nil {
 		return err
 	}
@@ -249,7 +250,7 @@ func (b *batch) commit() error {
 	f.mu.Unlock()
 	for _, p := range records {
 		f.watch.notify(p.id)
-		f.publish(p.id, p.r)
+		f.publish(p.id, p.r, p.encoded)
 	}
 	if b.entries > 0 {
 		f.stats(Applied{Entries: b.entries, Commands: b.commands, Index: marker.Applied})

@@ -75,7 +75,7 @@ func (r *rig) open() {
 	if err != nil {
 		r.t.Fatalf("open space: %v", err)
 	}
-	r.fsm = newFSM(sp, NewSlots(1), 1<<20, func(id string, _ *store.Record) {
+	r.fsm = newFSM(sp, NewSlots(1), 1<<20, func(id string, _ *store.Record, _ []byte) {
 		r.published = append(r.published, id)
 		if r.onPublish != nil {
 			r.onPublish(id)
@@ -190,7 +190,7 @@ func withOp(op int, e *regionv1.Edit) *regionv1.Edit {
 
 func opID(op int) []byte {
 	id := make([]byte, 16)
-	binary.BigEndian.PutUint64(id, uint64(op))
+	binary.BigEndian.PutUint32(id, uint32(op)) // ids differ where the filter looks
 	return id
 }
 

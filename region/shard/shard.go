@@ -84,8 +84,9 @@ type Config struct {
 	CommandBytesMax int
 	RetainRows      uint64 // delta log rows kept for a peer that is away
 
-	// Published is called for each record committed here; it must not block.
-	Published func(cartID string, r *store.Record, leader bool)
+	// Published is called for each record committed here, with its bytes; it
+	// must not block.
+	Published func(cartID string, r *store.Record, encoded []byte, leader bool)
 	// Applied is called for each transaction; it must not block.
 	Applied func(Applied)
 	// Fatal is called when the shard's state can no longer be trusted.
@@ -151,7 +152,7 @@ func Open(cfg Config, space *store.Space, stores Stores, tr Transport, servers [
 		queue: make(chan *proposal, cfg.QueueMax), stopped: make(chan struct{}), log: cfg.Log.With(slog.Uint64("shard", uint64(cfg.ID))),
 	}
 	s.fsm = newFSM(space, cfg.Slots, cfg.CacheBytes,
-		func(id string, r *store.Record) { cfg.Published(id, r, s.Leads()) }, cfg.Applied, cfg.Fatal)
+		func(id string, r *store.Record, encoded []byte) { cfg.Published(id, r, encoded, s.Leads()) }, cfg.Applied, cfg.Fatal)
 
 	conf := raft.DefaultConfig()
 	conf.LocalID = cfg.Server

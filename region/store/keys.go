@@ -13,11 +13,11 @@ import (
 //	in a space  01 shard generation …
 //	  marker      m                         → Marker
 //	  cart        c slot id                 → Record
-//	  row         l seq                     → crdt.Row
+//	  rows        l chunk                   → a chunk of crdt.Row, see series
 //	  op          o id 00 op                → OpRecord
-//	  op by age   e time id 00 op           → nothing
+//	  op ages     e chunk                   → a chunk of: time id 00 op
 //	  cursor      u region incarnation shard → seq
-//	  digest      d slot                    → Sum
+//	  digests     d slot ÷ sumsLen          → sumsLen × Sum
 const (
 	topPointer byte = 0
 	topSpace   byte = 1
@@ -56,17 +56,8 @@ func (s *Space) slotKey(slot uint32, room int) []byte {
 	return binary.BigEndian.AppendUint16(s.key(kindCart, 2+room), uint16(slot))
 }
 
-func (s *Space) rowKey(seq uint64) []byte {
-	return binary.BigEndian.AppendUint64(s.key(kindRow, 8), seq)
-}
-
 func (s *Space) opKey(id string, op crdt.OpID) []byte {
 	return appendOpKey(s.key(kindOp, len(id)+1+len(op)), id, op)
-}
-
-func (s *Space) opAgeKey(at crdt.Timestamp, id string, op crdt.OpID) []byte {
-	b := binary.BigEndian.AppendUint64(s.key(kindOpAge, 8+len(id)+1+len(op)), uint64(at))
-	return appendOpKey(b, id, op)
 }
 
 func appendOpKey(b []byte, id string, op crdt.OpID) []byte {
@@ -79,6 +70,10 @@ func (s *Space) cursorKey(st crdt.Stream) []byte {
 	return binary.BigEndian.AppendUint32(b, st.Shard)
 }
 
+// sumsLen is how many slots' digests share a key: an entry's commands change
+// the digests of many slots, and a key costs more than a digest.
+const sumsLen = 16
+
 func (s *Space) digestKey(slot uint32) []byte {
-	return binary.BigEndian.AppendUint16(s.key(kindDigest, 2), uint16(slot))
+	return binary.BigEndian.AppendUint16(s.key(kindDigest, 2), uint16(slot/sumsLen))
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/samecart/samecart/crdt"
 )
@@ -14,11 +15,9 @@ type Digest [16]byte
 
 // DigestOf returns the digest of a cart from its id and crdt.Cart.Encode.
 func DigestOf(id string, encoded []byte) Digest {
-	h := sha256.New()
-	h.Write(append(append(make([]byte, 0, len(id)+1+len(encoded)), id...), 0))
-	h.Write(encoded)
-	var sum [sha256.Size]byte
-	return Digest(h.Sum(sum[:0])[:16])
+	var room [2 << 10]byte // a cart of ordinary size needs no memory of its own
+	sum := sha256.Sum256(append(append(append(room[:0], id...), 0), encoded...))
+	return Digest(sum[:16])
 }
 
 // Sum is the digest of a slot: the sum of its carts' digests, in two halves
@@ -49,31 +48,121 @@ type Record struct {
 	Index  uint64
 	Digest Digest
 	State  crdt.State
+	// Asked says which requests the cart may remember.
+	Asked Asked
 
 	encoded []byte // until the commit that writes it
+	memory  int    // bytes that the decoded record takes, about
 }
 
-// recordHeader is what stands before the encoded state.
+// Asked is a filter over the op ids that are remembered for a cart: most
+// edits carry a new one, and it says so without a look into the database. It is
+// of this region alone, and no part of the cart's value.
+//
+//	S3  An op id that is remembered for a cart with a record is in its filter.
+type Asked struct {
+	// Newest is when the newest of them was applied; with it past its life, all
+	// are forgotten.
+	Newest crdt.Timestamp
+	// Full says that there are more than the filter holds: look them up.
+	Full bool
+	tags []uint32
+}
+
+// askedMax is how many op ids the filter of one cart holds, 4 bytes each: a
+// day of a shopper who edits a lot.
+const askedMax = 64
+
+func tagOf(op crdt.OpID) uint32 { return binary.BigEndian.Uint32(op[:]) }
+
+// May reports whether op may be remembered; false is certain.
+func (a Asked) May(op crdt.OpID) bool { return a.Full || slices.Contains(a.tags, tagOf(op)) }
+
+// With returns the filter with an op id more; those applied before oldest are
+// forgotten, which shows when all are.
+func (a Asked) With(op crdt.OpID, at, oldest crdt.Timestamp) Asked {
+	if a.Newest < oldest {
+		a = Asked{}
+	}
+	a.Newest = max(a.Newest, at)
+	switch {
+	case a.Full || slices.Contains(a.tags, tagOf(op)):
+	case len(a.tags) == askedMax:
+		a.Full, a.tags = true, nil
+	default:
+		a.tags = append(a.tags[:len(a.tags):len(a.tags)], tagOf(op))
+	}
+	return a
+}
+
+// Equal reports whether both say the same.
+func (a Asked) Equal(o Asked) bool {
+	return a.Newest == o.Newest && a.Full == o.Full && slices.Equal(a.tags, o.tags)
+}
+
+func (a Asked) append(b []byte) []byte {
+	head := uint64(len(a.tags)) << 1
+	if a.Full {
+		head |= 1
+	}
+	b = binary.AppendUvarint(b, head)
+	if head == 0 {
+		return b
+	}
+	b = binary.AppendUvarint(b, uint64(a.Newest))
+	for _, t := range a.tags {
+		b = binary.BigEndian.AppendUint32(b, t)
+	}
+	return b
+}
+
+func decodeAsked(b []byte) (a Asked, rest []byte, err error) {
+	head, n := binary.Uvarint(b)
+	if n <= 0 || head>>1 > askedMax {
+		return a, nil, fmt.Errorf("%w: filter of a record", ErrCorrupt)
+	}
+	b = b[n:]
+	if head == 0 {
+		return a, b, nil
+	}
+	newest, n := binary.Uvarint(b)
+	if tags := int(head >> 1); n <= 0 || len(b)-n < 4*tags {
+		return a, nil, fmt.Errorf("%w: filter of a record", ErrCorrupt)
+	}
+	a.Newest, a.Full, b = crdt.Timestamp(newest), head&1 != 0, b[n:]
+	for range head >> 1 {
+		a.tags = append(a.tags, binary.BigEndian.Uint32(b))
+		b = b[4:]
+	}
+	return a, b, nil
+}
+
+// recordHeader is what stands before the filter and the encoded state.
 const recordHeader = 8 + len(Digest{})
 
 // NewRecord makes the record of a cart's new state.
-func NewRecord(id string, index uint64, s crdt.State) *Record {
-	b := make([]byte, recordHeader, recordHeader+64+32*len(s.Cart.Lines)+40*len(s.Ops))
+func NewRecord(id string, index uint64, s crdt.State, asked Asked) *Record {
+	r := &Record{Index: index, State: s, Asked: asked}
+	b := make([]byte, recordHeader, recordHeader+96+4*len(asked.tags)+32*len(s.Cart.Lines)+40*len(s.Ops))
 	binary.BigEndian.PutUint64(b, index)
+	b = asked.append(b)
+	from := len(b)
 	b = s.Cart.Encode(b)
-	r := &Record{Index: index, State: s, Digest: DigestOf(id, b[recordHeader:])}
+	r.Digest = DigestOf(id, b[from:])
 	copy(b[8:], r.Digest[:])
 	r.encoded = crdt.AppendOps(b, s.Ops)
+	r.memory = r.memoryBytes()
 	return r
 }
 
-// Encode returns the record's bytes: index, digest, crdt.State.
+// Encode returns the record's bytes: index, digest, filter, crdt.State.
 func (r *Record) Encode() []byte {
 	if r.encoded != nil {
 		return r.encoded
 	}
 	b := binary.BigEndian.AppendUint64(make([]byte, 0, 256), r.Index)
-	return r.State.Encode(append(b, r.Digest[:]...))
+	b = r.Asked.append(append(b, r.Digest[:]...))
+	return r.State.Encode(b)
 }
 
 // DecodeRecord is the inverse of Record.Encode.
@@ -83,17 +172,24 @@ func DecodeRecord(b []byte) (*Record, error) {
 	}
 	r := &Record{Index: binary.BigEndian.Uint64(b)}
 	copy(r.Digest[:], b[8:])
-	s, err := crdt.DecodeState(b[recordHeader:])
+	asked, rest, err := decodeAsked(b[recordHeader:])
+	if err != nil {
+		return nil, err
+	}
+	s, err := crdt.DecodeState(rest)
 	if err != nil {
 		return nil, fmt.Errorf("decode record: %w", corrupt(err))
 	}
-	r.State = s
+	r.Asked, r.State = asked, s
+	r.memory = r.memoryBytes()
 	return r, nil
 }
 
 // MemoryBytes estimates what the decoded record takes in memory.
-func (r *Record) MemoryBytes() int {
-	return 128 + r.State.Cart.MemoryBytes() + 88*len(r.State.Ops)
+func (r *Record) MemoryBytes() int { return r.memory }
+
+func (r *Record) memoryBytes() int {
+	return 192 + 4*len(r.Asked.tags) + r.State.Cart.MemoryBytes() + 88*len(r.State.Ops)
 }
 
 // OpRecord is what is remembered of a request with an op id.
@@ -135,6 +231,9 @@ type Marker struct {
 	// Seq is the newest row of the delta log, Trimmed the newest one that
 	// was dropped from it.
 	Seq, Trimmed uint64
+	// Ops is the number of requests that were ever remembered, OpsForgotten
+	// of those that were forgotten again: the first ones.
+	Ops, OpsForgotten uint64
 	// At is the newest timestamp given out.
 	At crdt.Timestamp
 	// Region and Incarnation are set by the shard's first entry.
@@ -143,7 +242,7 @@ type Marker struct {
 	Carts       uint64
 }
 
-const markerLen = 8 + 8 + 4 + 8 + 8 + 8 + 2 + 4 + 8
+const markerLen = 8 + 8 + 4 + 8 + 8 + 8 + 2 + 4 + 8 + 8 + 8
 
 func (m Marker) encode() []byte {
 	b := make([]byte, 0, markerLen)
@@ -155,7 +254,9 @@ func (m Marker) encode() []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(m.At))
 	b = binary.BigEndian.AppendUint16(b, uint16(m.Region))
 	b = binary.BigEndian.AppendUint32(b, m.Incarnation)
-	return binary.BigEndian.AppendUint64(b, m.Carts)
+	b = binary.BigEndian.AppendUint64(b, m.Carts)
+	b = binary.BigEndian.AppendUint64(b, m.Ops)
+	return binary.BigEndian.AppendUint64(b, m.OpsForgotten)
 }
 
 func decodeMarker(b []byte) (Marker, error) {
@@ -172,5 +273,8 @@ func decodeMarker(b []byte) (Marker, error) {
 		Region:      crdt.RegionID(binary.BigEndian.Uint16(b[44:])),
 		Incarnation: binary.BigEndian.Uint32(b[46:]),
 		Carts:       binary.BigEndian.Uint64(b[50:]),
+
+		Ops:          binary.BigEndian.Uint64(b[58:]),
+		OpsForgotten: binary.BigEndian.Uint64(b[66:]),
 	}, nil
 }

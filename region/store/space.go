@@ -22,33 +22,43 @@ type Space struct {
 	// Below: the applying goroutine's own.
 	marker Marker
 	sums   []Sum // by slot - slotLo, as after the last commit
+	rows   series
+	ages   series
 }
 
-// load reads the marker and the bucket digests.
+// load reads the marker, the bucket digests and the tails of the series.
 func (s *Space) load() error {
 	return s.store.db.View(func(tx *badger.Txn) error {
-		v, err := get(tx, s.markerKey())
-		if err != nil || v == nil {
+		var err error
+		if s.marker, err = s.readMarker(tx); err != nil {
 			return err
 		}
-		if s.marker, err = decodeMarker(v); err != nil {
+		if err := s.readSums(tx, s.slotLo, s.slotHi, func(slot uint32, sum Sum) { s.sums[slot-s.slotLo] = sum }); err != nil {
 			return err
 		}
-		for slot := s.slotLo; slot < s.slotHi; slot++ {
-			v, err := get(tx, s.digestKey(slot))
-			if err != nil {
-				return err
-			}
-			if v == nil {
-				continue
-			}
-			if len(v) != 16 {
-				return fmt.Errorf("%w: digest of slot %d has %d bytes", ErrCorrupt, slot, len(v))
-			}
-			s.sums[slot-s.slotLo] = Sum{binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:])}
-		}
-		return nil
+		return errors.Join(s.rows.load(tx, s, s.marker.Seq), s.ages.load(tx, s, s.marker.Ops))
 	})
+}
+
+// readSums calls do with the digests of the slots [lo, hi) that have one.
+func (s *Space) readSums(tx *badger.Txn, lo, hi uint32, do func(slot uint32, sum Sum)) error {
+	for first := lo / sumsLen * sumsLen; first < hi; first += sumsLen {
+		v, err := get(tx, s.digestKey(first))
+		if err != nil {
+			return err
+		}
+		if v == nil {
+			continue
+		}
+		if len(v) != 16*sumsLen {
+			return fmt.Errorf("%w: digests of the slots from %d have %d bytes", ErrCorrupt, first, len(v))
+		}
+		for slot := max(lo, first); slot < min(hi, first+sumsLen); slot++ {
+			b := v[16*(slot-first):]
+			do(slot, Sum{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])})
+		}
+	}
+	return nil
 }
 
 // get returns a copy of the value under key, nil when there is none.
@@ -218,25 +228,37 @@ func (s *Space) cursor(tx *badger.Txn, st crdt.Stream) (uint64, error) {
 	return binary.BigEndian.Uint64(v), nil
 }
 
-// Rows returns the committed rows after seq, in order, at most maxBytes of
-// them encoded, but at least one when there is one.
+// Rows returns the committed rows after seq that were not trimmed, in order,
+// at most maxBytes of them encoded, but at least one when there is one.
 func (s *Space) Rows(seq uint64, maxBytes int) ([]crdt.Row, error) {
 	var rows []crdt.Row
 	err := s.store.db.View(func(tx *badger.Txn) error {
-		opt := badger.DefaultIteratorOptions
-		opt.Prefix = s.key(kindRow, 0)
-		it := tx.NewIterator(opt)
-		defer it.Close()
-		size := 0
-		for it.Seek(s.rowKey(seq + 1)); it.Valid(); it.Next() {
-			size += int(it.Item().ValueSize())
-			if len(rows) > 0 && size > maxBytes {
-				return nil
+		m, err := s.readMarker(tx)
+		if err != nil {
+			return err
+		}
+		seq = max(seq, m.Trimmed)
+		first, _ := chunkOf(seq + 1)
+		size, more := 0, true
+		for chunk := first; more && chunk*chunkLen < m.Seq; chunk++ {
+			v, err := get(tx, s.chunkKey(kindRow, chunk))
+			if err != nil {
+				return err
 			}
-			if err := it.Item().Value(func(v []byte) error {
-				r, err := crdt.DecodeRow(v)
+			if err := eachValue(v, func(place int, b []byte) (bool, error) {
+				switch n := chunk*chunkLen + uint64(place) + 1; {
+				case n <= seq:
+					return true, nil
+				case n > m.Seq:
+					return false, nil // written ahead, see Tx.AppendRow
+				}
+				size += len(b)
+				if more = len(rows) == 0 || size <= maxBytes; !more {
+					return false, nil
+				}
+				r, err := crdt.DecodeRow(b)
 				rows = append(rows, r)
-				return corrupt(err)
+				return true, corrupt(err)
 			}); err != nil {
 				return err
 			}
@@ -249,25 +271,26 @@ func (s *Space) Rows(seq uint64, maxBytes int) ([]crdt.Row, error) {
 	return rows, nil
 }
 
+func (s *Space) readMarker(tx *badger.Txn) (m Marker, err error) {
+	v, err := get(tx, s.markerKey())
+	if err != nil || v == nil {
+		return m, err
+	}
+	return decodeMarker(v)
+}
+
 // OldestOp returns when the oldest remembered request was applied; ok is
 // false when none is remembered.
 func (s *Space) OldestOp() (at crdt.Timestamp, ok bool, err error) {
-	err = s.store.db.View(func(tx *badger.Txn) error {
-		opt := badger.DefaultIteratorOptions
-		opt.PrefetchValues = false
-		opt.Prefix = s.key(kindOpAge, 0)
-		it := tx.NewIterator(opt)
-		defer it.Close()
-		it.Rewind()
-		if !it.Valid() {
-			return nil
-		}
-		rest := it.Item().Key()[len(opt.Prefix):]
-		if len(rest) < 8 {
-			return fmt.Errorf("%w: op age key of %d bytes", ErrCorrupt, len(rest))
-		}
-		at, ok = crdt.Timestamp(binary.BigEndian.Uint64(rest)), true
-		return nil
-	})
-	return at, ok, err
+	t := s.reader()
+	defer t.Discard()
+	if t.marker, err = s.readMarker(t.tx); err != nil || t.marker.OpsForgotten == t.marker.Ops {
+		return 0, false, err
+	}
+	at, _, err = t.age(t.marker.OpsForgotten + 1)
+	return at, err == nil, err
 }
+
+// reader returns a transaction for reading what is committed; any goroutine
+// may have one.
+func (s *Space) reader() *Tx { return &Tx{space: s, tx: s.store.db.NewTransaction(false)} }

@@ -66,7 +66,7 @@ func commit(t fataler, sp *Space, change func(tx *Tx)) {
 	tx := sp.Begin()
 	change(tx)
 	tx.Marker().Applied++
-	if err := tx.Commit(func(string, *Record) {}); err != nil {
+	if err := tx.Commit(func(string, *Record, []byte) {}); err != nil {
 		t.Fatalf("commit: %v", err)
 	}
 }
@@ -81,7 +81,7 @@ func put(t fataler, tx *Tx, slot uint32, id string, s crdt.State) *Record {
 			t.Fatalf("read %q: %v", id, err)
 		}
 	}
-	r := NewRecord(id, tx.Marker().Applied+1, s)
+	r := NewRecord(id, tx.Marker().Applied+1, s, Asked{})
 	tx.PutRecord(slot, id, old, r)
 	return r
 }
@@ -226,7 +226,7 @@ func TestReopenKeepsEverything(t *testing.T) {
 			id := fmt.Sprintf("cart-%d", i%50)
 			put(t, tx, uint32(i%50), id, cartOf(20+i%7))
 			tx.AppendRow(rowOf(id))
-			tx.PutOp(id, crdt.OpID{byte(i), byte(i >> 8)}, OpRecord{Fingerprint: uint64(i), At: crdt.Timestamp(i + 1), Outcome: []byte("done")})
+			tx.PutOp(id, crdt.OpID{byte(i), byte(i >> 8)}, OpRecord{Fingerprint: uint64(i), At: crdt.Timestamp(i + 1), Outcome: []byte("done")}, 1<<62)
 			tx.SetCursor(st, uint64(i))
 		})
 	}
@@ -298,6 +298,17 @@ func checkSums(t fataler, sp *Space) {
 	}
 }
 
+func every(int, []byte) (bool, error) { return true, nil }
+
+// raw returns the value under a key.
+func raw(t *testing.T, s *Store, key []byte) (v []byte) {
+	t.Helper()
+	if err := s.db.View(func(tx *badger.Txn) (err error) { v, err = get(tx, key); return err }); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
 // Values that are not what their keys say stop the caller.
 func TestCorruptValues(t *testing.T) {
 	s := newStore(t)
@@ -307,14 +318,16 @@ func TestCorruptValues(t *testing.T) {
 		sp := openSpace(t, s, shard)
 		commit(t, sp, func(tx *Tx) {
 			put(t, tx, 1, "c", cartOf(1))
-			tx.AppendRow(rowOf("c"))
-			tx.PutOp("c", crdt.OpID{1}, OpRecord{At: 5, Outcome: []byte{1}})
+			for i := range chunkLen + 4 { // a full chunk, and a tail
+				tx.AppendRow(rowOf("c"))
+				tx.PutOp("c", crdt.OpID{byte(i + 1)}, OpRecord{At: 5, Outcome: []byte{1}}, 1<<62)
+			}
 		})
 		return sp
 	}
 	reopen := func(sp *Space) error { _, err := s.Space(sp.shard, 0, slotsMax); return err }
 	st := crdt.Stream{Region: 2}
-	good := NewRecord("c", 1, cartOf(1)).Encode()
+	good := NewRecord("c", 1, cartOf(1), Asked{}).Encode()
 	tests := []struct {
 		name  string
 		key   func(sp *Space) []byte
@@ -326,7 +339,7 @@ func TestCorruptValues(t *testing.T) {
 		{"marker", (*Space).markerKey, []byte{1, 2, 3}, reopen},
 		{"digest, on open", func(sp *Space) []byte { return sp.digestKey(1) }, []byte{1}, reopen},
 		{"digest", func(sp *Space) []byte { return sp.digestKey(1) }, []byte{1}, func(sp *Space) error { _, err := sp.Sums(0, 2); return err }},
-		{"digest, too long", func(sp *Space) []byte { return sp.digestKey(1) }, make([]byte, 17), func(sp *Space) error { _, err := sp.Sums(0, 2); return err }},
+		{"digest, too long", func(sp *Space) []byte { return sp.digestKey(1) }, make([]byte, 16*sumsLen+1), func(sp *Space) error { _, err := sp.Sums(0, 2); return err }},
 		{"short record", func(sp *Space) []byte { return sp.cartKey(1, "c") }, []byte{1}, func(sp *Space) error { _, err := sp.Record(1, "c"); return err }},
 		{"cut record", func(sp *Space) []byte { return sp.cartKey(1, "c") }, good[:len(good)-3], func(sp *Space) error { _, err := sp.Record(1, "c"); return err }},
 		{"cut record, in a transaction", func(sp *Space) []byte { return sp.cartKey(1, "c") }, good[:len(good)-3], func(sp *Space) error {
@@ -336,7 +349,11 @@ func TestCorruptValues(t *testing.T) {
 			return err
 		}},
 		{"short record in a bucket", func(sp *Space) []byte { return sp.cartKey(1, "c") }, []byte{1}, func(sp *Space) error { _, _, err := sp.Bucket(1, "", 9); return err }},
-		{"row", func(sp *Space) []byte { return sp.rowKey(1) }, []byte{1, 1}, func(sp *Space) error { _, err := sp.Rows(0, 1); return err }},
+		{"row", func(sp *Space) []byte { return sp.chunkKey(kindRow, 0) }, []byte{2, 1, 1}, func(sp *Space) error { _, err := sp.Rows(0, 1); return err }},
+		{"row cut off", func(sp *Space) []byte { return sp.chunkKey(kindRow, 0) }, []byte{9, 1, 1}, func(sp *Space) error { _, err := sp.Rows(0, 1); return err }},
+		{"too many rows", func(sp *Space) []byte { return sp.chunkKey(kindRow, 0) }, make([]byte, chunkLen+1), func(sp *Space) error { return eachValue(raw(t, s, sp.chunkKey(kindRow, 0)), every) }},
+		{"last rows, on open", func(sp *Space) []byte { return sp.chunkKey(kindRow, 1) }, make([]byte, 3), reopen},
+		{"last rows cut off, on open", func(sp *Space) []byte { return sp.chunkKey(kindRow, 1) }, []byte{200}, reopen},
 		{"cursor", func(sp *Space) []byte { return sp.cursorKey(st) }, []byte{1}, func(sp *Space) error { _, err := sp.Cursor(st); return err }},
 		{"op", func(sp *Space) []byte { return sp.opKey("c", crdt.OpID{1}) }, []byte{1}, func(sp *Space) error { _, err := sp.Ops("c"); return err }},
 		{"op, in a transaction", func(sp *Space) []byte { return sp.opKey("c", crdt.OpID{1}) }, []byte{1}, func(sp *Space) error {
@@ -346,8 +363,9 @@ func TestCorruptValues(t *testing.T) {
 			return err
 		}},
 		{"op key", func(sp *Space) []byte { return append(append(sp.key(kindOp, 9), "c\x00"...), 1) }, make([]byte, 16), func(sp *Space) error { _, err := sp.Ops("c"); return err }},
-		{"op age key", func(sp *Space) []byte { return append(sp.key(kindOpAge, 9), 0) }, nil, func(sp *Space) error { _, _, err := sp.OldestOp(); return err }},
-		{"op age key, on expiry", func(sp *Space) []byte { return append(sp.key(kindOpAge, 9), 0) }, nil, func(sp *Space) error {
+		{"op age", func(sp *Space) []byte { return sp.chunkKey(kindOpAge, 0) }, []byte{1, 1}, func(sp *Space) error { _, _, err := sp.OldestOp(); return err }},
+		{"op age cut off", func(sp *Space) []byte { return sp.chunkKey(kindOpAge, 0) }, []byte{9}, func(sp *Space) error { _, _, err := sp.OldestOp(); return err }},
+		{"op age, on expiry", func(sp *Space) []byte { return sp.chunkKey(kindOpAge, 0) }, nil, func(sp *Space) error {
 			tx := sp.Begin()
 			defer tx.Discard()
 			return tx.ExpireOps(100, 10)
@@ -384,7 +402,7 @@ func TestEmptyMemtableFileIsPassedOver(t *testing.T) {
 	tx := space.Begin()
 	tx.AppendRow(crdt.Row{CartID: "cart:u", Delta: crdt.Delta{Dots: []crdt.Dot{{Seq: 1}}, Context: crdt.ContextOf(crdt.Dot{Seq: 1})}})
 	tx.Marker().Applied = 7
-	if err := tx.Commit(func(string, *Record) {}); err != nil {
+	if err := tx.Commit(func(string, *Record, []byte) {}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {

@@ -3,6 +3,8 @@ package store
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/dgraph-io/badger/v4"
 
@@ -20,6 +22,8 @@ type Tx struct {
 	bytes  int64
 	count  int64
 	err    error
+
+	rows, ages appending
 	// spilled takes rows that would not fit the transaction; see AppendRow.
 	spilled *badger.WriteBatch
 }
@@ -35,6 +39,7 @@ func (s *Space) Begin() *Tx {
 	return &Tx{
 		space: s, tx: s.store.db.NewTransaction(true), marker: s.marker,
 		sums: make(map[uint32]Sum), carts: make(map[string]*dirtyCart),
+		rows: appending{tail: s.rows.tail}, ages: appending{tail: s.ages.tail},
 	}
 }
 
@@ -99,7 +104,8 @@ func (t *Tx) PutRecord(slot uint32, id string, old, r *Record) {
 	sum, ok := t.sums[slot]
 	if !ok {
 		sum = t.space.sums[slot-t.space.slotLo]
-		t.count++
+		t.count++ // at most: neighbours share a key
+		t.bytes += 64
 	}
 	if old != nil {
 		sum.take(old.Digest)
@@ -128,25 +134,18 @@ func (t *Tx) PutRecord(slot uint32, id string, old, r *Record) {
 func (t *Tx) AppendRow(r crdt.Row) {
 	t.marker.Seq++
 	r.Seq, r.Last = t.marker.Seq, t.marker.Seq
-	key, value := t.space.rowKey(r.Seq), r.Encode(nil)
-	if t.bytes+int64(len(value)) < t.space.store.db.MaxBatchSize()/2 {
-		t.set(key, value)
-		return
-	}
-	if t.spilled == nil {
-		t.spilled = t.space.store.db.NewWriteBatch()
-	}
-	if err := t.spilled.Set(key, value); err != nil {
-		t.fail(fmt.Errorf("write row %d: %w", r.Seq, err))
-	}
+	t.append(&t.rows, kindRow, r.Seq, r.Encode(nil))
 }
 
-// Trim drops the oldest rows up to seq, at most limit of them.
+// Trim drops the oldest rows up to seq, at most limit of them. Their keys go
+// when all rows of a chunk are dropped.
 func (t *Tx) Trim(seq uint64, limit int) {
 	seq = min(seq, t.marker.Seq)
 	for ; limit > 0 && t.marker.Trimmed < seq; limit-- {
 		t.marker.Trimmed++
-		t.delete(t.space.rowKey(t.marker.Trimmed))
+		if chunk, place := chunkOf(t.marker.Trimmed); place == chunkLen-1 {
+			t.delete(t.space.chunkKey(kindRow, chunk))
+		}
 	}
 }
 
@@ -163,35 +162,55 @@ func (t *Tx) Op(id string, op crdt.OpID) (rec OpRecord, ok bool, err error) {
 	return rec, err == nil, err
 }
 
-// PutOp remembers a request.
-func (t *Tx) PutOp(id string, op crdt.OpID, rec OpRecord) {
-	t.set(t.space.opKey(id, op), rec.encode())
-	t.set(t.space.opAgeKey(rec.At, id, op), nil)
+// Asked returns the filter over all that is remembered for a cart that has no
+// record to say so.
+func (t *Tx) Asked(id string) (a Asked, err error) {
+	ops, err := t.space.ops(t.tx, id)
+	order := slices.SortedFunc(maps.Keys(ops), func(a, b crdt.OpID) int { return slices.Compare(a[:], b[:]) })
+	for _, op := range order { // every node makes the same bytes
+		a = a.With(op, ops[op].At, 0)
+	}
+	return a, err
 }
 
-// ExpireOps forgets requests applied before the given time, oldest first, at
-// most limit of them.
-func (t *Tx) ExpireOps(before crdt.Timestamp, limit int) error {
-	opt := badger.DefaultIteratorOptions
-	opt.PrefetchValues = false
-	opt.Prefix = t.space.key(kindOpAge, 0)
-	it := t.tx.NewIterator(opt)
-	defer it.Close()
-	var keys [][]byte
-	for it.Rewind(); it.Valid() && len(keys) < limit; it.Next() {
-		k := it.Item().KeyCopy(nil)
-		rest := k[len(opt.Prefix):]
-		if len(rest) < 8 {
-			return fmt.Errorf("%w: op age key of %d bytes", ErrCorrupt, len(k))
-		}
-		if crdt.Timestamp(binary.BigEndian.Uint64(rest)) >= before {
-			break
-		}
-		keys = append(keys, k)
+// PutOp remembers a request; now is when it is forgotten by, at the latest:
+// a request from a region whose clock is ahead must not keep those behind it.
+func (t *Tx) PutOp(id string, op crdt.OpID, rec OpRecord, now crdt.Timestamp) {
+	t.set(t.space.opKey(id, op), rec.encode())
+	t.marker.Ops++
+	age := binary.BigEndian.AppendUint64(make([]byte, 0, 8+len(id)+1+len(op)), uint64(min(rec.At, now)))
+	t.append(&t.ages, kindOpAge, t.marker.Ops, appendOpKey(age, id, op))
+}
+
+// age returns the time and the op key's end of the n-th remembered request.
+func (t *Tx) age(n uint64) (at crdt.Timestamp, key []byte, err error) {
+	v, err := t.value(&t.ages, kindOpAge, t.marker.Ops, n)
+	if err != nil {
+		return 0, nil, fmt.Errorf("read age of op %d: %w", n, err)
 	}
-	for _, k := range keys {
-		t.delete(k)
-		t.delete(append(t.space.key(kindOp, len(k)), k[len(opt.Prefix)+8:]...))
+	if len(v) < 8 {
+		return 0, nil, fmt.Errorf("%w: age of op %d has %d bytes", ErrCorrupt, n, len(v))
+	}
+	return crdt.Timestamp(binary.BigEndian.Uint64(v)), v[8:], nil
+}
+
+// ExpireOps forgets requests applied before the given time, in the order in
+// which they came, at most limit of them.
+func (t *Tx) ExpireOps(before crdt.Timestamp, limit int) error {
+	m := &t.marker
+	for ; limit > 0 && m.OpsForgotten < m.Ops; limit-- {
+		at, key, err := t.age(m.OpsForgotten + 1)
+		if err != nil {
+			return err
+		}
+		if at >= before {
+			return nil
+		}
+		m.OpsForgotten++
+		t.delete(append(t.space.key(kindOp, len(key)), key...))
+		if chunk, place := chunkOf(m.OpsForgotten); place == chunkLen-1 {
+			t.delete(t.space.chunkKey(kindOpAge, chunk))
+		}
 	}
 	return nil
 }
@@ -205,16 +224,15 @@ func (t *Tx) SetCursor(st crdt.Stream, seq uint64) {
 }
 
 // Commit writes everything at once and calls each for every cart record
-// written. After an error the node must stop: the log has the entry, the
-// database does not.
-func (t *Tx) Commit(each func(id string, r *Record)) error {
+// written, with its bytes. After an error the node must stop: the log has the
+// entry, the database does not.
+func (t *Tx) Commit(each func(id string, r *Record, encoded []byte)) error {
 	for id, d := range t.carts { // map order changes no byte: keys differ
-		t.set(t.space.cartKey(d.slot, id), d.record.Encode())
+		t.set(t.space.cartKey(d.slot, id), d.record.encoded)
 	}
-	for slot, sum := range t.sums {
-		b := sum.Bytes()
-		t.set(t.space.digestKey(slot), b[:])
-	}
+	t.writeSums()
+	t.finish(&t.rows, kindRow, t.marker.Seq)
+	t.finish(&t.ages, kindOpAge, t.marker.Ops)
 	t.set(t.space.markerKey(), t.marker.encode())
 	if t.spilled != nil && t.err == nil {
 		t.err = t.spilled.Flush()
@@ -227,14 +245,41 @@ func (t *Tx) Commit(each func(id string, r *Record)) error {
 		return fmt.Errorf("commit up to index %d: %w", t.marker.Applied, err)
 	}
 	t.space.marker = t.marker
+	t.space.rows.tail, t.space.ages.tail = t.rows.tail, t.ages.tail
 	for slot, sum := range t.sums {
 		t.space.sums[slot-t.space.slotLo] = sum
 	}
 	for id, d := range t.carts {
+		encoded := d.record.encoded
 		d.record.encoded = nil
-		each(id, d.record)
+		each(id, d.record, encoded)
 	}
 	return nil
+}
+
+// writeSums writes the keys of all digests that changed.
+func (t *Tx) writeSums() {
+	written := make(map[uint32]bool, len(t.sums))
+	for slot := range t.sums {
+		first := slot / sumsLen * sumsLen
+		if written[first] {
+			continue
+		}
+		written[first] = true
+		b := make([]byte, 0, 16*sumsLen)
+		for s := first; s < first+sumsLen; s++ {
+			var sum Sum // of a slot that is another shard's
+			if s >= t.space.slotLo && s < t.space.slotHi {
+				sum = t.space.sums[s-t.space.slotLo]
+			}
+			if changed, ok := t.sums[s]; ok {
+				sum = changed
+			}
+			v := sum.Bytes()
+			b = append(b, v[:]...)
+		}
+		t.set(t.space.digestKey(first), b)
+	}
 }
 
 // Discard drops a transaction that was not committed.
@@ -253,17 +298,7 @@ func (s *Space) Sums(lo, hi uint32) ([][16]byte, error) {
 	}
 	out := make([][16]byte, hi-lo)
 	err := s.store.db.View(func(tx *badger.Txn) error {
-		for slot := lo; slot < hi; slot++ {
-			v, err := get(tx, s.digestKey(slot))
-			if err != nil {
-				return err
-			}
-			if v != nil && len(v) != 16 {
-				return fmt.Errorf("%w: digest of slot %d has %d bytes", ErrCorrupt, slot, len(v))
-			}
-			copy(out[slot-lo][:], v)
-		}
-		return nil
+		return s.readSums(tx, lo, hi, func(slot uint32, sum Sum) { out[slot-lo] = sum.Bytes() })
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read digests of slots [%d,%d): %w", lo, hi, err)

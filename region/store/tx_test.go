@@ -15,7 +15,7 @@ import (
 
 func TestRecordRoundTrip(t *testing.T) {
 	for _, s := range []crdt.State{{Cart: &crdt.Cart{}}, cartOf(0), cartOf(1), cartOf(200)} {
-		r := NewRecord("cart", 77, s)
+		r := NewRecord("cart", 77, s, Asked{})
 		b := slices.Clone(r.Encode())
 		got, err := DecodeRecord(b)
 		if err != nil {
@@ -65,7 +65,7 @@ func TestCommitIsOneStep(t *testing.T) {
 		t.Fatal("a written record is not dirty")
 	}
 	tx.AppendRow(rowOf("c"))
-	tx.PutOp("c", crdt.OpID{1}, OpRecord{Fingerprint: 5, At: 6, Outcome: []byte("out")})
+	tx.PutOp("c", crdt.OpID{1}, OpRecord{Fingerprint: 5, At: 6, Outcome: []byte("out")}, 1<<62)
 	tx.SetCursor(st, 8)
 	tx.Marker().Applied = 3
 	if cur, err := tx.Cursor(st); err != nil || cur != 8 {
@@ -78,7 +78,7 @@ func TestCommitIsOneStep(t *testing.T) {
 		t.Fatalf("before the commit others see %d keys, marker %+v", len(got), sp.Marker())
 	}
 	var published []string
-	if err := tx.Commit(func(id string, got *Record) {
+	if err := tx.Commit(func(id string, got *Record, _ []byte) {
 		if got != r || sp.Marker().Applied != 3 {
 			t.Errorf("published %p before the marker %+v", got, sp.Marker())
 		}
@@ -130,9 +130,9 @@ func TestCommitIsOneStep(t *testing.T) {
 func TestOpsOfIDsWithZeroBytes(t *testing.T) {
 	sp := openSpace(t, newStore(t), 1)
 	commit(t, sp, func(tx *Tx) {
-		tx.PutOp("a", crdt.OpID{1}, OpRecord{At: 1})
-		tx.PutOp("a\x00b", crdt.OpID{2}, OpRecord{At: 2})
-		tx.PutOp("ab", crdt.OpID{3}, OpRecord{At: 3})
+		tx.PutOp("a", crdt.OpID{1}, OpRecord{At: 1}, 1<<62)
+		tx.PutOp("a\x00b", crdt.OpID{2}, OpRecord{At: 2}, 1<<62)
+		tx.PutOp("ab", crdt.OpID{3}, OpRecord{At: 3}, 1<<62)
 	})
 	for id, want := range map[string]crdt.OpID{"a": {1}, "a\x00b": {2}, "ab": {3}} {
 		ops, err := sp.Ops(id)
@@ -283,7 +283,7 @@ func TestExpireOps(t *testing.T) {
 	}
 	commit(t, sp, func(tx *Tx) {
 		for i := range 10 {
-			tx.PutOp(fmt.Sprint("cart", i%2), crdt.OpID{byte(i)}, OpRecord{At: crdt.Timestamp(100 + i)})
+			tx.PutOp(fmt.Sprint("cart", i%2), crdt.OpID{byte(i)}, OpRecord{At: crdt.Timestamp(100 + i)}, 1<<62)
 		}
 	})
 	left := func() (n int) {
@@ -318,8 +318,118 @@ func TestExpireOps(t *testing.T) {
 			t.Fatalf("before %d: oldest %d %v %v, %d left; want %d, %d left", c.before, at, ok, err, left(), c.oldest, c.left)
 		}
 	}
-	if got := dump(t, s, sp.key(kindOpAge, 0)); len(got) != 0 {
-		t.Fatalf("%d op age keys are left", len(got))
+	if got := dump(t, s, sp.key(kindOp, 0)); len(got) != 0 {
+		t.Fatalf("%d ops are left", len(got))
+	}
+}
+
+// The keys of what was forgotten go with their chunks.
+func TestForgottenChunksGo(t *testing.T) {
+	s := newStore(t)
+	sp := openSpace(t, s, 1)
+	const n = 3*chunkLen + 5
+	for i := range n { // the tail is written again and again
+		commit(t, sp, func(tx *Tx) {
+			tx.AppendRow(rowOf("c"))
+			tx.PutOp("c", crdt.OpID{byte(i + 1)}, OpRecord{At: crdt.Timestamp(i + 1)}, 1<<62)
+		})
+		if i%7 == 0 {
+			sp = openSpace(t, s, 1)
+		}
+	}
+	for _, kind := range []byte{kindRow, kindOpAge} {
+		if got := dump(t, s, sp.key(kind, 0)); len(got) != 4 {
+			t.Fatalf("%d chunks of %q for %d values", len(got), kind, n)
+		}
+	}
+	for _, forget := range []struct{ to, chunks int }{{chunkLen - 1, 4}, {chunkLen, 3}, {n - 1, 1}, {n, 1}} {
+		commit(t, sp, func(tx *Tx) {
+			tx.Trim(uint64(forget.to), n)
+			if err := tx.ExpireOps(crdt.Timestamp(forget.to+1), n); err != nil {
+				t.Fatal(err)
+			}
+		})
+		for _, kind := range []byte{kindRow, kindOpAge} {
+			if got := dump(t, s, sp.key(kind, 0)); len(got) != forget.chunks {
+				t.Fatalf("up to %d forgotten: %d chunks of %q, want %d", forget.to, len(got), kind, forget.chunks)
+			}
+		}
+		if m := sp.Marker(); m.Trimmed != uint64(forget.to) || m.OpsForgotten != uint64(forget.to) || m.Seq != n || m.Ops != n {
+			t.Fatalf("up to %d forgotten: %+v", forget.to, m)
+		}
+	}
+}
+
+// What one region's clock says must not keep other requests from being
+// forgotten.
+func TestOpFromTheFutureIsForgotten(t *testing.T) {
+	sp := openSpace(t, newStore(t), 1)
+	commit(t, sp, func(tx *Tx) {
+		tx.PutOp("c", crdt.OpID{1}, OpRecord{At: 1 << 50}, 100)
+		tx.PutOp("c", crdt.OpID{2}, OpRecord{At: 100}, 100)
+	})
+	commit(t, sp, func(tx *Tx) {
+		if err := tx.ExpireOps(101, 10); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if ops, err := sp.Ops("c"); err != nil || len(ops) != 0 {
+		t.Fatalf("left: %v, %v", ops, err)
+	}
+}
+
+// S3: a filter never denies an op id that it was given, says so of nearly all
+// others while it is not full, and starts anew when all are past their life.
+func TestAsked(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var a Asked
+		given := make(map[crdt.OpID]bool)
+		for range rapid.IntRange(0, 2*askedMax).Draw(t, "ops") {
+			op := crdt.OpID(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "op"))
+			before := a
+			a = a.With(op, 5, 5)
+			given[op] = true
+			if !before.Full && !before.May(op) && before.Equal(a) {
+				t.Fatalf("%v is the same with %v more", before, op)
+			}
+		}
+		for op := range given {
+			if !a.May(op) {
+				t.Fatalf("%v was given and is denied", op)
+			}
+		}
+		r := NewRecord("c", 1, cartOf(2), a)
+		got, err := DecodeRecord(r.Encode())
+		if err != nil || !got.Asked.Equal(a) {
+			t.Fatalf("decoded %v, %v, want %v", got, err, a)
+		}
+		if cut, err := DecodeRecord(r.Encode()[:recordHeader+rapid.IntRange(0, 9).Draw(t, "cut")]); err == nil {
+			t.Fatalf("decoded %v of a cut record", cut)
+		}
+		if fresh := a.With(crdt.OpID{1}, 9, 6); len(given) > 0 && (fresh.Full || len(fresh.tags) != 1 || fresh.Newest != 9) {
+			t.Fatalf("%v after all were forgotten", fresh)
+		}
+	})
+	a := Asked{}.With(crdt.OpID{1}, 1, 0)
+	if a.May(crdt.OpID{2}) {
+		t.Error("an id that was not given may be remembered")
+	}
+}
+
+// A request that found nothing to change in a cart that was not there is in
+// the filter of the cart's first record.
+func TestAskedOfACartWithoutRecord(t *testing.T) {
+	sp := openSpace(t, newStore(t), 1)
+	commit(t, sp, func(tx *Tx) { tx.PutOp("c", crdt.OpID{1}, OpRecord{At: 7}, 1<<62) })
+	tx := sp.Begin()
+	defer tx.Discard()
+	tx.PutOp("c", crdt.OpID{0, 0, 0, 0, 2}, OpRecord{At: 9}, 1<<62)
+	a, err := tx.Asked("c")
+	if err != nil || a.Newest != 9 || !a.May(crdt.OpID{1}) || !a.May(crdt.OpID{0, 0, 0, 0, 2}) || len(a.tags) != 2 {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	if none, err := tx.Asked("d"); err != nil || !none.Equal(Asked{}) {
+		t.Fatalf("of no cart: %+v, %v", none, err)
 	}
 }
 
@@ -336,7 +446,7 @@ func TestFullLeavesRoom(t *testing.T) {
 		},
 		"many ops": func(tx *Tx, n int) {
 			for i := range 250 {
-				tx.PutOp("c", crdt.OpID{byte(i), byte(n), byte(n >> 8)}, OpRecord{At: crdt.Timestamp(i)})
+				tx.PutOp("c", crdt.OpID{byte(i), byte(n), byte(n >> 8)}, OpRecord{At: crdt.Timestamp(i)}, 1<<62)
 			}
 		},
 		"one cart again and again": func(tx *Tx, n int) { put(t, tx, 1, "c", cartOf(400+n%100)) },
@@ -348,14 +458,14 @@ func TestFullLeavesRoom(t *testing.T) {
 				command(tx, n)
 				tx.Marker().Applied++
 				if tx.Full() {
-					if err := tx.Commit(func(string, *Record) {}); err != nil {
+					if err := tx.Commit(func(string, *Record, []byte) {}); err != nil {
 						t.Fatalf("after %d commands: %v", n+1, err)
 					}
 					commits++
 					tx = sp.Begin()
 				}
 			}
-			if err := tx.Commit(func(string, *Record) {}); err != nil {
+			if err := tx.Commit(func(string, *Record, []byte) {}); err != nil {
 				t.Fatal(err)
 			}
 			if sp.Marker().Applied != 60 {
@@ -375,10 +485,10 @@ func TestTooLargeTransactionFails(t *testing.T) {
 	sp := openSpace(t, s, 1)
 	tx := sp.Begin()
 	for i := range 20000 {
-		tx.PutOp("c", crdt.OpID{byte(i), byte(i >> 8)}, OpRecord{At: crdt.Timestamp(i)})
+		tx.PutOp("c", crdt.OpID{byte(i), byte(i >> 8)}, OpRecord{At: crdt.Timestamp(i)}, 1<<62)
 	}
 	tx.Marker().Applied = 1
-	if err := tx.Commit(func(string, *Record) { t.Error("published") }); err == nil {
+	if err := tx.Commit(func(string, *Record, []byte) { t.Error("published") }); err == nil {
 		t.Fatal("committed")
 	}
 	if got := dump(t, s, sp.prefix); len(got) != 0 || sp.Marker() != (Marker{}) {
@@ -405,7 +515,7 @@ func TestRowsBeyondATransaction(t *testing.T) {
 	if sp.Marker() != (Marker{}) {
 		t.Fatalf("marker %+v of what was not committed", sp.Marker())
 	}
-	if err := fill().Commit(func(string, *Record) {}); err != nil {
+	if err := fill().Commit(func(string, *Record, []byte) {}); err != nil {
 		t.Fatal(err)
 	}
 	got, err := sp.Rows(0, 1<<30)
