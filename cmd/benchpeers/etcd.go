@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/samecart/samecart/cmd/cartctl/load"
+	cartv1 "github.com/samecart/samecart/proto/cart/v1"
+)
+
+// etcd is a client of one etcd node with one connection. It speaks etcd's v3
+// gRPC API (etcdserverpb in rpc.proto of etcd-io/etcd); the three messages that
+// are needed are written and read by their field numbers.
+type etcd struct {
+	put, status *connect.Client[wire, wire]
+}
+
+// wire is an encoded message.
+type wire struct{ bytes []byte }
+
+// wireCodec passes encoded messages on.
+type wireCodec struct{}
+
+// Name implements connect.Codec.
+func (wireCodec) Name() string { return "proto" }
+
+// Marshal implements connect.Codec.
+func (wireCodec) Marshal(m any) ([]byte, error) {
+	w, ok := m.(*wire)
+	if !ok {
+		return nil, fmt.Errorf("message of type %T", m)
+	}
+	return w.bytes, nil
+}
+
+// Unmarshal implements connect.Codec.
+func (wireCodec) Unmarshal(b []byte, m any) error {
+	w, ok := m.(*wire)
+	if !ok {
+		return fmt.Errorf("message of type %T", m)
+	}
+	w.bytes = append([]byte(nil), b...) // the buffer is used again
+	return nil
+}
+
+func newEtcd(base string) *etcd {
+	hc := grpcClient()
+	client := func(method string) *connect.Client[wire, wire] {
+		return connect.NewClient[wire, wire](hc, base+"/etcdserverpb."+method, connect.WithGRPC(), connect.WithCodec(wireCodec{}),
+			connect.WithAcceptCompression("gzip", nil, nil))
+	}
+	return &etcd{put: client("KV/Put"), status: client("Maintenance/Status")}
+}
+
+// leads reports whether the node leads.
+func (e *etcd) leads(ctx context.Context) (bool, error) {
+	resp, err := e.status.CallUnary(ctx, connect.NewRequest(&wire{}))
+	if err != nil {
+		return false, err
+	}
+	// StatusResponse: header = 1 with member_id = 2, leader = 4.
+	header, _ := field(resp.Msg.bytes, 1)
+	_, self := field(header, 2)
+	_, leader := field(resp.Msg.bytes, 4)
+	return leader != 0 && leader == self, nil
+}
+
+// field returns the last value of a field: of a message or of a number.
+func field(b []byte, want protowire.Number) (message []byte, number uint64) {
+	for len(b) > 0 {
+		num, kind, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return message, number
+		}
+		b = b[n:]
+		n = protowire.ConsumeFieldValue(num, kind, b)
+		if n < 0 {
+			return message, number
+		}
+		if num == want {
+			switch kind {
+			case protowire.BytesType:
+				message, _ = protowire.ConsumeBytes(b)
+			case protowire.VarintType:
+				number, _ = protowire.ConsumeVarint(b)
+			default: // no field that is asked for is of another kind
+			}
+		}
+		b = b[n:]
+	}
+	return message, number
+}
+
+// puts returns a call that stores what an add sends, under the line's key.
+func (e *etcd) puts(id int, carts load.Carts) load.Call {
+	random := rand.New(rand.NewPCG(uint64(id), 1))
+	return func(ctx context.Context) error {
+		line := fmt.Sprintf("SKU-%d", random.IntN(carts.Lines)+1)
+		value, err := proto.Marshal(&cartv1.AddItemRequest{Line: &cartv1.LineRef{SkuId: line}, Quantity: 1})
+		if err != nil {
+			return err
+		}
+		// PutRequest: key = 1, value = 2.
+		b := protowire.AppendTag(nil, 1, protowire.BytesType)
+		b = protowire.AppendString(b, carts.Owner(random.IntN(carts.Count))+"/"+line)
+		b = protowire.AppendTag(b, 2, protowire.BytesType)
+		b = protowire.AppendBytes(b, value)
+		_, err = e.put.CallUnary(ctx, connect.NewRequest(&wire{b}))
+		return err
+	}
+}
