@@ -39,7 +39,8 @@
 //     strong read fails with ErrNoQuorum instead.
 //   - A token that nothing here covers: the read waits CoverWait, then fetches
 //     the cart from the regions that the token names and joins it through the
-//     log, and if that fails answers with what there is, marked Stale.
+//     log, and if that fails answers with what there is, marked Stale. For a
+//     gateway, which reaches no other region, the node that it asks does so.
 //   - Wait wakes by any copy and answers with the leader's.
 //
 // Views of one region are ordered by View.Version. A Stale view may be older

@@ -53,7 +53,7 @@ type RouterConfig struct {
 	Nodes       []string // all of the region, in the order that places shards
 	Shards      uint32
 	Cache       cache.Cache
-	Fetcher     Fetcher // nil: tokens are waited for only
+	Fetcher     Fetcher // nil for a gateway: the nodes that it asks fetch for it
 	Log         *slog.Logger
 
 	// StaleAfter is how long a read looks for a leader before it is answered
@@ -488,7 +488,11 @@ func newer(a, b View) View {
 // regions that wrote it; what cannot be had leaves the view marked stale.
 // Each step is bounded: the caller gets an answer while it still waits.
 func (r *Router) catchUp(ctx context.Context, id uint32, have View, want crdt.CausalContext) (View, error) {
-	waiting, cancel := context.WithTimeout(ctx, r.cfg.CoverWait)
+	wait := r.cfg.CoverWait
+	if r.cfg.Fetcher == nil {
+		wait += r.cfg.Attempt // for the node that fetches
+	}
+	waiting, cancel := context.WithTimeout(ctx, wait)
 	v, err := r.awaitCover(waiting, id, have.CartID, want)
 	cancel()
 	if err == nil {
@@ -536,7 +540,9 @@ func (r *Router) awaitCover(ctx context.Context, id uint32, cartID string, want 
 		}
 		return view(cartID, rec, r.cfg.Incarnation), nil
 	}
-	return r.await(ctx, &regionv1.ReadRequest{Shard: id, CartId: cartID, Any: true, Covers: want.Encode(nil)})
+	return r.await(ctx, &regionv1.ReadRequest{
+		Shard: id, CartId: cartID, Any: true, Covers: want.Encode(nil), Fetch: r.cfg.Fetcher == nil,
+	})
 }
 
 // waitRound bounds one wait at another node, so that a leader that is gone

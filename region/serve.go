@@ -106,6 +106,15 @@ func (n *Node) readFor(ctx context.Context, s *shard.Shard, req *regionv1.ReadRe
 		if err != nil {
 			return nil, err
 		}
+		if req.Fetch {
+			rec, err := s.Local(req.CartId)
+			if err != nil {
+				return nil, err
+			}
+			if _, err := n.catchUp(ctx, req.Shard, view(req.CartId, rec, n.Router.cfg.Incarnation), want); err != nil {
+				return nil, err
+			}
+		}
 		return n.waitLocal(ctx, s, req.CartId, covering(want))
 	case len(req.Differs) > 0:
 		var seen Digest

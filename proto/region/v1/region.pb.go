@@ -1279,8 +1279,10 @@ type ReadRequest struct {
 	Strong bool                   `protobuf:"varint,3,opt,name=strong,proto3" json:"strong,omitempty"`
 	// The node answers with what it has, leader or not.
 	Any bool `protobuf:"varint,4,opt,name=any,proto3" json:"any,omitempty"`
-	// Wait until the cart's context covers this one.
+	// Wait until the cart's context covers this one. With fetch, the node asks
+	// the regions that wrote what does not come: the caller reaches none.
 	Covers []byte `protobuf:"bytes,5,opt,name=covers,proto3" json:"covers,omitempty"`
+	Fetch  bool   `protobuf:"varint,7,opt,name=fetch,proto3" json:"fetch,omitempty"`
 	// Wait until the cart's digest is another than this one.
 	Differs       []byte `protobuf:"bytes,6,opt,name=differs,proto3" json:"differs,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1350,6 +1352,13 @@ func (x *ReadRequest) GetCovers() []byte {
 		return x.Covers
 	}
 	return nil
+}
+
+func (x *ReadRequest) GetFetch() bool {
+	if x != nil {
+		return x.Fetch
+	}
+	return false
 }
 
 func (x *ReadRequest) GetDiffers() []byte {
@@ -2537,13 +2546,14 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\aremoved\x18\x06 \x01(\bR\aremoved\x12\x1e\n" +
 	"\n" +
 	"quantities\x18\a \x03(\rR\n" +
-	"quantities\"\x98\x01\n" +
+	"quantities\"\xae\x01\n" +
 	"\vReadRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x17\n" +
 	"\acart_id\x18\x02 \x01(\tR\x06cartId\x12\x16\n" +
 	"\x06strong\x18\x03 \x01(\bR\x06strong\x12\x10\n" +
 	"\x03any\x18\x04 \x01(\bR\x03any\x12\x16\n" +
-	"\x06covers\x18\x05 \x01(\fR\x06covers\x12\x18\n" +
+	"\x06covers\x18\x05 \x01(\fR\x06covers\x12\x14\n" +
+	"\x05fetch\x18\a \x01(\bR\x05fetch\x12\x18\n" +
 	"\adiffers\x18\x06 \x01(\fR\adiffers\"H\n" +
 	"\fReadResponse\x12\x16\n" +
 	"\x06record\x18\x01 \x01(\fR\x06record\x12 \n" +

@@ -1,0 +1,47 @@
+package region
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/samecart/samecart/crdt"
+)
+
+// A gateway has links to its region's nodes alone. What a token names of
+// another region it gets all the same, by the node that it asks.
+func TestAGatewayReachesNoOtherRegion(t *testing.T) {
+	t.Parallel()
+	fetcher := &counted{}
+	w := startWorld(t, 3, 1, func(w *world) { w.fetcher = fetcher })
+	c := w.routerConfig()
+	c.Fetcher = nil
+	mux := w.mux(testRegion + "/gateway")
+	t.Cleanup(func() {
+		if err := mux.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	gate := NewRouter(c, mux)
+	cart := w.cartIn(0, 0)
+	mustEdit(t, gate, addEdit(cart, "coffee", 1))
+	away := newForeign(cart).add(1, "tea", 3)
+
+	fetcher.fetch = func(context.Context, crdt.RegionID, string) ([]byte, error) { return nil, errors.New("unreachable") }
+	start := time.Now()
+	if v := mustReadNow(t, gate, cart, away.cart.Context); !v.Stale {
+		t.Error("what cannot be had is not missed")
+	}
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("answered after %v", took)
+	}
+
+	fetcher.calls.Store(0)
+	fetcher.fetch = func(context.Context, crdt.RegionID, string) ([]byte, error) { return away.state(), nil }
+	v := mustReadNow(t, gate, cart, away.cart.Context)
+	if n := fetcher.calls.Load(); v.Stale || n != 1 {
+		t.Errorf("stale %v, fetched %d times", v.Stale, n)
+	}
+	wantLines(t, v, map[string]uint32{"tea": 3, "coffee": 1})
+}
