@@ -64,6 +64,22 @@ func OpenStores(dir string, segmentBytes int, log *slog.Logger) (Stores, error) 
 	return Stores{Log: cache, Stable: w, Snapshots: snaps, Close: closeLog}, nil
 }
 
+// state is InspectLog of what is open.
+func (s Stores) state() (LogState, error) {
+	first, err := s.Log.FirstIndex()
+	last, err2 := s.Log.LastIndex()
+	snapshots, err3 := s.Snapshots.List()
+	begun, err4 := raft.HasExistingState(s.Log, s.Stable, s.Snapshots)
+	if err := errors.Join(err, err2, err3, err4); err != nil {
+		return LogState{}, err
+	}
+	state := LogState{First: first, Last: last, Begun: begun}
+	if len(snapshots) > 0 {
+		state.Snapshot = snapshots[0].Index
+	}
+	return state, nil
+}
+
 // Config holds the settings of a Shard.
 type Config struct {
 	ID          uint32
@@ -169,26 +185,18 @@ func Open(cfg Config, space *store.Space, stores Stores, tr Transport, servers [
 	conf.ShutdownOnRemove = false
 	conf.Logger = raftLogger(s.log)
 
-	// The start rule: what Badger has applied is the truth; a snapshot is
-	// read only when it is ahead.
-	newest, err := stores.Snapshots.List()
-	if err != nil {
-		return nil, fmt.Errorf("list snapshots of shard %d: %w", cfg.ID, err)
-	}
-	conf.NoSnapshotRestoreOnStart = len(newest) == 0 || space.Marker().Applied >= newest[0].Index
-
-	if err := checkLog(stores, newest, space.Marker().Applied); err != nil {
-		return nil, fmt.Errorf("shard %d: %w", cfg.ID, err)
-	}
-	has, err := raft.HasExistingState(stores.Log, stores.Stable, stores.Snapshots)
+	state, err := stores.state()
 	if err != nil {
 		return nil, fmt.Errorf("read raft state of shard %d: %w", cfg.ID, err)
 	}
-	if cfg.HadState && !has {
-		return nil, fmt.Errorf("shard %d: %w: it is empty, and was not when the node last ran", cfg.ID, ErrLogDamaged)
+	if err := state.Check(space.Marker().Applied, cfg.HadState); err != nil {
+		return nil, fmt.Errorf("shard %d: %w", cfg.ID, err)
 	}
+	// The start rule: what Badger has applied is the truth; a snapshot is
+	// read only when it is ahead.
+	conf.NoSnapshotRestoreOnStart = space.Marker().Applied >= state.Snapshot
 
-	if len(servers) > 0 && !has {
+	if len(servers) > 0 && !state.Begun {
 		err := raft.BootstrapCluster(conf, stores.Log, stores.Stable, stores.Snapshots, tr, raft.Configuration{Servers: servers})
 		if err != nil {
 			return nil, fmt.Errorf("bootstrap shard %d: %w", cfg.ID, err)
@@ -207,22 +215,6 @@ func Open(cfg Config, space *store.Space, stores Stores, tr Transport, servers [
 // then on it must not start without one.
 func (s *Shard) HasState() (bool, error) {
 	return raft.HasExistingState(s.stores.Log, s.stores.Stable, s.stores.Snapshots)
-}
-
-// checkLog refuses a log that ends before what was applied from it: its files
-// were lost or damaged, and acknowledged entries and votes with them.
-func checkLog(stores Stores, newest []*raft.SnapshotMeta, applied uint64) error {
-	last, err := stores.Log.LastIndex()
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrLogDamaged, err)
-	}
-	if len(newest) > 0 {
-		last = max(last, newest[0].Index)
-	}
-	if last < applied {
-		return fmt.Errorf("%w: log and snapshots end at index %d, %d is applied", ErrLogDamaged, last, applied)
-	}
-	return nil
 }
 
 // ID returns the shard's number.
