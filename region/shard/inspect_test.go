@@ -12,8 +12,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/hashicorp/raft-wal/metadb"
+	"github.com/hashicorp/raft-wal/segment"
 	"pgregory.net/rapid"
 )
 
@@ -353,6 +356,57 @@ func TestFlippedBytesOfALog(t *testing.T) {
 			}
 		}
 	})
+}
+
+// raft-wal 0.4.1 seals a file that is full, and notes so a moment later. A
+// process that ends in between left a log that took no more entries: "segment
+// is sealed".
+func TestLogGoesOnAfterAFullFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := openStores(t, dir)
+	for i := 0; i < 40; i += 4 {
+		appendLogs(t, s, 1, 4, 1000)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// Undo the note, and what is done after it.
+	meta := &metadb.BoltMetaDB{}
+	logDir := filepath.Join(dir, "log")
+	st, err := meta.Load(logDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := len(st.Segments)
+	if n < 3 {
+		t.Fatalf("the log has %d files", n)
+	}
+	last := &st.Segments[n-2]
+	full := last.MaxIndex
+	if err := os.Remove(filepath.Join(logDir, segment.FileName(st.Segments[n-1]))); err != nil {
+		t.Fatal(err)
+	}
+	last.SealTime, last.MaxIndex, last.IndexStart = time.Time{}, 0, 0
+	st.Segments, st.NextSegmentID = st.Segments[:n-1], st.NextSegmentID-1
+	if err := errors.Join(meta.CommitState(st), meta.Close()); err != nil {
+		t.Fatal(err)
+	}
+
+	for run := range uint64(2) {
+		got, err := InspectLog(dir)
+		if err != nil || got.Last != full+run {
+			t.Fatalf("found %+v, %v, want it to end at %d", got, err, full+run)
+		}
+		s = openStores(t, dir)
+		appendLogs(t, s, 1, 1, 100)
+		if n := len(logContent(t, s)); n != int(full+run+1) {
+			t.Errorf("%d entries, want %d", n, full+run+1)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func sortedFiles(all map[string]string) []string {

@@ -15,6 +15,8 @@ import (
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
 	"github.com/hashicorp/raft-wal/metadb"
+	"github.com/hashicorp/raft-wal/segment"
+	"github.com/hashicorp/raft-wal/types"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/samecart/samecart/crdt"
@@ -48,6 +50,9 @@ func OpenStores(dir string, segmentBytes int, log *slog.Logger) (Stores, error) 
 	// The log's Close leaves its own meta store open, and with it the lock on
 	// its file: the next Open in this process would wait for ever.
 	meta := &metadb.BoltMetaDB{}
+	if err := finishRotation(logDir, meta); err != nil {
+		return Stores{}, errors.Join(fmt.Errorf("open raft log in %s: %w", dir, err), meta.Close())
+	}
 	w, err := wal.Open(logDir, wal.WithMetaStore(meta), wal.WithSegmentSize(segmentBytes), wal.WithLogger(logger))
 	if err != nil {
 		return Stores{}, errors.Join(fmt.Errorf("open raft log in %s: %w", dir, err), meta.Close())
@@ -62,6 +67,31 @@ func OpenStores(dir string, segmentBytes int, log *slog.Logger) (Stores, error) 
 		return Stores{}, errors.Join(err, closeLog())
 	}
 	return Stores{Log: cache, Stable: w, Snapshots: snaps, Close: closeLog}, nil
+}
+
+// finishRotation notes that the file which the log writes to is full, and which
+// is the next. raft-wal does so a moment after it has filled one; of a process
+// that ended in between it makes a log that takes no more entries (0.4.1).
+func finishRotation(dir string, meta *metadb.BoltMetaDB) error {
+	state, err := meta.Load(dir)
+	if err != nil || len(state.Segments) == 0 {
+		return err
+	}
+	last := &state.Segments[len(state.Segments)-1]
+	if !last.SealTime.IsZero() {
+		return nil
+	}
+	f := segmentFile{info: *last, tail: true}
+	if err := f.read(filepath.Join(dir, segment.FileName(*last))); err != nil || f.index == 0 {
+		return err
+	}
+	last.SealTime, last.MaxIndex, last.IndexStart = time.Now(), last.BaseIndex+f.entries-1, uint64(f.index)
+	state.Segments = append(state.Segments, types.SegmentInfo{
+		ID: state.NextSegmentID, BaseIndex: last.MaxIndex + 1, MinIndex: last.MaxIndex + 1,
+		SizeLimit: last.SizeLimit, Codec: last.Codec, CreateTime: last.SealTime,
+	})
+	state.NextSegmentID++
+	return meta.CommitState(state)
 }
 
 // state is InspectLog of what is open.
