@@ -116,13 +116,16 @@ func (o *output) has(text string) <-chan struct{} {
 	return seen
 }
 
-// freeBase finds four free ports in a row, below the range that clients draw
-// from. Another process may take one before it is used.
-func freeBase() int {
+// freeBase finds the four ports of a cartd dev.
+func freeBase() int { return freeRow(4) }
+
+// freeRow finds n free ports in a row, below the range that clients draw
+// from, and returns the first. Another process may take one before it is used.
+func freeRow(n int) int {
 	for {
 		base := 20000 + rand.IntN(12000)
 		var open []net.Listener
-		for i := range 4 {
+		for i := range n {
 			ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", base+i))
 			if err != nil {
 				break
@@ -132,7 +135,7 @@ func freeBase() int {
 		for _, ln := range open {
 			_ = ln.Close() // taken for a look only
 		}
-		if len(open) == 4 {
+		if len(open) == n {
 			return base
 		}
 	}
