@@ -24,8 +24,17 @@ type Tx struct {
 	err    error
 
 	rows, ages appending
+	loose      []looseOp
 	// spilled takes rows that would not fit the transaction; see AppendRow.
 	spilled *badger.WriteBatch
+}
+
+// looseOp is a request that was remembered before its cart was written, if it
+// was: no record's filter may have it.
+type looseOp struct {
+	id string
+	op crdt.OpID
+	at crdt.Timestamp
 }
 
 type dirtyCart struct {
@@ -165,7 +174,16 @@ func (t *Tx) Op(id string, op crdt.OpID) (rec OpRecord, ok bool, err error) {
 // Asked returns the filter over all that is remembered for a cart that has no
 // record to say so.
 func (t *Tx) Asked(id string) (a Asked, err error) {
-	ops, err := t.space.ops(t.tx, id)
+	// The transaction itself would sort all that it holds for an iterator.
+	ops, err := t.space.Ops(id)
+	if err != nil {
+		return a, err
+	}
+	for _, o := range t.loose {
+		if o.id == id {
+			ops[o.op] = OpRecord{At: o.at}
+		}
+	}
 	order := slices.SortedFunc(maps.Keys(ops), func(a, b crdt.OpID) int { return slices.Compare(a[:], b[:]) })
 	for _, op := range order { // every node makes the same bytes
 		a = a.With(op, ops[op].At, 0)
@@ -177,6 +195,9 @@ func (t *Tx) Asked(id string) (a Asked, err error) {
 // a request from a region whose clock is ahead must not keep those behind it.
 func (t *Tx) PutOp(id string, op crdt.OpID, rec OpRecord, now crdt.Timestamp) {
 	t.set(t.space.opKey(id, op), rec.encode())
+	if _, ok := t.carts[id]; !ok {
+		t.loose = append(t.loose, looseOp{id, op, rec.At})
+	}
 	t.marker.Ops++
 	age := binary.BigEndian.AppendUint64(make([]byte, 0, 8+len(id)+1+len(op)), uint64(min(rec.At, now)))
 	t.append(&t.ages, kindOpAge, t.marker.Ops, appendOpKey(age, id, op))
