@@ -35,8 +35,9 @@ type LogState struct {
 // OpenStores must not be called: raft-wal drops what it cannot read, and files
 // that it does not know of, and raft panics at an entry that is not there.
 //
-// Not seen is the loss of all that a log's newest file has, or of its end, when
-// nothing of that was applied; and what changes a vote into another.
+// A log that ends before the newest snapshot is found as it is; OpenStores drops
+// it. Not seen is the loss of all that a log's newest file has, or of its end,
+// when nothing of that was applied; and what changes a vote into another.
 //
 // Cost: the size of log and newest snapshot, read once.
 func InspectLog(dir string) (LogState, error) {

@@ -281,6 +281,9 @@ func TestDamagedLogFiles(t *testing.T) {
 				}
 				s := openStores(t, dir)
 				defer func() { _ = s.Close() }() // only read
+				if got.Last < got.Snapshot { // OpenStores drops it
+					got.First, got.Last = 0, 0
+				}
 				if st, err := s.state(); err != nil || st != got {
 					t.Errorf("found %+v, opened with %+v, %v", got, st, err)
 				}
@@ -347,6 +350,9 @@ func TestFlippedBytesOfALog(t *testing.T) {
 		}
 		s := openStores(rt, dir)
 		defer func() { _ = s.Close() }() // only read
+		if st.Last < st.Snapshot { // OpenStores drops it
+			st.First, st.Last = 0, 0
+		}
 		if got, err := s.state(); err != nil || got != st {
 			rt.Fatalf("found %+v, opened with %+v, %v", st, got, err)
 		}
@@ -406,6 +412,32 @@ func TestLogGoesOnAfterAFullFile(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A process that ends while it takes its leader's snapshot leaves a log that
+// ends before that: it took no more entries, "non-monotonic log entries".
+func TestLogThatEndsBeforeItsSnapshot(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := openStores(t, dir)
+	appendLogs(t, s, 1, 10, 1000)
+	takeSnapshot(t, s, 20, 2)
+	if err := errors.Join(s.Stable.SetUint64([]byte("CurrentTerm"), 2), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s = openStores(t, dir)
+	if err := s.Log.StoreLog(&raft.Log{Index: 21, Term: 2, Data: []byte("x")}); err != nil {
+		t.Error(err)
+	}
+	if got := logContent(t, s); !maps.Equal(got, map[uint64]uint64{21: 2}) {
+		t.Errorf("the log has %v", got)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := InspectLog(dir); err != nil || got.Check(21, true) != nil {
+		t.Errorf("found %+v, %v, %v", got, err, got.Check(21, true))
 	}
 }
 

@@ -63,8 +63,11 @@ func OpenStores(dir string, segmentBytes int, log *slog.Logger) (Stores, error) 
 		return Stores{}, errors.Join(fmt.Errorf("open snapshots in %s: %w", dir, err), closeLog())
 	}
 	cache, err := raft.NewLogCache(512, w)
+	if err == nil {
+		err = finishInstall(w, snaps)
+	}
 	if err != nil {
-		return Stores{}, errors.Join(err, closeLog())
+		return Stores{}, errors.Join(fmt.Errorf("open raft log in %s: %w", dir, err), closeLog())
 	}
 	return Stores{Log: cache, Stable: w, Snapshots: snaps, Close: closeLog}, nil
 }
@@ -92,6 +95,22 @@ func finishRotation(dir string, meta *metadb.BoltMetaDB) error {
 	})
 	state.NextSegmentID++
 	return meta.CommitState(state)
+}
+
+// finishInstall drops a log that ends before the newest snapshot. Raft does so
+// once it has restored what a leader sent; a process that ended in between would
+// not be able to append to the log any more.
+func finishInstall(log *wal.WAL, snaps raft.SnapshotStore) error {
+	newest, err := snaps.List()
+	if err != nil || len(newest) == 0 {
+		return err
+	}
+	first, err := log.FirstIndex()
+	last, err2 := log.LastIndex()
+	if err := errors.Join(err, err2); err != nil || last == 0 || last >= newest[0].Index {
+		return err
+	}
+	return log.DeleteRange(first, last)
 }
 
 // state is InspectLog of what is open.
