@@ -112,13 +112,27 @@
 // it were given under the id that the directory still has. The remedy is to
 // remove the directory, which makes the node a new member.
 //
+// Damage is found before anything is opened. Open reads the database, the logs
+// and the newest snapshots, all of it, with code that changes nothing, and
+// compares them: a log must reach what the database has applied from it. What is
+// refused stays as it is, byte for byte. Context: the libraries mend while they
+// open, drop files that they do not know of, and panic on goroutines of their
+// own; and Badger takes a block that it cannot read later for one without the
+// key, so damage that is not found at the start is a lost cart. What the log
+// brings back is not refused: the end of the newest memtable, or all of it, or
+// the whole database. Not found are an older memtable that is gone, a manifest
+// that is cut between two records after a kill, the newest file of a log of
+// which nothing was applied, and what rots while the node runs. Cost: a start
+// reads as much as the node has, 0.3 GB/s packed and 1.5 GB/s unpacked on two
+// shared cores. Rejected: only the tables' indexes, which Badger looks at too.
+//
 // Badger is wiped after an unclean stop of the machine: another boot id, and no
 // clean mark. Memtables rotate without a sync, so an intact newer table may
 // stand on a torn older one and the applied index in it lies. Log and snapshots
 // are synced, and everything comes from them. Cost: such a node starts as slowly
 // as it replays. Where the system names no boots, each unclean stop counts as
 // one of the machine. Rejected: syncing each transaction (a second fsync per
-// entry), and checksums over the whole database at start.
+// entry), and believing the checksums, which an older table has as well.
 //
 // The directory itself is locked, with flock, before anything in it is read: the
 // wipe must never meet a database in use, and a foreign directory is left

@@ -236,10 +236,10 @@ func TestACleanStopIsRemembered(t *testing.T) {
 	// With the mark the database is trusted in another boot.
 	rewrite(t, dir, map[string]any{"boot": "another boot"})
 	w.start(name)
+	w.ready()
 	if _, err := os.Stat(filepath.Join(dir, cleanFile)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("clean mark while the node runs: %v", err)
 	}
-	w.ready()
 	wantLines(t, mustRead(t, w.node(name).Router, w.cartIn(0, 0), ReadOptions{}), map[string]uint32{"tea": 2})
 	w.kill(name)
 	if _, err := os.Stat(filepath.Join(dir, cleanFile)); !errors.Is(err, os.ErrNotExist) {

@@ -60,8 +60,8 @@ type Node struct {
 	cfg    Config
 	id     identity
 	boot   string
-	lock   *os.File // on the data directory
-	store  *store.Store
+	lock   *os.File     // on the data directory
+	store  *store.Store // nil until Run
 	mux    *link.Mux
 	filler *cache.Filler
 	log    *slog.Logger
@@ -71,9 +71,9 @@ type Node struct {
 	killed atomic.Bool
 }
 
-// Open checks and opens the data directory. Nothing runs yet, and nothing
-// was changed when it fails; errors wrap ErrForeignData, ErrDamagedData or
-// ErrInUse when the directory is not what it should be.
+// Open checks the data directory. Nothing runs yet, and nothing is changed but
+// that a new directory gets its identity; errors wrap ErrForeignData,
+// ErrDamagedData or ErrInUse when the directory is not what it should be.
 func Open(cfg Config, mux *link.Mux) (n *Node, err error) {
 	lock, err := lockDir(cfg.Dir)
 	if err != nil {
@@ -95,28 +95,15 @@ func Open(cfg Config, mux *link.Mux) (n *Node, err error) {
 	// The configuration names the incarnation of a new region; of one that
 	// exists, its data does.
 	cfg.Router.Incarnation = id.Incarnation
+	cfg.Store.Dir = filepath.Join(cfg.Dir, "badger")
 	n = &Node{
 		cfg: cfg, id: id, boot: bootID(), lock: lock, mux: mux, log: cfg.Log.With(slog.String("node", cfg.Node)),
 		formed: make(chan struct{}), Router: NewRouter(cfg.Router, mux),
 	}
+	if err := n.check(); err != nil {
+		return nil, err
+	}
 	n.filler = cache.NewFiller(cfg.Router.Cache, cache.DefaultFillerConfig())
-	db := filepath.Join(cfg.Dir, "badger")
-	if _, err := os.Stat(db); err == nil && !id.trusted(cfg.Dir, n.boot) {
-		// The machine stopped uncleanly: a torn older memtable may stand
-		// beside an intact newer one. The log and the snapshots are synced,
-		// and all that the database has comes from them.
-		n.log.Warn("machine stopped uncleanly, database is built again from the log")
-		if err := os.RemoveAll(db); err != nil {
-			return nil, fmt.Errorf("drop database: %w", err)
-		}
-	}
-	cfg.Store.Dir = db
-	if n.store, err = store.Open(cfg.Store); err != nil {
-		return nil, fmt.Errorf("%w: %w; if its files are damaged, remove %s: it is built again from the log", ErrDamagedData, err, db)
-	}
-	if err := n.running(); err != nil {
-		return nil, errors.Join(err, n.store.Close())
-	}
 	if id.Formed {
 		close(n.formed)
 	}
@@ -124,21 +111,88 @@ func Open(cfg Config, mux *link.Mux) (n *Node, err error) {
 	return n, nil
 }
 
-// running records that the database is in use, by this boot.
-func (n *Node) running() error {
-	n.id.Boot = n.boot
-	if err := n.id.save(n.cfg.Dir); err != nil {
+// check reads the database and the shards' logs, all of them.
+func (n *Node) check() error {
+	logs := make([]shard.LogState, len(n.id.Started))
+	var applied map[uint32]uint64
+	var g errgroup.Group
+	g.Go(func() (err error) {
+		applied, err = store.Check(n.cfg.Store.Dir)
+		if err != nil && n.id.trusted(n.cfg.Dir, n.boot) {
+			return fmt.Errorf("%w: %w; if its files are damaged, remove %s: it is built again from the log", ErrDamagedData, err, n.cfg.Store.Dir)
+		}
+		return nil // one that is not trusted says at most how long the log was
+	})
+	for i, id := range n.id.Started {
+		g.Go(func() (err error) {
+			logs[i], err = shard.InspectLog(shardDir(n.cfg.Dir, id))
+			return n.damagedLog(id, err)
+		})
+	}
+	if err := g.Wait(); err != nil {
 		return err
 	}
+	for i, id := range n.id.Started {
+		if err := n.damagedLog(id, logs[i].Check(applied[id], slices.Contains(n.id.Voted, id))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *Node) damagedLog(shard uint32, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: shard %d: %w; remove all of %s: the node then joins as a new one", ErrDamagedData, shard, err, n.cfg.Dir)
+}
+
+// openStore opens the database, or makes it anew where it cannot be trusted.
+func (n *Node) openStore() error {
+	db := n.cfg.Store.Dir
+	if _, err := os.Stat(db); err == nil && !n.id.trusted(n.cfg.Dir, n.boot) {
+		// The machine stopped uncleanly: a torn older memtable may stand
+		// beside an intact newer one. The log and the snapshots are synced,
+		// and all that the database has comes from them.
+		n.log.Warn("machine stopped uncleanly, database is built again from the log")
+		if err := os.RemoveAll(db); err != nil {
+			return fmt.Errorf("drop database: %w", err)
+		}
+	}
+	st, err := store.Open(n.cfg.Store)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrDamagedData, err)
+	}
+	if err := n.running(); err != nil {
+		return errors.Join(err, st.Close())
+	}
+	n.store = st
+	return nil
+}
+
+// running records that the database is in use, by this boot.
+func (n *Node) running() error {
+	n.idMu.Lock()
+	defer n.idMu.Unlock()
+	id := n.id
+	id.Boot = n.boot
+	if err := id.save(n.cfg.Dir); err != nil {
+		return err
+	}
+	n.id = id
 	if err := os.Remove(filepath.Join(n.cfg.Dir, cleanFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("clear clean mark: %w", err)
 	}
 	return syncDir(n.cfg.Dir)
 }
 
-// Run serves the other nodes on ln, forms or joins the region, and runs the
-// node's shards until ctx ends; then it hands leaderships over and returns.
+// Run opens the database, serves the other nodes on ln, forms or joins the
+// region, and runs the node's shards until ctx ends; then it hands leaderships
+// over and returns.
 func (n *Node) Run(ctx context.Context, ln net.Listener) error {
+	if err := n.openStore(); err != nil {
+		return errors.Join(err, ln.Close())
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
@@ -168,9 +222,6 @@ func (n *Node) runShards(ctx context.Context) error {
 	for _, s := range mine {
 		g.Go(func() error { return s.Run(runCtx) })
 		g.Go(func() error { n.join(running, s); return nil })
-		g.Go(func() error {
-			return n.store.Sweep(s.ID(), func() bool { return running.Err() != nil })
-		})
 	}
 	g.Go(func() error {
 		<-running.Done()
@@ -321,7 +372,7 @@ func (n *Node) openShard(id uint32, cacheBytes int64) (*shard.Shard, error) {
 		Fatal:     n.cfg.Fatal, Lead: n.cfg.Lead, Log: n.log,
 	}, space, stores, tr, servers)
 	if errors.Is(err, shard.ErrLogDamaged) {
-		err = fmt.Errorf("%w: %w; remove all of %s: the node then joins as a new one", ErrDamagedData, err, n.cfg.Dir)
+		err = n.damagedLog(id, err)
 	}
 	if err != nil {
 		return nil, errors.Join(err, tr.Close(), stores.Close())
@@ -359,9 +410,12 @@ func (n *Node) Kill() {
 // Close closes the database, after Run has returned.
 func (n *Node) Close() error {
 	n.Router.close()
-	err := errors.Join(n.mux.Close(), n.store.Close())
-	if err == nil && !n.killed.Load() {
-		err = writeFile(filepath.Join(n.cfg.Dir, cleanFile), nil)
+	err := n.mux.Close()
+	if n.store != nil {
+		err = errors.Join(err, n.store.Close())
+		if err == nil && !n.killed.Load() {
+			err = writeFile(filepath.Join(n.cfg.Dir, cleanFile), nil)
+		}
 	}
 	return errors.Join(err, n.lock.Close())
 }

@@ -2,11 +2,12 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -116,7 +117,7 @@ func refused(t *testing.T, env []string, args ...string) string {
 // tree sums up a directory: names, modes, contents.
 func tree(t testing.TB, dir string) string {
 	t.Helper()
-	sum := sha256.New()
+	sum := crc32.New(crc32.MakeTable(crc32.Castagnoli)) // of the fast ones
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -131,7 +132,7 @@ func tree(t testing.TB, dir string) string {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(sum, "%d %x\n", len(b), sha256.Sum256(b))
+			fmt.Fprintf(sum, "%d %s\n", len(b), b)
 		}
 		return nil
 	})
@@ -164,21 +165,27 @@ func alone(dir string, more ...string) []string {
 	}, more...)
 }
 
+// serving starts a region of one node and waits until it takes writes.
+func serving(t *testing.T, dir string) (*child, shopper) {
+	t.Helper()
+	api := freeAddresses(t, 1)[0]
+	c := spawn(t, nil, alone(dir, "--listen", api)...)
+	c.serves(t)
+	s := (&running{}).shopper(t)
+	s.headers, s.at = http.Header{"X-User-Id": {"node"}}, func(string) string { return "http://" + api }
+	eventually(t, 15*time.Second, "the node is ready", func() bool {
+		a, err := s.try("", "GET", "/readyz", nil)
+		return err == nil && a.status == 200
+	})
+	return c, s
+}
+
 // nodeData makes the data directory of a node that was stopped cleanly after
 // some edits.
 func nodeData(t *testing.T) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "node")
-	api := freeAddresses(t, 1)[0]
-	c := spawn(t, nil, alone(dir, "--listen", api)...)
-	c.serves(t)
-	at := func(string) string { return "http://" + api }
-	s := (&running{}).shopper(t)
-	s.at = at
-	eventually(t, 15*time.Second, "the node is ready", func() bool {
-		a, err := s.try("", "GET", "/readyz", nil)
-		return err == nil && a.status == 200
-	})
+	c, s := serving(t, dir)
 	for i := range 20 {
 		s.add("", fmt.Sprintf("SKU-%d", i+1), 1)
 	}
@@ -302,18 +309,17 @@ func TestRefusedDataOfNode(t *testing.T) {
 		more  []string
 		want  string
 	}{
-		"another node's":      {nil, []string{"--node", "2", "--nodes", "us-east/1=127.0.0.1:0;us-east/2=127.0.0.1:0"}, "us-east/1"},
-		"another cluster's":   {nil, []string{"--cluster", "other"}, "cluster"},
-		"other shards":        {nil, []string{"--shards", "2"}, "shards"},
-		"identity garbled":    {func(dir string) { overwrite(t, dir+"/node.json") }, nil, "node.json"},
-		"identity empty":      {func(dir string) { write(t, dir+"/node.json", "") }, nil, "node.json"},
-		"identity of nobody":  {func(dir string) { write(t, dir+"/node.json", `{"format":1}`) }, nil, "node.json"},
-		"identity of later":   {func(dir string) { write(t, dir+"/node.json", `{"format":9}`) }, nil, "format 9"},
-		"identity gone":       {func(dir string) { remove(t, dir+"/node.json") }, nil, "node.json"},
-		"somebody's files":    {func(dir string) { removeAll(t, dir); write(t, dir+"/thesis.txt", "words") }, nil, "thesis.txt"},
-		"a file":              {func(dir string) { removeAll(t, dir); write(t, dir, "words") }, nil, "directory"},
-		"database's manifest": {func(dir string) { overwrite(t, dir+"/badger/MANIFEST") }, nil, "damaged"},
-		"raft's log is gone":  {func(dir string) { removeAll(t, dir+"/shard-0/log") }, nil, "log of shard 0"},
+		"another node's":     {nil, []string{"--node", "2", "--nodes", "us-east/1=127.0.0.1:0;us-east/2=127.0.0.1:0"}, "us-east/1"},
+		"another cluster's":  {nil, []string{"--cluster", "other"}, "cluster"},
+		"other shards":       {nil, []string{"--shards", "2"}, "shards"},
+		"identity garbled":   {func(dir string) { overwrite(t, dir+"/node.json") }, nil, "node.json"},
+		"identity empty":     {func(dir string) { write(t, dir+"/node.json", "") }, nil, "node.json"},
+		"identity of nobody": {func(dir string) { write(t, dir+"/node.json", `{"format":1}`) }, nil, "node.json"},
+		"identity of later":  {func(dir string) { write(t, dir+"/node.json", `{"format":9}`) }, nil, "format 9"},
+		"identity gone":      {func(dir string) { remove(t, dir+"/node.json") }, nil, "node.json"},
+		"somebody's files":   {func(dir string) { removeAll(t, dir); write(t, dir+"/thesis.txt", "words") }, nil, "thesis.txt"},
+		"a file":             {func(dir string) { removeAll(t, dir); write(t, dir, "words") }, nil, "directory"},
+		"raft's log is gone": {func(dir string) { removeAll(t, dir+"/shard-0/log") }, nil, "log of shard 0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := copyOf(t, whole)
@@ -332,23 +338,77 @@ func TestRefusedDataOfNode(t *testing.T) {
 	}
 }
 
-// Damage that shows only once the node runs ends it the same way.
-func TestDamagedLogOfNode(t *testing.T) {
+// damaged makes a copy of a data directory in which one file is not what it was.
+func damaged(t *testing.T, whole, pattern, how string) string {
+	t.Helper()
+	dir := copyOf(t, whole)
+	files, err := filepath.Glob(filepath.Join(dir, pattern))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("nothing matches %s: %v", pattern, err)
+	}
+	path := files[0]
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := info.Size()
+	switch how {
+	case "garbage":
+		write(t, path, strings.Repeat("garbage ", int(size)/8+1)[:size])
+	case "cut":
+		err = os.Truncate(path, size/2)
+	case "empty":
+		err = os.Truncate(path, 0)
+	case "zeros":
+		err = errors.Join(os.Truncate(path, 0), os.Truncate(path, size))
+	case "gone":
+		err = os.Remove(path)
+	default:
+		t.Fatalf("how is a file %s?", how)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// Every kind of file with every kind of damage; region has those of a process
+// that was killed.
+func TestDamagedDataOfNode(t *testing.T) {
 	t.Parallel()
-	dir := nodeData(t)
-	overwrite(t, dir+"/shard-0/log/wal-meta.db")
-	before := tree(t, dir+"/shard-0")
-	c := spawn(t, nil, append([]string{"--log", "error"}, alone(dir)...)...)
-	select {
-	case <-c.done:
-	case <-time.After(15 * time.Second):
-		t.Fatalf("not refused: %s", c.errs)
+	whole := nodeData(t)
+	for file, hows := range map[string]string{
+		"badger/MANIFEST":         "garbage cut empty zeros gone",
+		"badger/KEYREGISTRY":      "garbage cut empty zeros",
+		"badger/*.sst":            "garbage cut empty zeros gone",
+		"badger/*.vlog":           "garbage",
+		"shard-0/log/*.wal":       "garbage cut empty zeros gone",
+		"shard-0/log/wal-meta.db": "garbage cut empty zeros gone",
+	} {
+		for how := range strings.FieldsSeq(hows) {
+			t.Run(file+" "+how, func(t *testing.T) {
+				dir := damaged(t, whole, file, how)
+				before := tree(t, dir)
+				said := refused(t, nil, alone(dir)...)
+				if !strings.Contains(said, "data directory is damaged") || !strings.Contains(said, "remove") || !strings.Contains(said, filepath.Base(dir)) {
+					t.Errorf("%q does not say what is damaged, and what to do", said)
+				}
+				if tree(t, dir) != before {
+					t.Error("the refused start changed the data directory")
+				}
+			})
+		}
 	}
-	if said := c.errs.String(); c.code != 2 || strings.Count(said, "\n") != 1 || strings.Count(said, "damaged") != 1 {
-		t.Errorf("exit %d: %s", c.code, said)
-	}
-	if tree(t, dir+"/shard-0") != before {
-		t.Error("the refused start changed the log")
+	for file, how := range map[string]string{
+		"badger/DISCARD": "garbage", "badger/KEYREGISTRY": "gone", "badger/*.vlog": "empty", "clean": "gone",
+	} {
+		t.Run(file+" "+how, func(t *testing.T) {
+			c, s := serving(t, damaged(t, whole, file, how))
+			if cart := s.cart(""); cart.ItemCount != 20 {
+				t.Errorf("the cart is:\n%s", cart)
+			}
+			c.terminate(t)
+		})
 	}
 }
 

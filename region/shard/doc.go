@@ -78,6 +78,17 @@
 // each start. Cost: a joined row is decoded twice on the leader. Rejected:
 // skipping such an entry, as a newer version would not skip it.
 //
+// The log's files are read before raft-wal opens them, by InspectLog. raft-wal
+// deletes files that its meta store does not list, makes an empty log of one
+// that it cannot read, and checks the last commit only; bbolt falls back to its
+// older meta page, and with it to an older vote. Cost: three formats are known
+// here, those of bbolt 1, raft-wal 0.4 and raft's snapshots, and a start reads
+// the log twice. Rejected: opening a copy, which needs room for one.
+//
+// Two windows of the libraries are closed in OpenStores. A process that ended
+// between filling a log file and noting so, or between taking a leader's snapshot
+// and dropping the log before it, left a log that took no more entries.
+//
 // The log's meta store is opened and closed here. raft-wal's Close leaves it
 // open, and with it a file lock: the next Open in the same process, a restart
 // in a test or a drill, would wait for ever.

@@ -281,7 +281,7 @@ func TestDamagedLogFiles(t *testing.T) {
 				}
 				s := openStores(t, dir)
 				defer func() { _ = s.Close() }() // only read
-				if got.Last < got.Snapshot { // OpenStores drops it
+				if got.Last < got.Snapshot {     // OpenStores drops it
 					got.First, got.Last = 0, 0
 				}
 				if st, err := s.state(); err != nil || st != got {
@@ -350,7 +350,7 @@ func TestFlippedBytesOfALog(t *testing.T) {
 		}
 		s := openStores(rt, dir)
 		defer func() { _ = s.Close() }() // only read
-		if st.Last < st.Snapshot { // OpenStores drops it
+		if st.Last < st.Snapshot {       // OpenStores drops it
 			st.First, st.Last = 0, 0
 		}
 		if got, err := s.state(); err != nil || got != st {

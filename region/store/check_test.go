@@ -172,12 +172,14 @@ func TestDamagedFiles(t *testing.T) {
 		rollback = "the newest is lost"
 	)
 	damages := map[string]func(path string, b []byte){
-		"garbage":     func(path string, b []byte) { overwrite(t, path, garbage(len(b))) },
-		"half":        func(path string, b []byte) { overwrite(t, path, b[:len(b)/2]) },
-		"empty":       func(path string, _ []byte) { overwrite(t, path, nil) },
-		"cut":         func(path string, b []byte) { overwrite(t, path, b[:len(bytes.TrimRight(b, "\x00"))/2]) },
-		"zeros":       func(path string, b []byte) { overwrite(t, path, make([]byte, len(b))) },
-		"second half": func(path string, b []byte) { overwrite(t, path, append(b[:len(b)/2:len(b)/2], garbage(len(b)-len(b)/2)...)) },
+		"garbage": func(path string, b []byte) { overwrite(t, path, garbage(len(b))) },
+		"half":    func(path string, b []byte) { overwrite(t, path, b[:len(b)/2]) },
+		"empty":   func(path string, _ []byte) { overwrite(t, path, nil) },
+		"cut":     func(path string, b []byte) { overwrite(t, path, b[:len(bytes.TrimRight(b, "\x00"))/2]) },
+		"zeros":   func(path string, b []byte) { overwrite(t, path, make([]byte, len(b))) },
+		"second half": func(path string, b []byte) {
+			overwrite(t, path, append(b[:len(b)/2:len(b)/2], garbage(len(b)-len(b)/2)...))
+		},
 		"some bytes": func(path string, b []byte) {
 			used := len(bytes.TrimRight(b, "\x00"))
 			copy(b[used/2:], garbage(32))

@@ -17,6 +17,16 @@
 // and built again from the newest snapshot and the log. A stop of the
 // process alone loses nothing, as the memtable's file is mapped memory.
 //
+// All is read before Badger opens it, by Check. Badger reads of a table its index
+// and its last block, on goroutines of its own where a panic ends the process,
+// and later passes over blocks that it cannot read. Check goes through every
+// block on its own goroutines, knows the formats of what it cannot ask Badger
+// for, and finds the markers on the way, so that the log can be compared before
+// a byte is changed. Cost: the size of the database at each start, and code that
+// a newer Badger may have to be followed with; a table or manifest of a version
+// that it does not know is refused. Rejected: opening it read-only, which Badger
+// refuses to do after a kill and which panics like the other.
+//
 // Generations make a restore atomic. Writing the marker first and then the
 // carts lost acknowledged writes when the process died in between; here a
 // restore fills a new generation and then moves one pointer. DropPrefix stops
