@@ -14,7 +14,6 @@
 //	form.go      how a region comes to be, and how a node joins it
 //	serve.go     what a node answers to others
 //	identity.go  whose data a directory holds
-//	transport.go the end of a group's transport
 //
 //	shard/       one Raft group: packs commands, applies them, snapshots
 //	store/       Badger: keys, records, transactions, generations of a shard
@@ -101,11 +100,6 @@
 // its disk; its vote must not. With an id in each frame an empty node at the
 // old address is never taken for the server it was (link, rule R1). The price of
 // a lost disk is one membership change per shard.
-//
-// A closed transport has no heartbeat in hand. Raft takes heartbeats on the
-// link's goroutines and does not wait for them when it shuts down; one of a
-// newer term then met a closed log, and the process panicked during a clean
-// stop (seen under the race detector). Closing the transport waits for them.
 //
 // A log that is gone stops the node. node.json lists the shards that have a log
 // in the directory; a listed log that is missing is damage, because the votes in

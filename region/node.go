@@ -361,7 +361,7 @@ func (n *Node) openShard(id uint32, cacheBytes int64) (*shard.Shard, error) {
 			servers = append(servers, raft.Server{ID: raft.ServerID(ident.Servers[node]), Address: raft.ServerAddress(node)})
 		}
 	}
-	tr := &guarded{RaftTransport: n.mux.Raft(id, raft.ServerID(ident.ServerID), raft.ServerAddress(n.cfg.Node))}
+	tr := n.mux.Raft(id, raft.ServerID(ident.ServerID), raft.ServerAddress(n.cfg.Node))
 	s, err := shard.Open(shard.Config{
 		ID: id, Slots: n.slots, Region: crdt.RegionID(ident.RegionID), Incarnation: ident.Incarnation,
 		Server: raft.ServerID(ident.ServerID), Node: n.cfg.Node, Limits: n.cfg.Limits, Timing: n.cfg.Timing,

@@ -75,6 +75,11 @@
 // transport; heartbeats have a lane of their own, so a slow disk delays none.
 // A lane has a goroutine only while it has work.
 //
+// A closed transport has no heartbeat in hand. Raft takes heartbeats on the
+// link's goroutines and does not wait for them when it shuts down; one of a
+// newer term then met a closed log, and the process panicked during a clean
+// stop (seen under the race detector). Closing the transport waits for them.
+//
 // A large AppendEntries is split into several, each valid on its own and with
 // its commit index bounded by its own last entry: raft v1.8.0 bounds a
 // follower's commit index by the follower's last entry, not by the last one

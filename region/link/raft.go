@@ -32,8 +32,9 @@ type RaftTransport struct {
 	ctx      context.Context                // ends with Close, of this or of the Mux
 	cancel   context.CancelCauseFunc
 
-	mu    sync.Mutex
-	beats map[raft.ServerAddress]time.Time // when the last heartbeat ended
+	mu      sync.Mutex                       // guards beats, and adding to beating
+	beats   map[raft.ServerAddress]time.Time // when the last heartbeat ended
+	beating sync.WaitGroup                   // heartbeats that raft has; none are added after Close
 }
 
 var (
@@ -67,15 +68,32 @@ func (m *Mux) Raft(group uint32, self raft.ServerID, addr raft.ServerAddress) *R
 }
 
 // Close makes the group unknown at this node and fails its RPCs under way
-// with ErrClosed. It leaves the Mux alone. Closing twice is fine.
+// with ErrClosed; it returns when raft has no heartbeat in hand. It leaves the
+// Mux alone. Closing twice is fine.
 func (t *RaftTransport) Close() error {
 	t.m.mu.Lock()
 	if t.m.groups[t.group] == t {
 		delete(t.m.groups, t.group)
 	}
 	t.m.mu.Unlock()
+	t.mu.Lock()
 	t.cancel(ErrClosed)
+	t.mu.Unlock()
+	t.beating.Wait()
 	return nil
+}
+
+// beatHandler returns raft's fast path, nil when there is none any more.
+// Otherwise beating.Done must be called when it has returned.
+func (t *RaftTransport) beatHandler() func(raft.RPC) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	fn := t.beat.Load()
+	if fn == nil || t.ctx.Err() != nil {
+		return nil
+	}
+	t.beating.Add(1)
+	return *fn
 }
 
 // Consumer returns the channel on which raft takes the requests of others.
@@ -331,13 +349,14 @@ func (a *accepted) answerBeat(q raftRequest) {
 		a.fail(err)
 		return
 	}
-	fn := q.t.beat.Load()
-	if fn == nil || q.t.ctx.Err() != nil {
+	take := q.t.beatHandler()
+	if take == nil {
 		a.refuse(q.id, statusWrongServer)
 		return
 	}
 	answers := make(chan raft.RPCResponse, 1)
-	(*fn)(raft.RPC{Command: cmd, RespChan: answers})
+	take(raft.RPC{Command: cmd, RespChan: answers})
+	q.t.beating.Done()
 	select {
 	case r := <-answers:
 		a.replyRaft(q, r)

@@ -586,6 +586,38 @@ func TestShutRaftDropsHeartbeats(t *testing.T) {
 	})
 }
 
+// TestCloseWaitsForHeartbeats: raft takes them on the link's goroutines and does
+// not wait for them when it shuts down; one of a newer term, as each handover
+// brings, would store that term in a log that is closed by then.
+func TestCloseWaitsForHeartbeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, from, to := pair(t, nil)
+		taken, release := make(chan struct{}, 2), make(chan struct{})
+		to.SetHeartbeatHandler(func(rpc raft.RPC) {
+			taken <- struct{}{}
+			<-release
+			rpc.Respond(&raft.AppendEntriesResponse{Success: true}, nil)
+		})
+		beaten := make(chan error, 1)
+		go func() { beaten <- from.AppendEntries("s2", "r/2", beat(2), &raft.AppendEntriesResponse{}) }()
+		<-taken
+		closed := make(chan struct{})
+		go func() { _ = to.Close(); close(closed) }()
+		synctest.Wait()
+		select {
+		case <-closed:
+			t.Error("closed while raft has a heartbeat")
+		default:
+		}
+		close(release)
+		<-closed
+		<-beaten
+		if err := from.AppendEntries("s2", "r/2", beat(2), &raft.AppendEntriesResponse{}); !errors.Is(err, ErrWrongServer) || len(taken) > 0 {
+			t.Errorf("after the end: %v, taken by raft: %v", err, len(taken) > 0)
+		}
+	})
+}
+
 func TestOverlongLaneIsOverload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, from, _ := pair(t, nil) // nobody takes the requests
