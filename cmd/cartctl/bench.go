@@ -78,11 +78,9 @@ func (c *benchCmd) Run(a *app) error {
 	if err := clients[0].Read(a.ctx); err != nil {
 		return err
 	}
-	if c.Name != "add" {
-		a.notef("filling %d carts with %d lines each", c.Carts, c.Lines)
-		if err := load.Fill(a.ctx, clients); err != nil {
-			return fmt.Errorf("fill carts: %w", err)
-		}
+	a.notef("filling %d carts with %d lines each", c.Carts, c.Lines)
+	if err := load.Fill(a.ctx, clients); err != nil {
+		return fmt.Errorf("fill carts: %w", err)
 	}
 	measured := load.Run(a.ctx, calls, c.Duration, func(err error) string { return api.Describe(err).Code })
 	if a.ctx.Err() != nil {

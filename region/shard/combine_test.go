@@ -368,7 +368,7 @@ func TestHousekeepingExpiresOps(t *testing.T) {
 			propose(t, s, editCommand(withOp(i+1, edit("c", add("s", "a", 1)))))
 		}
 		known := func() int {
-			got, err := s.fsm.current().Ops("c")
+			_, got, err := s.fsm.current().RecordAndOps(s.fsm.slots.Of("c"), "c")
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -48,21 +48,13 @@ func (w *workspace) put(id string, old *store.Record, s crdt.State, asked store.
 	return r
 }
 
-// asked returns the filter over the op ids that a cart remembers. A cart
-// without a record may remember edits that found nothing to change.
+// asked returns where a cart's requests are remembered. A cart without a
+// record may remember edits that found nothing to change.
 func (w *workspace) asked(id string, r *store.Record) (store.Asked, error) {
 	if r != nil {
 		return r.Asked, nil
 	}
-	return w.tx.Asked(id)
-}
-
-// op returns what is remembered of a request.
-func (w *workspace) op(id string, op crdt.OpID, r *store.Record) (store.OpRecord, bool, error) {
-	if r != nil && !r.Asked.May(op) {
-		return store.OpRecord{}, false, nil
-	}
-	return w.tx.Op(id, op)
+	return w.tx.Asked(id, w.opHorizon())
 }
 
 // now gives out the next timestamp: unique in the shard, not before the
@@ -138,13 +130,14 @@ func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
 		}
 		state.Ops = ops
 	}
-	if len(deltas) > 0 || hasOp && old != nil {
+	written := len(deltas) > 0 || hasOp && old != nil
+	if written {
 		asked, err := w.asked(e.CartId, old)
+		if err == nil && hasOp {
+			asked, err = w.tx.ListNextOp(e.CartId, op, at, asked, w.opHorizon())
+		}
 		if err != nil {
 			return nil, err
-		}
-		if hasOp {
-			asked = asked.With(op, at, w.opHorizon())
 		}
 		rec = w.put(e.CartId, old, crdt.State{Cart: cart, Ops: state.Ops}, asked)
 	}
@@ -152,12 +145,18 @@ func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
 	for i, k := range keys {
 		out.Lines = append(out.Lines, w.changed(cart, k, e.Changes[i].Kind))
 	}
-	if hasOp {
-		b, err := marshal(out)
-		if err != nil {
-			return nil, err
-		}
-		w.tx.PutOp(e.CartId, op, store.OpRecord{Fingerprint: e.Fingerprint, At: at, Outcome: b}, w.at)
+	if !hasOp {
+		return out, nil
+	}
+	b, err := marshal(out)
+	if err != nil {
+		return nil, err
+	}
+	memo := store.OpRecord{Fingerprint: e.Fingerprint, At: at, Outcome: b}
+	if written {
+		w.tx.PutOp(e.CartId, op, memo, w.at)
+	} else {
+		w.tx.PutLooseOp(e.CartId, op, memo, w.at)
 	}
 	return out, nil
 }
@@ -178,7 +177,7 @@ func DigestOfRecord(id string, r *store.Record) store.Digest {
 
 // replay answers a request whose op id is known.
 func (w *workspace) replay(e *regionv1.Edit, op crdt.OpID, old *store.Record) (known bool, out *regionv1.Outcome, err error) {
-	rec, ok, err := w.op(e.CartId, op, old)
+	rec, ok, err := w.tx.Op(e.CartId, op, old)
 	if err != nil || !ok {
 		return false, nil, err
 	}
@@ -464,20 +463,37 @@ func (w *workspace) joinRow(row crdt.Row) error {
 }
 
 // learnOp remembers a request that another region applied, and returns the
-// cart's filter with it: the caller puts the record.
+// cart's list with it: the caller puts the record.
 func (w *workspace) learnOp(id string, o crdt.Op, asked store.Asked) (store.Asked, error) {
 	oldest := w.opHorizon()
 	if o.At < oldest {
 		return asked, nil
 	}
-	if asked.May(o.ID) {
-		_, known, err := w.tx.Op(id, o.ID)
-		if err != nil || known {
-			return asked, err
-		}
+	known, err := w.tx.KnowsOp(id, o.ID, asked)
+	if err != nil || known {
+		return asked, err
+	}
+	if asked, err = w.tx.ListNextOp(id, o.ID, o.At, asked, oldest); err != nil {
+		return asked, err
 	}
 	w.tx.PutOp(id, o.ID, store.OpRecord{Fingerprint: o.Fingerprint, At: o.At}, w.at)
-	return asked.With(o.ID, o.At, oldest), nil
+	return asked, nil
+}
+
+// adoptOp is learnOp for a command that may be committed before its record: it
+// finds what it remembered when it is done again.
+func (w *workspace) adoptOp(id string, o crdt.Op, asked store.Asked) (store.Asked, error) {
+	oldest := w.opHorizon()
+	if o.At < oldest {
+		return asked, nil
+	}
+	asked, known, err := w.tx.AdoptOp(id, o.ID, asked, oldest)
+	if err != nil || known {
+		return asked, err
+	}
+	w.tx.PutLooseOp(id, o.ID, store.OpRecord{Fingerprint: o.Fingerprint, At: o.At}, w.at)
+	asked, _, err = w.tx.AdoptOp(id, o.ID, asked, oldest)
+	return asked, err
 }
 
 // observe moves the shard's clock past a remote timestamp.
@@ -505,7 +521,7 @@ func (w *workspace) joinCart(j *regionv1.JoinCart, flush func() error) (*regionv
 	}
 	asked := before
 	for _, o := range remote.Ops {
-		if asked, err = w.learnOp(j.CartId, o, asked); err != nil {
+		if asked, err = w.adoptOp(j.CartId, o, asked); err != nil {
 			return nil, err
 		}
 		if w.tx.Full() {

@@ -288,7 +288,7 @@ func TestJoinCartWithManyOps(t *testing.T) {
 		whole.Ops = append(whole.Ops, crdt.Op{ID: opKey(i + 1), At: us.at})
 	}
 	eu.apply(joinCart("c", whole))
-	ops, err := eu.fsm.current().Ops("c")
+	_, ops, err := eu.fsm.current().RecordAndOps(eu.fsm.slots.Of("c"), "c")
 	if err != nil || len(ops) != wholeOpsMax {
 		t.Fatalf("%d ops are known, %v", len(ops), err)
 	}
@@ -372,7 +372,8 @@ func (r *rig) crash(after int, l *regionv1.Command) (died bool) {
 func TestJoinRowsCommittedInTheMiddle(t *testing.T) {
 	eu, us := two(t)
 	straight := newRig(t, eu.store, 2, 1)
-	for i := range 300 {
+	const n = 1200
+	for i := range n {
 		us.ok(withOp(i+1, edit(fmt.Sprint("cart-", i%90), add("s", fmt.Sprint("sku-", i%4), 1))))
 	}
 	rows := us.rows(0)
@@ -381,7 +382,7 @@ func TestJoinRowsCommittedInTheMiddle(t *testing.T) {
 	if rows[10].CartID != rows[190].CartID {
 		rows[10] = us.rows(9)[0]
 	}
-	cmd := joinRows(us.stream(), 0, 300, rows...)
+	cmd := joinRows(us.stream(), 0, n, rows...)
 	for _, r := range []*rig{eu, straight} {
 		r.at = us.at
 	}
@@ -391,10 +392,10 @@ func TestJoinRowsCommittedInTheMiddle(t *testing.T) {
 		t.Fatal("the command fits one transaction, the test proves nothing")
 	}
 	m, cur := eu.fsm.marker(), eu.cursor(us.stream())
-	if m.Applied != eu.index || cur == 0 || cur >= 300 {
+	if m.Applied != eu.index || cur == 0 || cur >= n {
 		t.Fatalf("after the crash: marker %+v, cursor %d", m, cur)
 	}
-	for n := 0; eu.index < straight.index && eu.crash(90*n, cmd); n++ { // dies again and again, later each time
+	for after := 0; eu.index < straight.index && eu.crash(after, cmd); after += 90 { // dies again and again, later each time
 		if got := eu.cursor(us.stream()); got < cur {
 			t.Fatalf("cursor went from %d to %d", cur, got)
 		}

@@ -45,16 +45,17 @@
 // put into its slot's sum, so an edit costs the same whatever the number of
 // carts.
 //
-// Rows, and the order in which requests are forgotten, are packed sixteen to a
-// key, and slots' digests too. Badger's cost is per key: with a key for each, an
-// add wrote five and a half, and a third of what a follower did for it was to
-// find their places in the memtable. Now an add writes two, its cart and its
-// op id, and shares four. Cost: an idle shard writes the last chunk again with
-// each add, a kilobyte or two. Rejected: one key for all rows of an entry, as
-// what is stored would follow from where transactions ended.
+// Rows and remembered requests are packed sixteen to a key, and slots' digests
+// too. Badger's cost is per key: with a key for each, an add wrote five and a
+// half, and a third of what a follower did for it was to find their places in
+// the memtable. Now an add writes one, its cart, and shares four. Cost: an idle
+// shard writes the last chunk again with each add, a few kilobytes. Rejected:
+// one key for all of an entry, as what is stored would follow from where
+// transactions ended.
 //
-// A record says which op ids its cart may remember, four bytes each, since
-// most edits bring a new one: finding that out in the database took as long as
-// making the cart's new state. Rejected: a filter over a shard's op ids in
+// A record says where its cart's requests are remembered, since most edits
+// bring a new op id: finding out in the database took as long as making the
+// cart's new state. Past askedMax of them, and for carts without a record, there
+// is an index, a key for each. Rejected: a filter over a shard's op ids in
 // memory, which each start would have to fill from a day of them.
 package store

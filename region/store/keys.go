@@ -14,8 +14,8 @@ import (
 //	  marker      m                         → Marker
 //	  cart        c slot id                 → Record
 //	  rows        l chunk                   → a chunk of crdt.Row, see series
-//	  op          o id 00 op                → OpRecord
-//	  op ages     e chunk                   → a chunk of: time id 00 op
+//	  op          o id 00 op                → number in ops, of some: see Asked
+//	  ops         e chunk                   → a chunk of remembered
 //	  cursor      u region incarnation shard → seq
 //	  digests     d slot ÷ sumsLen          → sumsLen × Sum
 const (
@@ -26,7 +26,7 @@ const (
 	kindCart   byte = 'c'
 	kindRow    byte = 'l'
 	kindOp     byte = 'o'
-	kindOpAge  byte = 'e'
+	kindOps    byte = 'e'
 	kindCursor byte = 'u'
 	kindDigest byte = 'd'
 )

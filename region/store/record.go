@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"slices"
 
 	"github.com/samecart/samecart/crdt"
 )
@@ -48,102 +47,20 @@ type Record struct {
 	Index  uint64
 	Digest Digest
 	State  crdt.State
-	// Asked says which requests the cart may remember.
+	// Asked says where the cart's requests are remembered.
 	Asked Asked
 
 	encoded []byte // until the commit that writes it
 	memory  int    // bytes that the decoded record takes, about
 }
 
-// Asked is a filter over the op ids that are remembered for a cart: most
-// edits carry a new one, and it says so without a look into the database. It is
-// of this region alone, and no part of the cart's value.
-//
-//	S3  An op id that is remembered for a cart with a record is in its filter.
-type Asked struct {
-	// Newest is when the newest of them was applied; with it past its life, all
-	// are forgotten.
-	Newest crdt.Timestamp
-	// Full says that there are more than the filter holds: look them up.
-	Full bool
-	tags []uint32
-}
-
-// askedMax is how many op ids the filter of one cart holds, 4 bytes each: a
-// day of a shopper who edits a lot.
-const askedMax = 64
-
-func tagOf(op crdt.OpID) uint32 { return binary.BigEndian.Uint32(op[:]) }
-
-// May reports whether op may be remembered; false is certain.
-func (a Asked) May(op crdt.OpID) bool { return a.Full || slices.Contains(a.tags, tagOf(op)) }
-
-// With returns the filter with an op id more; those applied before oldest are
-// forgotten, which shows when all are.
-func (a Asked) With(op crdt.OpID, at, oldest crdt.Timestamp) Asked {
-	if a.Newest < oldest {
-		a = Asked{}
-	}
-	a.Newest = max(a.Newest, at)
-	switch {
-	case a.Full || slices.Contains(a.tags, tagOf(op)):
-	case len(a.tags) == askedMax:
-		a.Full, a.tags = true, nil
-	default:
-		a.tags = append(a.tags[:len(a.tags):len(a.tags)], tagOf(op))
-	}
-	return a
-}
-
-// Equal reports whether both say the same.
-func (a Asked) Equal(o Asked) bool {
-	return a.Newest == o.Newest && a.Full == o.Full && slices.Equal(a.tags, o.tags)
-}
-
-func (a Asked) append(b []byte) []byte {
-	head := uint64(len(a.tags)) << 1
-	if a.Full {
-		head |= 1
-	}
-	b = binary.AppendUvarint(b, head)
-	if head == 0 {
-		return b
-	}
-	b = binary.AppendUvarint(b, uint64(a.Newest))
-	for _, t := range a.tags {
-		b = binary.BigEndian.AppendUint32(b, t)
-	}
-	return b
-}
-
-func decodeAsked(b []byte) (a Asked, rest []byte, err error) {
-	head, n := binary.Uvarint(b)
-	if n <= 0 || head>>1 > askedMax {
-		return a, nil, fmt.Errorf("%w: filter of a record", ErrCorrupt)
-	}
-	b = b[n:]
-	if head == 0 {
-		return a, b, nil
-	}
-	newest, n := binary.Uvarint(b)
-	if tags := int(head >> 1); n <= 0 || len(b)-n < 4*tags {
-		return a, nil, fmt.Errorf("%w: filter of a record", ErrCorrupt)
-	}
-	a.Newest, a.Full, b = crdt.Timestamp(newest), head&1 != 0, b[n:]
-	for range head >> 1 {
-		a.tags = append(a.tags, binary.BigEndian.Uint32(b))
-		b = b[4:]
-	}
-	return a, b, nil
-}
-
-// recordHeader is what stands before the filter and the encoded state.
+// recordHeader is what stands before the list of requests and the encoded state.
 const recordHeader = 8 + len(Digest{})
 
 // NewRecord makes the record of a cart's new state.
 func NewRecord(id string, index uint64, s crdt.State, asked Asked) *Record {
 	r := &Record{Index: index, State: s, Asked: asked}
-	b := make([]byte, recordHeader, recordHeader+96+4*len(asked.tags)+32*len(s.Cart.Lines)+40*len(s.Ops))
+	b := make([]byte, recordHeader, recordHeader+96+8*len(asked.refs)+32*len(s.Cart.Lines)+40*len(s.Ops))
 	binary.BigEndian.PutUint64(b, index)
 	b = asked.append(b)
 	from := len(b)
@@ -155,7 +72,7 @@ func NewRecord(id string, index uint64, s crdt.State, asked Asked) *Record {
 	return r
 }
 
-// Encode returns the record's bytes: index, digest, filter, crdt.State.
+// Encode returns the record's bytes: index, digest, Asked, crdt.State.
 func (r *Record) Encode() []byte {
 	if r.encoded != nil {
 		return r.encoded
@@ -189,34 +106,7 @@ func DecodeRecord(b []byte) (*Record, error) {
 func (r *Record) MemoryBytes() int { return r.memory }
 
 func (r *Record) memoryBytes() int {
-	return 192 + 4*len(r.Asked.tags) + r.State.Cart.MemoryBytes() + 88*len(r.State.Ops)
-}
-
-// OpRecord is what is remembered of a request with an op id.
-type OpRecord struct {
-	Fingerprint uint64
-	At          crdt.Timestamp
-	// Outcome is the encoded outcome; empty when the request was applied in
-	// another region and only its effect is known here.
-	Outcome []byte
-}
-
-func (o OpRecord) encode() []byte {
-	b := make([]byte, 0, 16+len(o.Outcome))
-	b = binary.BigEndian.AppendUint64(b, o.Fingerprint)
-	b = binary.BigEndian.AppendUint64(b, uint64(o.At))
-	return append(b, o.Outcome...)
-}
-
-func decodeOpRecord(b []byte) (OpRecord, error) {
-	if len(b) < 16 {
-		return OpRecord{}, fmt.Errorf("%w: op record of %d bytes", ErrCorrupt, len(b))
-	}
-	return OpRecord{
-		Fingerprint: binary.BigEndian.Uint64(b),
-		At:          crdt.Timestamp(binary.BigEndian.Uint64(b[8:])),
-		Outcome:     append([]byte(nil), b[16:]...),
-	}, nil
+	return 192 + 16*len(r.Asked.refs) + r.State.Cart.MemoryBytes() + 88*len(r.State.Ops)
 }
 
 // Marker says how far a shard's log is applied, with the counters that

@@ -21,7 +21,7 @@ func fillSpace(t fataler, sp *Space, carts int) {
 			id := fmt.Sprintf("cart-%d", i)
 			put(t, tx, uint32(i*37)%slotsMax, id, cartOf(1+i%40))
 			tx.AppendRow(rowOf(id))
-			tx.PutOp(id, crdt.OpID{byte(i), byte(i >> 8)}, OpRecord{Fingerprint: uint64(i), At: crdt.Timestamp(i)}, 1<<62)
+			tx.PutLooseOp(id, crdt.OpID{byte(i), byte(i >> 8)}, OpRecord{Fingerprint: uint64(i), At: crdt.Timestamp(i)}, 1<<62)
 			tx.SetCursor(crdt.Stream{Region: crdt.RegionID(i % 5), Shard: uint32(i)}, uint64(i))
 			tx.Marker().Region, tx.Marker().Incarnation = 3, 2
 		})

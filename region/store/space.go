@@ -23,7 +23,7 @@ type Space struct {
 	marker Marker
 	sums   []Sum // by slot - slotLo, as after the last commit
 	rows   series
-	ages   series
+	ops    series
 }
 
 // load reads the marker, the bucket digests and the tails of the series.
@@ -36,7 +36,7 @@ func (s *Space) load() error {
 		if err := s.readSums(tx, s.slotLo, s.slotHi, func(slot uint32, sum Sum) { s.sums[slot-s.slotLo] = sum }); err != nil {
 			return err
 		}
-		return errors.Join(s.rows.load(tx, s, s.marker.Seq), s.ages.load(tx, s, s.marker.Ops))
+		return errors.Join(s.rows.load(tx, s, s.marker.Seq), s.ops.load(tx, s, s.marker.Ops))
 	})
 }
 
@@ -144,60 +144,6 @@ func (s *Space) Bucket(slot uint32, after string, limit int) (carts []CartDigest
 	return carts, more, nil
 }
 
-// Ops lists every request remembered for a cart: its op id and record.
-func (s *Space) Ops(id string) (ops map[crdt.OpID]OpRecord, err error) {
-	err = s.store.db.View(func(tx *badger.Txn) error {
-		ops, err = s.ops(tx, id)
-		return err
-	})
-	return ops, err
-}
-
-// RecordAndOps returns a cart's record, nil when there is none, and its
-// requests, both as of one commit.
-func (s *Space) RecordAndOps(slot uint32, id string) (r *Record, ops map[crdt.OpID]OpRecord, err error) {
-	err = s.store.db.View(func(tx *badger.Txn) error {
-		v, err := get(tx, s.cartKey(slot, id))
-		if err != nil {
-			return fmt.Errorf("read cart %q: %w", id, err)
-		}
-		if v == nil {
-			return nil
-		}
-		if r, err = DecodeRecord(v); err != nil {
-			return err
-		}
-		ops, err = s.ops(tx, id)
-		return err
-	})
-	return r, ops, err
-}
-
-func (s *Space) ops(tx *badger.Txn, id string) (map[crdt.OpID]OpRecord, error) {
-	out := make(map[crdt.OpID]OpRecord)
-	opt := badger.DefaultIteratorOptions
-	opt.Prefix = append(append(s.key(kindOp, len(id)+1), id...), 0)
-	it := tx.NewIterator(opt)
-	defer it.Close()
-	for it.Rewind(); it.Valid(); it.Next() {
-		var op crdt.OpID
-		rest := it.Item().Key()[len(opt.Prefix):]
-		if len(rest) > len(op) {
-			continue // of a cart whose id goes on after a zero byte
-		}
-		if copy(op[:], rest) != len(op) {
-			return nil, fmt.Errorf("%w: op key of cart %q", ErrCorrupt, id)
-		}
-		if err := it.Item().Value(func(v []byte) (err error) {
-			out[op], err = decodeOpRecord(v)
-			return err
-		}); err != nil {
-			return nil, fmt.Errorf("read ops of cart %q: %w", id, err)
-		}
-	}
-	return out, nil
-}
-
 // Sweep deletes the shard's generations before this one, see Store.Sweep.
 // Nobody may read them any more.
 func (s *Space) Sweep(stop func() bool) error {
@@ -278,19 +224,3 @@ func (s *Space) readMarker(tx *badger.Txn) (m Marker, err error) {
 	}
 	return decodeMarker(v)
 }
-
-// OldestOp returns when the oldest remembered request was applied; ok is
-// false when none is remembered.
-func (s *Space) OldestOp() (at crdt.Timestamp, ok bool, err error) {
-	t := s.reader()
-	defer t.Discard()
-	if t.marker, err = s.readMarker(t.tx); err != nil || t.marker.OpsForgotten == t.marker.Ops {
-		return 0, false, err
-	}
-	at, _, err = t.age(t.marker.OpsForgotten + 1)
-	return at, err == nil, err
-}
-
-// reader returns a transaction for reading what is committed; any goroutine
-// may have one.
-func (s *Space) reader() *Tx { return &Tx{space: s, tx: s.store.db.NewTransaction(false)} }

@@ -154,7 +154,7 @@ func (s *Store) space(shard, gen, slotLo, slotHi uint32) *Space {
 	return &Space{
 		store: s, shard: shard, generation: gen, prefix: spacePrefix(shard, gen),
 		slotLo: slotLo, slotHi: slotHi, sums: make([]Sum, slotHi-slotLo),
-		rows: series{kind: kindRow}, ages: series{kind: kindOpAge},
+		rows: series{kind: kindRow}, ops: series{kind: kindOps},
 	}
 }
 

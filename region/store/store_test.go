@@ -100,6 +100,12 @@ func cartOf(n int) crdt.State {
 	return crdt.State{Cart: c, Ops: []crdt.Op{{Dot: crdt.Dot{Replica: crdt.Replica{Region: 1}, Seq: 1}, ID: crdt.OpID{7}, Fingerprint: 9, At: 5}}}
 }
 
+// opsOf is all that is remembered for a cart.
+func opsOf(sp *Space, id string) (map[crdt.OpID]OpRecord, error) {
+	_, ops, err := sp.RecordAndOps(9, id)
+	return ops, err
+}
+
 func rowOf(id string) crdt.Row {
 	c := &crdt.Cart{}
 	return crdt.Row{CartID: id, At: 5, Delta: c.Add(writer(1), crdt.LineKey{SKU: "sku"}, 1, crdt.Offer{Price: 1, Currency: "EUR"}, false)}
@@ -226,7 +232,7 @@ func TestReopenKeepsEverything(t *testing.T) {
 			id := fmt.Sprintf("cart-%d", i%50)
 			put(t, tx, uint32(i%50), id, cartOf(20+i%7))
 			tx.AppendRow(rowOf(id))
-			tx.PutOp(id, crdt.OpID{byte(i), byte(i >> 8)}, OpRecord{Fingerprint: uint64(i), At: crdt.Timestamp(i + 1), Outcome: []byte("done")}, 1<<62)
+			tx.PutLooseOp(id, crdt.OpID{byte(i), byte(i >> 8)}, OpRecord{Fingerprint: uint64(i), At: crdt.Timestamp(i + 1), Outcome: []byte("done")}, 1<<62)
 			tx.SetCursor(st, uint64(i))
 		})
 	}
@@ -320,7 +326,7 @@ func TestCorruptValues(t *testing.T) {
 			put(t, tx, 1, "c", cartOf(1))
 			for i := range chunkLen + 4 { // a full chunk, and a tail
 				tx.AppendRow(rowOf("c"))
-				tx.PutOp("c", crdt.OpID{byte(i + 1)}, OpRecord{At: 5, Outcome: []byte{1}}, 1<<62)
+				tx.PutLooseOp("c", crdt.OpID{byte(i + 1)}, OpRecord{At: 5, Outcome: []byte{1}}, 1<<62)
 			}
 		})
 		return sp
@@ -355,17 +361,17 @@ func TestCorruptValues(t *testing.T) {
 		{"last rows, on open", func(sp *Space) []byte { return sp.chunkKey(kindRow, 1) }, make([]byte, 3), reopen},
 		{"last rows cut off, on open", func(sp *Space) []byte { return sp.chunkKey(kindRow, 1) }, []byte{200}, reopen},
 		{"cursor", func(sp *Space) []byte { return sp.cursorKey(st) }, []byte{1}, func(sp *Space) error { _, err := sp.Cursor(st); return err }},
-		{"op", func(sp *Space) []byte { return sp.opKey("c", crdt.OpID{1}) }, []byte{1}, func(sp *Space) error { _, err := sp.Ops("c"); return err }},
+		{"op", func(sp *Space) []byte { return sp.opKey("c", crdt.OpID{1}) }, []byte{1}, func(sp *Space) error { _, err := opsOf(sp, "c"); return err }},
 		{"op, in a transaction", func(sp *Space) []byte { return sp.opKey("c", crdt.OpID{1}) }, []byte{1}, func(sp *Space) error {
 			tx := sp.Begin()
 			defer tx.Discard()
-			_, _, err := tx.Op("c", crdt.OpID{1})
+			_, _, err := tx.Op("c", crdt.OpID{1}, nil)
 			return err
 		}},
-		{"op key", func(sp *Space) []byte { return append(append(sp.key(kindOp, 9), "c\x00"...), 1) }, make([]byte, 16), func(sp *Space) error { _, err := sp.Ops("c"); return err }},
-		{"op age", func(sp *Space) []byte { return sp.chunkKey(kindOpAge, 0) }, []byte{1, 1}, func(sp *Space) error { _, _, err := sp.OldestOp(); return err }},
-		{"op age cut off", func(sp *Space) []byte { return sp.chunkKey(kindOpAge, 0) }, []byte{9}, func(sp *Space) error { _, _, err := sp.OldestOp(); return err }},
-		{"op age, on expiry", func(sp *Space) []byte { return sp.chunkKey(kindOpAge, 0) }, nil, func(sp *Space) error {
+		{"op key", func(sp *Space) []byte { return append(append(sp.key(kindOp, 9), "c\x00"...), 1) }, make([]byte, 16), func(sp *Space) error { _, err := opsOf(sp, "c"); return err }},
+		{"op age", func(sp *Space) []byte { return sp.chunkKey(kindOps, 0) }, []byte{1, 1}, func(sp *Space) error { _, _, err := sp.OldestOp(); return err }},
+		{"op age cut off", func(sp *Space) []byte { return sp.chunkKey(kindOps, 0) }, []byte{9}, func(sp *Space) error { _, _, err := sp.OldestOp(); return err }},
+		{"op age, on expiry", func(sp *Space) []byte { return sp.chunkKey(kindOps, 0) }, nil, func(sp *Space) error {
 			tx := sp.Begin()
 			defer tx.Discard()
 			return tx.ExpireOps(100, 10)

@@ -3,8 +3,6 @@ package store
 import (
 	"encoding/binary"
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/dgraph-io/badger/v4"
 
@@ -23,18 +21,10 @@ type Tx struct {
 	count  int64
 	err    error
 
-	rows, ages appending
-	loose      []looseOp
+	rows, ops appending
+	loose     []looseOp
 	// spilled takes rows that would not fit the transaction; see AppendRow.
 	spilled *badger.WriteBatch
-}
-
-// looseOp is a request that was remembered before its cart was written, if it
-// was: no record's filter may have it.
-type looseOp struct {
-	id string
-	op crdt.OpID
-	at crdt.Timestamp
 }
 
 type dirtyCart struct {
@@ -48,7 +38,7 @@ func (s *Space) Begin() *Tx {
 	return &Tx{
 		space: s, tx: s.store.db.NewTransaction(true), marker: s.marker,
 		sums: make(map[uint32]Sum), carts: make(map[string]*dirtyCart),
-		rows: appending{tail: s.rows.tail}, ages: appending{tail: s.ages.tail},
+		rows: appending{tail: s.rows.tail}, ops: appending{tail: s.ops.tail},
 	}
 }
 
@@ -158,84 +148,6 @@ func (t *Tx) Trim(seq uint64, limit int) {
 	}
 }
 
-// Op returns what is remembered of a request.
-func (t *Tx) Op(id string, op crdt.OpID) (rec OpRecord, ok bool, err error) {
-	v, err := get(t.tx, t.space.opKey(id, op))
-	if err != nil {
-		return OpRecord{}, false, fmt.Errorf("read op of cart %q: %w", id, err)
-	}
-	if v == nil {
-		return OpRecord{}, false, nil
-	}
-	rec, err = decodeOpRecord(v)
-	return rec, err == nil, err
-}
-
-// Asked returns the filter over all that is remembered for a cart that has no
-// record to say so.
-func (t *Tx) Asked(id string) (a Asked, err error) {
-	// The transaction itself would sort all that it holds for an iterator.
-	ops, err := t.space.Ops(id)
-	if err != nil {
-		return a, err
-	}
-	for _, o := range t.loose {
-		if o.id == id {
-			ops[o.op] = OpRecord{At: o.at}
-		}
-	}
-	order := slices.SortedFunc(maps.Keys(ops), func(a, b crdt.OpID) int { return slices.Compare(a[:], b[:]) })
-	for _, op := range order { // every node makes the same bytes
-		a = a.With(op, ops[op].At, 0)
-	}
-	return a, err
-}
-
-// PutOp remembers a request; now is when it is forgotten by, at the latest:
-// a request from a region whose clock is ahead must not keep those behind it.
-func (t *Tx) PutOp(id string, op crdt.OpID, rec OpRecord, now crdt.Timestamp) {
-	t.set(t.space.opKey(id, op), rec.encode())
-	if _, ok := t.carts[id]; !ok {
-		t.loose = append(t.loose, looseOp{id, op, rec.At})
-	}
-	t.marker.Ops++
-	age := binary.BigEndian.AppendUint64(make([]byte, 0, 8+len(id)+1+len(op)), uint64(min(rec.At, now)))
-	t.append(&t.ages, kindOpAge, t.marker.Ops, appendOpKey(age, id, op))
-}
-
-// age returns the time and the op key's end of the n-th remembered request.
-func (t *Tx) age(n uint64) (at crdt.Timestamp, key []byte, err error) {
-	v, err := t.value(&t.ages, kindOpAge, t.marker.Ops, n)
-	if err != nil {
-		return 0, nil, fmt.Errorf("read age of op %d: %w", n, err)
-	}
-	if len(v) < 8 {
-		return 0, nil, fmt.Errorf("%w: age of op %d has %d bytes", ErrCorrupt, n, len(v))
-	}
-	return crdt.Timestamp(binary.BigEndian.Uint64(v)), v[8:], nil
-}
-
-// ExpireOps forgets requests applied before the given time, in the order in
-// which they came, at most limit of them.
-func (t *Tx) ExpireOps(before crdt.Timestamp, limit int) error {
-	m := &t.marker
-	for ; limit > 0 && m.OpsForgotten < m.Ops; limit-- {
-		at, key, err := t.age(m.OpsForgotten + 1)
-		if err != nil {
-			return err
-		}
-		if at >= before {
-			return nil
-		}
-		m.OpsForgotten++
-		t.delete(append(t.space.key(kindOp, len(key)), key...))
-		if chunk, place := chunkOf(m.OpsForgotten); place == chunkLen-1 {
-			t.delete(t.space.chunkKey(kindOpAge, chunk))
-		}
-	}
-	return nil
-}
-
 // Cursor returns the last joined row of a stream, 0 when none was.
 func (t *Tx) Cursor(st crdt.Stream) (uint64, error) { return t.space.cursor(t.tx, st) }
 
@@ -253,7 +165,7 @@ func (t *Tx) Commit(each func(id string, r *Record, encoded []byte)) error {
 	}
 	t.writeSums()
 	t.finish(&t.rows, kindRow, t.marker.Seq)
-	t.finish(&t.ages, kindOpAge, t.marker.Ops)
+	t.finish(&t.ops, kindOps, t.marker.Ops)
 	t.set(t.space.markerKey(), t.marker.encode())
 	if t.spilled != nil && t.err == nil {
 		t.err = t.spilled.Flush()
@@ -266,7 +178,7 @@ func (t *Tx) Commit(each func(id string, r *Record, encoded []byte)) error {
 		return fmt.Errorf("commit up to index %d: %w", t.marker.Applied, err)
 	}
 	t.space.marker = t.marker
-	t.space.rows.tail, t.space.ages.tail = t.rows.tail, t.ages.tail
+	t.space.rows.tail, t.space.ops.tail = t.rows.tail, t.ops.tail
 	for slot, sum := range t.sums {
 		t.space.sums[slot-t.space.slotLo] = sum
 	}

@@ -46,10 +46,19 @@ func TestMarkerAndOpRoundTrip(t *testing.T) {
 		if got, err := decodeMarker(m.encode()); err != nil || got != m {
 			t.Fatalf("marker %+v, %v, want %+v", got, err, m)
 		}
-		o := OpRecord{Fingerprint: m.Seq, At: m.At, Outcome: rapid.SliceOf(rapid.Byte()).Draw(t, "outcome")}
-		got, err := decodeOpRecord(o.encode())
-		if err != nil || got.Fingerprint != o.Fingerprint || got.At != o.At || !bytes.Equal(got.Outcome, o.Outcome) {
+		o := remembered{
+			crdt.Timestamp(rapid.Uint64().Draw(t, "age")), rapid.String().Draw(t, "cart"), crdt.OpID(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "op")),
+			OpRecord{Fingerprint: m.Seq, At: m.At, Outcome: rapid.SliceOf(rapid.Byte()).Draw(t, "outcome")},
+		}
+		b := o.encode()
+		got, err := decodeRemembered(b)
+		if err != nil || got.age != o.age || got.cartID != o.cartID || got.op != o.op ||
+			got.Fingerprint != o.Fingerprint || got.At != o.At || !bytes.Equal(got.Outcome, o.Outcome) {
 			t.Fatalf("op %+v, %v, want %+v", got, err, o)
+		}
+		short := len(b) - len(o.Outcome)
+		if got, err := decodeRemembered(b[:rapid.IntRange(0, short-1).Draw(t, "cut")]); err == nil {
+			t.Fatalf("decoded %+v of less than it has", got)
 		}
 	})
 }
@@ -65,13 +74,13 @@ func TestCommitIsOneStep(t *testing.T) {
 		t.Fatal("a written record is not dirty")
 	}
 	tx.AppendRow(rowOf("c"))
-	tx.PutOp("c", crdt.OpID{1}, OpRecord{Fingerprint: 5, At: 6, Outcome: []byte("out")}, 1<<62)
+	tx.PutLooseOp("c", crdt.OpID{1}, OpRecord{Fingerprint: 5, At: 6, Outcome: []byte("out")}, 1<<62)
 	tx.SetCursor(st, 8)
 	tx.Marker().Applied = 3
 	if cur, err := tx.Cursor(st); err != nil || cur != 8 {
 		t.Fatalf("cursor in the transaction %d, %v", cur, err)
 	}
-	if rec, ok, err := tx.Op("c", crdt.OpID{1}); err != nil || !ok || string(rec.Outcome) != "out" {
+	if rec, ok, err := tx.Op("c", crdt.OpID{1}, nil); err != nil || !ok || string(rec.Outcome) != "out" {
 		t.Fatalf("op in the transaction %+v %v %v", rec, ok, err)
 	}
 	if got := dump(t, s, sp.prefix); len(got) != 0 || sp.Marker() != (Marker{}) {
@@ -93,7 +102,7 @@ func TestCommitIsOneStep(t *testing.T) {
 	if err != nil || len(rows) != 1 || rows[0].Seq != 1 || rows[0].Last != 1 || rows[0].CartID != "c" {
 		t.Fatalf("rows %+v, %v", rows, err)
 	}
-	ops, err := sp.Ops("c")
+	ops, err := opsOf(sp, "c")
 	if err != nil || !reflect.DeepEqual(ops, map[crdt.OpID]OpRecord{{1}: {Fingerprint: 5, At: 6, Outcome: []byte("out")}}) {
 		t.Fatalf("ops %+v, %v", ops, err)
 	}
@@ -130,12 +139,12 @@ func TestCommitIsOneStep(t *testing.T) {
 func TestOpsOfIDsWithZeroBytes(t *testing.T) {
 	sp := openSpace(t, newStore(t), 1)
 	commit(t, sp, func(tx *Tx) {
-		tx.PutOp("a", crdt.OpID{1}, OpRecord{At: 1}, 1<<62)
-		tx.PutOp("a\x00b", crdt.OpID{2}, OpRecord{At: 2}, 1<<62)
-		tx.PutOp("ab", crdt.OpID{3}, OpRecord{At: 3}, 1<<62)
+		tx.PutLooseOp("a", crdt.OpID{1}, OpRecord{At: 1}, 1<<62)
+		tx.PutLooseOp("a\x00b", crdt.OpID{2}, OpRecord{At: 2}, 1<<62)
+		tx.PutLooseOp("ab", crdt.OpID{3}, OpRecord{At: 3}, 1<<62)
 	})
 	for id, want := range map[string]crdt.OpID{"a": {1}, "a\x00b": {2}, "ab": {3}} {
-		ops, err := sp.Ops(id)
+		ops, err := opsOf(sp, id)
 		if _, ok := ops[want]; err != nil || len(ops) != 1 || !ok {
 			t.Errorf("ops of %q: %v, %v", id, ops, err)
 		}
@@ -283,12 +292,12 @@ func TestExpireOps(t *testing.T) {
 	}
 	commit(t, sp, func(tx *Tx) {
 		for i := range 10 {
-			tx.PutOp(fmt.Sprint("cart", i%2), crdt.OpID{byte(i)}, OpRecord{At: crdt.Timestamp(100 + i)}, 1<<62)
+			tx.PutLooseOp(fmt.Sprint("cart", i%2), crdt.OpID{byte(i)}, OpRecord{At: crdt.Timestamp(100 + i)}, 1<<62)
 		}
 	})
 	left := func() (n int) {
 		for _, id := range []string{"cart0", "cart1"} {
-			ops, err := sp.Ops(id)
+			ops, err := opsOf(sp, id)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -331,13 +340,13 @@ func TestForgottenChunksGo(t *testing.T) {
 	for i := range n { // the tail is written again and again
 		commit(t, sp, func(tx *Tx) {
 			tx.AppendRow(rowOf("c"))
-			tx.PutOp("c", crdt.OpID{byte(i + 1)}, OpRecord{At: crdt.Timestamp(i + 1)}, 1<<62)
+			tx.PutLooseOp("c", crdt.OpID{byte(i + 1)}, OpRecord{At: crdt.Timestamp(i + 1)}, 1<<62)
 		})
 		if i%7 == 0 {
 			sp = openSpace(t, s, 1)
 		}
 	}
-	for _, kind := range []byte{kindRow, kindOpAge} {
+	for _, kind := range []byte{kindRow, kindOps} {
 		if got := dump(t, s, sp.key(kind, 0)); len(got) != 4 {
 			t.Fatalf("%d chunks of %q for %d values", len(got), kind, n)
 		}
@@ -349,7 +358,7 @@ func TestForgottenChunksGo(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
-		for _, kind := range []byte{kindRow, kindOpAge} {
+		for _, kind := range []byte{kindRow, kindOps} {
 			if got := dump(t, s, sp.key(kind, 0)); len(got) != forget.chunks {
 				t.Fatalf("up to %d forgotten: %d chunks of %q, want %d", forget.to, len(got), kind, forget.chunks)
 			}
@@ -365,166 +374,143 @@ func TestForgottenChunksGo(t *testing.T) {
 func TestOpFromTheFutureIsForgotten(t *testing.T) {
 	sp := openSpace(t, newStore(t), 1)
 	commit(t, sp, func(tx *Tx) {
-		tx.PutOp("c", crdt.OpID{1}, OpRecord{At: 1 << 50}, 100)
-		tx.PutOp("c", crdt.OpID{2}, OpRecord{At: 100}, 100)
+		tx.PutLooseOp("c", crdt.OpID{1}, OpRecord{At: 1 << 50}, 100)
+		tx.PutLooseOp("c", crdt.OpID{2}, OpRecord{At: 100}, 100)
 	})
 	commit(t, sp, func(tx *Tx) {
 		if err := tx.ExpireOps(101, 10); err != nil {
 			t.Fatal(err)
 		}
 	})
-	if ops, err := sp.Ops("c"); err != nil || len(ops) != 0 {
+	if ops, err := opsOf(sp, "c"); err != nil || len(ops) != 0 {
 		t.Fatalf("left: %v, %v", ops, err)
 	}
 }
 
-// S3: a filter never denies an op id that it was given, says so of nearly all
-// others while it is not full, and starts anew when all are past their life.
-func TestAsked(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		var a Asked
-		given := make(map[crdt.OpID]bool)
-		for range rapid.IntRange(0, 2*askedMax).Draw(t, "ops") {
-			op := crdt.OpID(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "op"))
-			before := a
-			a = a.With(op, 5, 5)
-			given[op] = true
-			if !before.Full && !before.May(op) && before.Equal(a) {
-				t.Fatalf("%v is the same with %v more", before, op)
-			}
-		}
-		for op := range given {
-			if !a.May(op) {
-				t.Fatalf("%v was given and is denied", op)
-			}
-		}
-		r := NewRecord("c", 1, cartOf(2), a)
-		got, err := DecodeRecord(r.Encode())
-		if err != nil || !got.Asked.Equal(a) {
-			t.Fatalf("decoded %v, %v, want %v", got, err, a)
-		}
-		if cut, err := DecodeRecord(r.Encode()[:recordHeader+rapid.IntRange(0, 9).Draw(t, "cut")]); err == nil {
-			t.Fatalf("decoded %v of a cut record", cut)
-		}
-		if fresh := a.With(crdt.OpID{1}, 9, 6); len(given) > 0 && (fresh.Full || len(fresh.tags) != 1 || fresh.Newest != 9) {
-			t.Fatalf("%v after all were forgotten", fresh)
-		}
-	})
-	a := Asked{}.With(crdt.OpID{1}, 1, 0)
-	if a.May(crdt.OpID{2}) {
-		t.Error("an id that was not given may be remembered")
-	}
-}
-
-// A request that found nothing to change in a cart that was not there is in
-// the filter of the cart's first record.
-func TestAskedOfACartWithoutRecord(t *testing.T) {
-	sp := openSpace(t, newStore(t), 1)
-	commit(t, sp, func(tx *Tx) { tx.PutOp("c", crdt.OpID{1}, OpRecord{At: 7}, 1<<62) })
-	tx := sp.Begin()
-	defer tx.Discard()
-	tx.PutOp("c", crdt.OpID{0, 0, 0, 0, 2}, OpRecord{At: 9}, 1<<62)
-	a, err := tx.Asked("c")
-	if err != nil || a.Newest != 9 || !a.May(crdt.OpID{1}) || !a.May(crdt.OpID{0, 0, 0, 0, 2}) || len(a.tags) != 2 {
-		t.Fatalf("%+v, %v", a, err)
-	}
-	if none, err := tx.Asked("d"); err != nil || !none.Equal(Asked{}) {
-		t.Fatalf("of no cart: %+v, %v", none, err)
-	}
-}
-
-// A transaction that is not Full has room for one more large command; work
-// of many times a transaction's size goes through when it is split there.
-func TestFullLeavesRoom(t *testing.T) {
+// S3 and S4: whatever is remembered for a cart is found, listed or in the
+// index, until it is forgotten; a new op id is known as such.
+func TestRequestsAreFound(t *testing.T) {
 	s := newStore(t)
-	for name, command := range map[string]func(tx *Tx, n int){
-		"large carts": func(tx *Tx, n int) { put(t, tx, uint32(n%slotsMax), fmt.Sprint("cart-", n), cartOf(500)) },
-		"many rows": func(tx *Tx, n int) {
-			for range 300 {
-				tx.AppendRow(rowOf(fmt.Sprint("cart-", n)))
-			}
-		},
-		"many ops": func(tx *Tx, n int) {
-			for i := range 250 {
-				tx.PutOp("c", crdt.OpID{byte(i), byte(n), byte(n >> 8)}, OpRecord{At: crdt.Timestamp(i)}, 1<<62)
-			}
-		},
-		"one cart again and again": func(tx *Tx, n int) { put(t, tx, 1, "c", cartOf(400+n%100)) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			sp := openSpace(t, s, uint32(len(name)))
-			tx, commits := sp.Begin(), 0
-			for n := range 60 {
-				command(tx, n)
-				tx.Marker().Applied++
-				if tx.Full() {
-					if err := tx.Commit(func(string, *Record, []byte) {}); err != nil {
-						t.Fatalf("after %d commands: %v", n+1, err)
-					}
-					commits++
-					tx = sp.Begin()
+	shard := uint32(100)
+	rapid.Check(t, func(t *rapid.T) {
+		shard++
+		sp := openSpace(t, s, shard)
+		at := make(map[crdt.OpID]crdt.Timestamp)
+		now, forgotten := crdt.Timestamp(1000), crdt.Timestamp(0)
+		ask := func(tx *Tx, r *Record) {
+			for op, when := range at {
+				rec, ok, err := tx.Op("c", op, r)
+				if want := when >= forgotten; err != nil || ok != want || ok && rec.At != when {
+					t.Fatalf("op %x of %d at %d: %+v %v %v", op[:4], when, now, rec, ok, err)
 				}
 			}
+			if _, ok, err := tx.Op("c", crdt.OpID{0xff, 0xff}, r); ok || err != nil {
+				t.Fatalf("a new op is known: %v %v", ok, err)
+			}
+		}
+		for range rapid.IntRange(1, 8).Draw(t, "commits") {
+			tx := sp.Begin()
+			r, err := tx.Record(9, "c")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if rapid.Bool().Draw(t, "forget") {
+				to := now
+				if rapid.Bool().Draw(t, "not all") {
+					to -= 2
+				}
+				forgotten = max(forgotten, to)
+				if err := tx.ExpireOps(forgotten, 1000); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range rapid.IntRange(1, askedMax).Draw(t, "requests") {
+				now++
+				op := crdt.OpID{byte(rapid.IntRange(0, 1).Draw(t, "tag")), 0, 0, 0, byte(now >> 8), byte(now)}
+				at[op] = now
+				rec := OpRecord{At: now, Outcome: []byte{1}}
+				if r == nil && rapid.Bool().Draw(t, "nothing to change") {
+					tx.PutLooseOp("c", op, rec, now)
+					continue
+				}
+				var a Asked
+				if r != nil {
+					a = r.Asked
+				} else if a, err = tx.Asked("c", forgotten); err != nil {
+					t.Fatal(err)
+				}
+				if a, err = tx.ListNextOp("c", op, now, a, forgotten); err != nil {
+					t.Fatal(err)
+				}
+				next := NewRecord("c", tx.Marker().Applied+1, cartOf(1), a)
+				tx.PutRecord(9, "c", r, next)
+				tx.PutOp("c", op, rec, now)
+				r = next
+			}
+			ask(tx, r)
+			tx.Marker().Applied++
 			if err := tx.Commit(func(string, *Record, []byte) {}); err != nil {
 				t.Fatal(err)
 			}
-			if sp.Marker().Applied != 60 {
-				t.Fatalf("applied %d", sp.Marker().Applied)
+			if rapid.Bool().Draw(t, "reopen") {
+				sp = openSpace(t, s, shard)
 			}
-			if single := strings.HasPrefix(name, "one"); single != (commits == 0) {
-				t.Fatalf("%d commits on the way", commits)
+			tx = sp.Begin()
+			if r, err = tx.Record(9, "c"); err != nil {
+				t.Fatal(err)
 			}
-			checkSums(t, sp)
-		})
-	}
+			ask(tx, r)
+			tx.Discard()
+			_, ops, err := sp.RecordAndOps(9, "c")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for op, when := range at {
+				if _, ok := ops[op]; ok != (when >= forgotten) {
+					t.Fatalf("op %x of %d is among all: %v", op[:4], when, ok)
+				}
+			}
+		}
+	})
 }
 
-// A transaction that outgrows what Badger takes must say so, not lose part.
-func TestTooLargeTransactionFails(t *testing.T) {
-	s := newStore(t)
-	sp := openSpace(t, s, 1)
+func TestAskedRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a := Asked{Full: rapid.Bool().Draw(t, "full")}
+		n := uint64(0)
+		for range rapid.IntRange(0, askedMax).Draw(t, "refs") {
+			n += rapid.Uint64Range(1, 1<<40).Draw(t, "more")
+			a.refs = append(a.refs, opRef{rapid.Uint32().Draw(t, "tag"), n})
+		}
+		if a.Full || len(a.refs) > 0 {
+			a.Newest = crdt.Timestamp(rapid.Uint64().Draw(t, "newest"))
+		}
+		r := NewRecord("c", 1, cartOf(2), a)
+		b := r.Encode()
+		got, err := DecodeRecord(b)
+		if err != nil || !got.Asked.Equal(a) || !bytes.Equal(got.Encode(), b) {
+			t.Fatalf("decoded %v, %v, want %v", got, err, a)
+		}
+		list := len(a.append(nil))
+		if got, _, err := decodeAsked(b[recordHeader : recordHeader+rapid.IntRange(0, list-1).Draw(t, "cut")]); err == nil {
+			t.Fatalf("decoded %v of a cut list", got)
+		}
+	})
+}
+
+// A request that found nothing to change in a cart that was not there is in
+// the list of the cart's first record.
+func TestAskedOfACartWithoutRecord(t *testing.T) {
+	sp := openSpace(t, newStore(t), 1)
+	commit(t, sp, func(tx *Tx) { tx.PutLooseOp("c", crdt.OpID{1}, OpRecord{At: 7}, 1<<62) })
 	tx := sp.Begin()
-	for i := range 20000 {
-		tx.PutOp("c", crdt.OpID{byte(i), byte(i >> 8)}, OpRecord{At: crdt.Timestamp(i)}, 1<<62)
+	defer tx.Discard()
+	tx.PutLooseOp("c", crdt.OpID{0, 0, 0, 0, 2}, OpRecord{At: 9}, 1<<62)
+	a, err := tx.Asked("c", 0)
+	if want := []opRef{{0, 2}, {1 << 24, 1}}; err != nil || a.Newest != 9 || !slices.Equal(a.refs, want) {
+		t.Fatalf("%+v, %v", a, err)
 	}
-	tx.Marker().Applied = 1
-	if err := tx.Commit(func(string, *Record, []byte) { t.Error("published") }); err == nil {
-		t.Fatal("committed")
-	}
-	if got := dump(t, s, sp.prefix); len(got) != 0 || sp.Marker() != (Marker{}) {
-		t.Fatalf("%d keys and marker %+v of a commit that failed", len(got), sp.Marker())
-	}
-}
-
-// Rows past half of a transaction are written ahead of it. One that is not
-// committed after all leaves a marker that does not know them, and the same
-// rows are written when its entry is applied again.
-func TestRowsBeyondATransaction(t *testing.T) {
-	s := newStore(t)
-	sp := openSpace(t, s, 1)
-	const rows = 20000
-	fill := func() *Tx {
-		tx := sp.Begin()
-		for range rows {
-			tx.AppendRow(rowOf("c"))
-		}
-		tx.Marker().Applied = 1
-		return tx
-	}
-	fill().Discard()
-	if sp.Marker() != (Marker{}) {
-		t.Fatalf("marker %+v of what was not committed", sp.Marker())
-	}
-	if err := fill().Commit(func(string, *Record, []byte) {}); err != nil {
-		t.Fatal(err)
-	}
-	got, err := sp.Rows(0, 1<<30)
-	if err != nil || len(got) != rows || sp.Marker().Seq != rows {
-		t.Fatalf("%d rows, marker %+v, %v", len(got), sp.Marker(), err)
-	}
-	for i, r := range got {
-		if r.Seq != uint64(i+1) {
-			t.Fatalf("row %d at place %d", r.Seq, i+1)
-		}
+	if none, err := tx.Asked("d", 0); err != nil || !none.Equal(Asked{}) {
+		t.Fatalf("of no cart: %+v, %v", none, err)
 	}
 }
