@@ -62,7 +62,8 @@ func (c *Cart) Encode(dst []byte) []byte {
 }
 
 func appendBody(dst []byte, cc CausalContext, m ORMap) []byte {
-	e := encoder{b: dst, replicas: cc.entries, base: math.MaxUint64}
+	var room [2]string // nearly always enough
+	e := encoder{b: dst, replicas: cc.entries, currencies: room[:0], base: math.MaxUint64}
 	e.context()
 	latest := uint64(0)
 	for _, l := range m {
@@ -98,7 +99,7 @@ func appendBody(dst []byte, cc CausalContext, m ORMap) []byte {
 func (e *encoder) offer(o *Offer) uint64 {
 	ms := uint64(o.AddedAt) >> 16
 	e.base = min(e.base, ms)
-	if !slices.Contains(e.currencies, o.Currency) {
+	if n := len(e.currencies); (n == 0 || e.currencies[n-1] != o.Currency) && !slices.Contains(e.currencies, o.Currency) {
 		e.currencies = append(e.currencies, o.Currency)
 	}
 	return ms

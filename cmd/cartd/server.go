@@ -222,6 +222,7 @@ func (c *nodeCommand) Run(ctx context.Context, log *slog.Logger) error {
 	if err := c.validate(); err != nil {
 		return usageError{err}
 	}
+	useMemory(log)
 	s, err := newServer(c.deployed, c.name(), log)
 	if err != nil {
 		return usageError{err}
@@ -302,6 +303,7 @@ func (c *gatewayCommand) Run(ctx context.Context, log *slog.Logger) (err error) 
 	if err := c.validate(); err != nil {
 		return usageError{err}
 	}
+	useMemory(log)
 	s, err := newServer(c.deployed, c.Region+"/gateway", log)
 	if err != nil {
 		return usageError{err}

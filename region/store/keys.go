@@ -72,7 +72,7 @@ func (s *Space) cursorKey(st crdt.Stream) []byte {
 
 // sumsLen is how many slots' digests share a key: an entry's commands change
 // the digests of many slots, and a key costs more than a digest.
-const sumsLen = 16
+const sumsLen = 64
 
 func (s *Space) digestKey(slot uint32) []byte {
 	return binary.BigEndian.AppendUint16(s.key(kindDigest, 2), uint16(slot/sumsLen))
