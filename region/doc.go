@@ -85,10 +85,20 @@
 // Forming needs every configured node. A majority would be enough to be safe
 // once, but a node that lost its disk cannot tell a region that never was from
 // one whose other nodes are down; only an answer from each says so. Cost: a new
-// region waits for its last node. A region of one node, or one that lost every
-// disk, cannot know that it existed: it must get a new incarnation in its
-// configuration, or its dots would be issued twice. Rejected: a bootstrap flag,
-// which stays in a unit file and forms the second region after the disk is lost.
+// region waits for its last node. Rejected: a bootstrap flag, which stays in a
+// unit file and forms the second region after the disk is lost.
+//
+// A region that lost every disk cannot know that it existed, and would issue its
+// dots a second time: what is new would be taken for known, and be lost. So the
+// node that is about to form it asks first, by Config.MayForm. Other regions know
+// which incarnations of this one have written: by their cursors, and by their
+// carts, since a repair brings carts before it moves a cursor. One that is spent
+// ends the node, and the operator raises it. The incarnation travels with the
+// news that the region exists, so a node that comes later needs no right
+// configuration. Cost: a new region waits for the other regions too, once, and
+// they read all their carts for it. Rejected: a random incarnation, which needs
+// nobody, but lets a region whose disks were not mounted come back as another
+// without anybody having decided so.
 //
 // First members travel with the news. With more nodes than replicas the node
 // that forms the region holds some shards only, so each member has to start

@@ -19,13 +19,15 @@ import (
 // of the region, this one joins it; only when every node of the configuration
 // answers that it knows of none does the first of them form it. So a node that
 // lost its disk never forms a second region beside the one it was in, and one
-// that cannot reach the others waits.
+// that cannot reach the others waits. Nodes that all lost their disks could; that
+// is for MayForm to find.
 //
 //	B1  A group starts from the first members, on those nodes only which still
 //	    have the server id that they had then: each makes the same first entry,
 //	    and one that lost its disk makes none.
 func (n *Node) form(ctx context.Context) error {
 	nodes := n.Router.cfg.Nodes
+	mayForm := n.cfg.MayForm
 	for tries := 0; ; tries++ {
 		select {
 		case <-n.formed:
@@ -43,7 +45,7 @@ func (n *Node) form(ctx context.Context) error {
 				formed = true
 				var first map[string]string
 				if first, err = n.askFirst(ctx, node); err == nil {
-					return n.setFormed(first)
+					return n.setFormed(first, resp.Incarnation)
 				}
 			}
 			if err != nil {
@@ -58,8 +60,15 @@ func (n *Node) form(ctx context.Context) error {
 			servers[node] = resp.ServerId
 		}
 		if !formed && len(servers) == len(nodes) && nodes[0] == n.cfg.Node {
-			n.log.Info("forms the region")
-			return n.setFormed(servers)
+			if mayForm != nil {
+				if err := mayForm(ctx); err != nil {
+					return err
+				}
+				mayForm = nil
+				continue // that took its time: the nodes may be others by now
+			}
+			n.log.Info("forms the region", slog.Uint64("incarnation", uint64(n.id.Incarnation)))
+			return n.setFormed(servers, n.id.Incarnation)
 		}
 		if !sleep(ctx, 100*time.Millisecond) {
 			return ctx.Err()
@@ -71,7 +80,7 @@ func (n *Node) form(ctx context.Context) error {
 func (n *Node) askFirst(ctx context.Context, from string) (map[string]string, error) {
 	first := make(map[string]string)
 	for _, node := range n.Router.cfg.Nodes {
-		resp, err := n.ask(ctx, from, kindFirst, &regionv1.FormRequest{Node: node})
+		resp, err := n.askForm(ctx, from, kindFirst, &regionv1.FormRequest{Node: node})
 		if err != nil {
 			return nil, err
 		}
@@ -83,19 +92,19 @@ func (n *Node) askFirst(ctx context.Context, from string) (map[string]string, er
 }
 
 func (n *Node) askFormed(ctx context.Context, node string) (*regionv1.FormResponse, error) {
-	return n.ask(ctx, node, kindForm, &regionv1.FormRequest{
-		Node: n.cfg.Node, ServerId: n.id.ServerID, Shards: n.id.Shards, RegionId: uint32(n.id.RegionID),
+	return n.askForm(ctx, node, kindForm, &regionv1.FormRequest{
+		Node: n.cfg.Node, ServerId: n.id.ServerID, Shards: n.id.Shards, RegionId: uint32(n.id.RegionID), Incarnation: n.id.Incarnation,
 	})
 }
 
-func (n *Node) ask(ctx context.Context, node string, kind link.Kind, req *regionv1.FormRequest) (*regionv1.FormResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, n.Router.cfg.Attempt)
+func (r *Router) askForm(ctx context.Context, node string, kind link.Kind, req *regionv1.FormRequest) (*regionv1.FormResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Attempt)
 	defer cancel()
 	payload, err := proto.Marshal(req)
 	if err != nil {
 		return nil, fmt.Errorf("encode request: %w", err)
 	}
-	b, err := n.mux.Call(ctx, node, kind, payload)
+	b, err := r.mux.Call(ctx, node, kind, payload)
 	if err != nil {
 		return nil, err
 	}
@@ -107,16 +116,18 @@ func (n *Node) ask(ctx context.Context, node string, kind link.Kind, req *region
 }
 
 // setFormed records, before anything is done about it, that the region
-// exists, and its first members.
-func (n *Node) setFormed(servers map[string]string) error {
+// exists, its first members, and its incarnation: of a region that exists, the
+// configuration may name an older one.
+func (n *Node) setFormed(servers map[string]string, incarnation uint32) error {
 	n.idMu.Lock()
 	defer n.idMu.Unlock()
 	id := n.id
-	id.Formed, id.Servers = true, servers
+	id.Formed, id.Servers, id.Incarnation = true, servers, incarnation
 	if err := id.save(n.cfg.Dir); err != nil {
 		return err
 	}
 	n.id = id
+	n.incarnation.Store(incarnation)
 	close(n.formed)
 	return nil
 }
@@ -136,7 +147,11 @@ func (n *Node) onForm(_ context.Context, from string, payload []byte) ([]byte, e
 		return nil, fmt.Errorf("node %s is configured for region id %d with %d shards, %s for %d with %d",
 			from, req.RegionId, req.Shards, id.Node, id.RegionID, id.Shards)
 	}
-	return proto.Marshal(&regionv1.FormResponse{Formed: id.Formed, ServerId: id.ServerID})
+	if req.ServerId != "" && !id.Formed && req.Incarnation != id.Incarnation {
+		n.log.Error("node has another configuration", slog.String("peer", from), slog.Uint64("incarnation", uint64(req.Incarnation)))
+		return nil, fmt.Errorf("node %s is configured for incarnation %d, %s for %d", from, req.Incarnation, id.Node, id.Incarnation)
+	}
+	return proto.Marshal(&regionv1.FormResponse{Formed: id.Formed, ServerId: id.ServerID, Incarnation: id.Incarnation})
 }
 
 // onFirst answers with the server id that a node had when the region was

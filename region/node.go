@@ -40,6 +40,11 @@ type Config struct {
 	QueueMax     int    // commands waiting in one shard
 	RetainRows   uint64 // delta log rows kept for peers that are away, per shard
 
+	// MayForm is asked before this node forms the region, which happens once in
+	// its life: its error ends the node. It returns nil when no other region
+	// knows edits of this one under the same incarnation. Nil: there is nobody
+	// to ask.
+	MayForm func(ctx context.Context) error
 	// Lead runs while this node leads a shard; its context ends with the
 	// leadership. The gossip runs in it.
 	Lead func(ctx context.Context, s *shard.Shard)
@@ -94,7 +99,11 @@ func Open(cfg Config, mux *link.Mux) (n *Node, err error) {
 	}
 	// The configuration names the incarnation of a new region; of one that
 	// exists, its data does.
-	cfg.Router.Incarnation = id.Incarnation
+	if id.Formed {
+		cfg.Router.Incarnation = id.Incarnation
+	} else {
+		id.Incarnation = cfg.Router.Incarnation
+	}
 	cfg.Store.Dir = filepath.Join(cfg.Dir, "badger")
 	n = &Node{
 		cfg: cfg, id: id, boot: bootID(), lock: lock, mux: mux, log: cfg.Log.With(slog.String("node", cfg.Node)),
@@ -394,7 +403,7 @@ func (n *Node) published(cartID string, r *store.Record, encoded []byte, leader 
 		return
 	}
 	n.filler.Offer(cartID, cache.Entry{
-		Version: cache.Version{Incarnation: n.Router.cfg.Incarnation, Index: r.Index},
+		Version: cache.Version{Incarnation: n.Incarnation(), Index: r.Index},
 		Data:    encoded,
 	})
 }

@@ -363,3 +363,96 @@ func TestUseAfterClose(t *testing.T) {
 		t.Errorf("took %v to say so", took)
 	}
 }
+
+// incarnations are those that a region's nodes and shards have.
+func (w *world) incarnations() map[uint32]bool {
+	out := make(map[uint32]bool)
+	for _, name := range w.up() {
+		n := w.node(name)
+		out[n.Incarnation()] = true
+		for _, id := range n.heldShards() {
+			out[n.here(id).Stream().Incarnation] = true
+		}
+	}
+	return out
+}
+
+func TestFormingIsAskedFor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 3, 2)
+	asked := make(chan string, 10)
+	answer := make(chan error)
+	configure := func(incarnation uint32) {
+		w.tune = func(c *Config) {
+			c.Router.Incarnation = incarnation
+			c.MayForm = func(ctx context.Context) error {
+				asked <- c.Node
+				select {
+				case err := <-answer:
+					return err
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+		}
+	}
+	configure(2)
+	w.start(w.names...)
+	first := w.node(w.names[0])
+	if by := <-asked; by != first.name {
+		t.Errorf("%s asks", by)
+	}
+	select {
+	case <-first.formed:
+		t.Error("the region is formed before the answer")
+	default:
+	}
+	// A refusal ends the node that forms; the others wait for it.
+	spent := errors.New("spent")
+	answer <- spent
+	<-first.done
+	if !errors.Is(first.err, spent) {
+		t.Errorf("ended with %v, want %v", first.err, spent)
+	}
+	w.gone(first)
+	w.stop(w.names[1:]...)
+	// Nothing was done under the refused incarnation, so the next may be
+	// another, on all nodes.
+	configure(7)
+	w.start(w.names[0], w.names[1])
+	configure(8)
+	w.start(w.names[2])
+	within(t, 5*time.Second, "a node of another incarnation is refused", func() error {
+		_, err := w.node(w.names[0]).askFormed(soon(t), w.names[2])
+		if err == nil || !strings.Contains(err.Error(), "incarnation 7") || !strings.Contains(err.Error(), "8") {
+			return fmt.Errorf("not refused: %w", errors.Join(err, errors.New("incarnations were not named")))
+		}
+		return nil
+	})
+	w.stop(w.names[2])
+	configure(7)
+	w.start(w.names[2])
+	<-asked
+	answer <- nil
+	w.ready()
+	mustEdit(t, w.node(w.names[0]).Router, addEdit(w.cartIn(0, 0), "tea", 1))
+	if got := w.incarnations(); len(got) != 1 || !got[7] {
+		t.Errorf("incarnations %v, want 7", got)
+	}
+	// Nobody is asked again, and whoever comes later is told, whatever is
+	// configured.
+	configure(1)
+	w.stop(w.names...)
+	w.loseDisk(w.names[0])
+	w.start(w.names...)
+	w.ready()
+	if got := w.incarnations(); len(got) != 1 || !got[7] {
+		t.Errorf("with a lost disk and another configuration: incarnations %v, want 7", got)
+	}
+	if v := mustRead(t, w.node(w.names[0]).Router, w.cartIn(0, 0), ReadOptions{}); v.Version.Incarnation != 7 {
+		t.Errorf("read under incarnation %d", v.Version.Incarnation)
+	}
+	if len(asked) > 0 {
+		t.Errorf("%s asked again", <-asked)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -49,7 +50,7 @@ type Fetcher interface {
 // RouterConfig holds the settings of a Router.
 type RouterConfig struct {
 	Region      crdt.RegionID
-	Incarnation uint32
+	Incarnation uint32   // of a region that is new; a gateway needs none
 	Nodes       []string // all of the region, in the order that places shards
 	Shards      uint32
 	Cache       cache.Cache
@@ -85,6 +86,8 @@ type Router struct {
 	mux   *link.Mux
 	log   *slog.Logger
 
+	incarnation atomic.Uint32 // the node's; it may be told late
+
 	mu      sync.RWMutex // guards what follows
 	local   map[uint32]*shard.Shard
 	leaders map[uint32]string
@@ -95,11 +98,17 @@ type Router struct {
 
 // NewRouter returns a router over the links of mux.
 func NewRouter(cfg RouterConfig, mux *link.Mux) *Router {
-	return &Router{
+	r := &Router{
 		cfg: cfg, slots: shard.NewSlots(cfg.Shards), mux: mux, log: cfg.Log,
 		local: make(map[uint32]*shard.Shard), leaders: make(map[uint32]string), closed: make(chan struct{}),
 	}
+	r.incarnation.Store(cfg.Incarnation)
+	return r
 }
+
+// Incarnation returns the region's, once the node is in it; until then the one
+// that is configured.
+func (r *Router) Incarnation() uint32 { return r.incarnation.Load() }
 
 // Shards returns the number of shards.
 func (r *Router) Shards() uint32 { return r.cfg.Shards }
@@ -353,13 +362,13 @@ func (r *Router) nearby(ctx context.Context, id uint32, cartID string) (View, bo
 	if s := r.here(id); s != nil {
 		rec, err := s.Local(cartID)
 		if rec != nil {
-			return view(cartID, rec, r.cfg.Incarnation), true
+			return view(cartID, rec, r.Incarnation()), true
 		}
 		// A node that is being filled may lack what the cache has.
 		if v, ok := r.cached(ctx, cartID); ok || err != nil {
 			return v, ok
 		}
-		return view(cartID, nil, r.cfg.Incarnation), true
+		return view(cartID, nil, r.Incarnation()), true
 	}
 	return r.cached(ctx, cartID)
 }
@@ -394,7 +403,7 @@ func view(cartID string, rec *store.Record, incarnation uint32) View {
 func (r *Router) readLeader(ctx context.Context, req *regionv1.ReadRequest, wait bool) (View, error) {
 	if s := r.here(req.Shard); s != nil && s.Leads() {
 		if rec, err := s.Read(ctx, req.CartId, req.Strong); err == nil {
-			return view(req.CartId, rec, r.cfg.Incarnation), nil
+			return view(req.CartId, rec, r.Incarnation()), nil
 		}
 	}
 	payload, err := proto.Marshal(req)
@@ -538,7 +547,7 @@ func (r *Router) awaitCover(ctx context.Context, id uint32, cartID string, want 
 		if err != nil {
 			return View{}, err
 		}
-		return view(cartID, rec, r.cfg.Incarnation), nil
+		return view(cartID, rec, r.Incarnation()), nil
 	}
 	return r.await(ctx, &regionv1.ReadRequest{
 		Shard: id, CartId: cartID, Any: true, Covers: want.Encode(nil), Fetch: r.cfg.Fetcher == nil,

@@ -92,7 +92,7 @@ func (n *Node) onRead(ctx context.Context, _ string, payload []byte) ([]byte, er
 	if err != nil {
 		return nil, crossing(err)
 	}
-	resp := &regionv1.ReadResponse{Incarnation: n.Router.cfg.Incarnation}
+	resp := &regionv1.ReadResponse{Incarnation: n.Incarnation()}
 	if rec != nil {
 		resp.Record = rec.Encode()
 	}
@@ -111,7 +111,7 @@ func (n *Node) readFor(ctx context.Context, s *shard.Shard, req *regionv1.ReadRe
 			if err != nil {
 				return nil, err
 			}
-			if _, err := n.catchUp(ctx, req.Shard, view(req.CartId, rec, n.Router.cfg.Incarnation), want); err != nil {
+			if _, err := n.catchUp(ctx, req.Shard, view(req.CartId, rec, n.Incarnation()), want); err != nil {
 				return nil, err
 			}
 		}
@@ -174,6 +174,12 @@ func (n *Node) onShard(_ context.Context, _ string, payload []byte) ([]byte, err
 			return nil, err
 		}
 		resp.Cursor = cur
+	case *regionv1.ShardRequest_Known_:
+		highest, err := s.Incarnation(crdt.RegionID(r.Known.RegionId), r.Known.Slot)
+		if err != nil {
+			return nil, err
+		}
+		resp.Incarnation = highest
 	default:
 		return nil, fmt.Errorf("unknown request %T", req.Request)
 	}

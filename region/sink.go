@@ -73,6 +73,45 @@ func (r *Router) Cursor(ctx context.Context, st crdt.Stream, lo, hi uint32) (uin
 	return least, nil
 }
 
+// Known returns the highest incarnation of another region that this one knows
+// in the slots [lo, hi): of rows and carts that it has joined. It is 0 when
+// there is none, and when this region is not formed yet, of which each of its
+// nodes is asked.
+func (r *Router) Known(ctx context.Context, region crdt.RegionID, lo, hi uint32) (highest uint32, err error) {
+	if _, err := r.overlapping(lo, hi); err != nil {
+		return 0, err
+	}
+	if formed, err := r.isFormed(ctx); err != nil || !formed {
+		return 0, err
+	}
+	for slot := lo; slot < hi; slot++ {
+		resp, err := r.ask(ctx, &regionv1.ShardRequest{Shard: r.slots.Shard(slot), Request: &regionv1.ShardRequest_Known_{
+			Known: &regionv1.ShardRequest_Known{RegionId: uint32(region), Slot: slot},
+		}})
+		if err != nil {
+			return 0, err
+		}
+		highest = max(highest, resp.Incarnation)
+	}
+	return highest, nil
+}
+
+// isFormed reports whether a node knows that the region is formed; that none
+// does must come from all of them.
+func (r *Router) isFormed(ctx context.Context) (bool, error) {
+	var unheard error
+	for _, node := range r.cfg.Nodes {
+		resp, err := r.askForm(ctx, node, kindForm, &regionv1.FormRequest{Shards: r.cfg.Shards, RegionId: uint32(r.cfg.Region)})
+		switch {
+		case err != nil:
+			unheard = fmt.Errorf("ask %s whether the region is formed: %w", node, err)
+		case resp.Formed:
+			return true, nil
+		}
+	}
+	return false, unheard
+}
+
 // JoinInterval commits the rows of an interval in the shards that own their
 // carts. ok is false when a shard's cursor has not reached the interval; the
 // cursor is then where the sender has to go on.

@@ -2,6 +2,7 @@ package region
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -319,5 +320,64 @@ func TestHandlersRefuse(t *testing.T) {
 	wantLines(t, mustRead(t, none.Router, cart, ReadOptions{Strong: true}), map[string]uint32{"tea": 1})
 	if len(none.heldShards()) != 0 {
 		t.Errorf("node %s holds %v", none.name, none.heldShards())
+	}
+}
+
+func TestKnown(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2, 2)
+	gate := w.gateway()
+	known := func(r *Router, region crdt.RegionID, lo, hi uint32) (uint32, error) {
+		return r.Known(soon(t), region, lo, hi)
+	}
+	want := func(what string, region crdt.RegionID, lo, hi, want uint32) {
+		t.Helper()
+		for _, r := range []*Router{gate, w.node(w.names[0]).Router} {
+			if got, err := known(r, region, lo, hi); err != nil || got != want {
+				t.Errorf("%s: incarnation %d of region %d is known, %v, want %d", what, got, region, err, want)
+			}
+		}
+	}
+	// A region that is not formed knows nobody; that needs all of its nodes.
+	release := make(chan struct{})
+	w.tune = func(c *Config) {
+		c.MayForm = func(context.Context) error { <-release; return nil }
+	}
+	w.start(w.names[0])
+	if got, err := known(gate, otherID, 0, 1024); err == nil {
+		t.Errorf("with a node that is down: %d", got)
+	}
+	w.start(w.names[1])
+	within(t, 5*time.Second, "all nodes answer", func() error {
+		_, err := known(gate, otherID, 0, 1024)
+		return err
+	})
+	want("not formed", otherID, 0, 1024, 0)
+	close(release)
+	w.ready()
+	want("formed", otherID, 0, 1024, 0)
+
+	// A whole cart counts, without a cursor.
+	f := newForeign(w.cartIn(1, 0)).add(1, "tea", 1)
+	if err := gate.JoinCart(soon(t), f.id, f.state()); err != nil {
+		t.Fatal(err)
+	}
+	slot := gate.slots.Of(f.id)
+	want("a cart", otherID, 0, 1024, 1)
+	want("its slot", otherID, slot, slot+1, 1)
+	want("before its slot", otherID, 0, slot, 0)
+	want("another region", otherID+1, 0, 1024, 0)
+	// Rows count where the cursor is.
+	later := crdt.Stream{Region: otherID, Incarnation: 6, Shard: 1}
+	lo, hi := gate.slots.Range(0)
+	if err := gate.MoveCursor(soon(t), later, lo, hi, 9); err != nil {
+		t.Fatal(err)
+	}
+	want("a cursor", otherID, lo, lo+1, 6)
+	want("a cursor of another shard", otherID, slot, slot+1, 1)
+	for _, slots := range [][2]uint32{{5, 5}, {0, 1025}} {
+		if got, err := known(gate, otherID, slots[0], slots[1]); err == nil {
+			t.Errorf("slots %v: %d", slots, got)
+		}
 	}
 }

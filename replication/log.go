@@ -124,6 +124,10 @@ type Sink interface {
 	// MoveCursor raises the cursor of hello's stream to the given one; it
 	// never lowers it.
 	MoveCursor(ctx context.Context, hello Hello, cursor uint64) error
+	// Known returns the highest incarnation of hello's region that is known
+	// in hello's slots, by rows or whole carts; 0: none is, or this region is
+	// not formed yet.
+	Known(ctx context.Context, hello Hello) (incarnation uint32, err error)
 	// Digests, Bucket are those of Log, over all shards of the region.
 	Digests(ctx context.Context, lo, hi uint32) ([]Digest, error)
 	Bucket(ctx context.Context, slot uint32, after string, limit int) (carts []CartDigest, more bool, err error)

@@ -180,6 +180,18 @@ func (c *PeerClient) Join(ctx context.Context, carts []replication.WholeCart, he
 	return err
 }
 
+// Known returns the highest incarnation of hello's region that the peer knows
+// edits of in hello's slots; 0: none.
+func (c *PeerClient) Known(ctx context.Context, hello replication.Hello) (uint32, error) {
+	resp, err := peerCall(ctx, c, func(to replicationv1connect.ReplicationServiceClient) (*connect.Response[replicationv1.KnownResponse], error) {
+		return to.Known(ctx, connect.NewRequest(&replicationv1.KnownRequest{Hello: peerHello(hello)}))
+	})
+	if err != nil {
+		return 0, err
+	}
+	return resp.Msg.Incarnation, nil
+}
+
 // peerStream is the sending end of one Push.
 type peerStream struct {
 	client *PeerClient
@@ -674,4 +686,17 @@ func (h *PeerHandler) Join(ctx context.Context, req *connect.Request[replication
 		}
 	}
 	return connect.NewResponse(&replicationv1.JoinResponse{}), nil
+}
+
+// Known says under which incarnation this region knows the asking one.
+func (h *PeerHandler) Known(ctx context.Context, req *connect.Request[replicationv1.KnownRequest]) (*connect.Response[replicationv1.KnownResponse], error) {
+	hello, err := h.hello(ctx, req.Msg.Hello)
+	if err != nil {
+		return nil, err
+	}
+	incarnation, err := h.sink.Known(ctx, hello)
+	if err != nil {
+		return nil, peerError(fmt.Errorf("look for edits of region %q: %w", hello.Region, err))
+	}
+	return connect.NewResponse(&replicationv1.KnownResponse{Incarnation: incarnation}), nil
 }

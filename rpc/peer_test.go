@@ -199,6 +199,18 @@ func (r *peerRegionFake) MoveCursor(_ context.Context, h replication.Hello, curs
 	return r.fail
 }
 
+// Known of the fake goes by cursors alone, in slots 1 and above.
+func (r *peerRegionFake) Known(_ context.Context, h replication.Hello) (highest uint32, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for st := range r.cursors {
+		if st.Region == h.Stream.Region && h.SlotHi > 1 {
+			highest = max(highest, st.Incarnation)
+		}
+	}
+	return highest, r.fail
+}
+
 func (r *peerRegionFake) set(f func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -416,9 +428,12 @@ func TestPeerHelloIsChecked(t *testing.T) {
 			if err := client.Join(t.Context(), nil, h, 1); connect.CodeOf(err) != c.code {
 				t.Errorf("Join: got %v", err)
 			}
+			if _, err := client.Known(t.Context(), h); connect.CodeOf(err) != c.code {
+				t.Errorf("Known: got %v", err)
+			}
 		})
 	}
-	if refused != 12 || len(eu.cursors) != 0 {
+	if refused != 18 || len(eu.cursors) != 0 {
 		t.Errorf("%d refused, cursors %v", refused, eu.cursors)
 	}
 }
@@ -675,6 +690,14 @@ func TestPeerCalls(t *testing.T) {
 	if err := peerDial(t, back.URL).Join(ctx, whole[:1], peerHi(), 17); err != nil || eu.cursors[peerHi().Stream] != 17 || !eu.carts["cart:e"].Equal(us.carts["cart:e"]) {
 		t.Errorf("Join: %v", err)
 	}
+	if n, err := peerDial(t, back.URL).Known(ctx, peerHi()); err != nil || n != 1 {
+		t.Errorf("Known: %d, %v", n, err)
+	}
+	low := peerHi()
+	low.SlotHi = 1
+	if n, err := peerDial(t, back.URL).Known(ctx, low); err != nil || n != 0 {
+		t.Errorf("Known, of other slots: %d, %v", n, err)
+	}
 
 	for name, call := range map[string]func() error{
 		"slots":      func() error { _, err := c.Digests(ctx, 2, 9); return err },
@@ -691,6 +714,10 @@ func TestPeerCalls(t *testing.T) {
 	us.set(func() { us.fail = context.DeadlineExceeded })
 	if _, err := peerDial(t, srv.URL).Digests(ctx, 0, 4); connect.CodeOf(err) != connect.CodeDeadlineExceeded {
 		t.Errorf("slow sink: %v", err)
+	}
+	eu.set(func() { eu.fail = errors.New("no leader") })
+	if _, err := peerDial(t, back.URL).Known(ctx, peerHi()); connect.CodeOf(err) != connect.CodeUnavailable {
+		t.Errorf("Known, without a leader: %v", err)
 	}
 	gone, cancel := context.WithCancel(ctx)
 	cancel()

@@ -93,6 +93,11 @@ func (s sink) MoveCursor(ctx context.Context, h replication.Hello, cursor uint64
 	return s.router.MoveCursor(ctx, h.Stream, h.SlotLo, h.SlotHi, cursor)
 }
 
+// Known implements replication.Sink.
+func (s sink) Known(ctx context.Context, h replication.Hello) (uint32, error) {
+	return s.router.Known(ctx, h.Stream.Region, h.SlotLo, h.SlotHi)
+}
+
 // Digests implements replication.Sink.
 func (s sink) Digests(ctx context.Context, lo, hi uint32) ([]replication.Digest, error) {
 	return s.router.Digests(ctx, lo, hi)

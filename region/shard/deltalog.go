@@ -94,6 +94,16 @@ func (s *Shard) Cursor(st crdt.Stream) (seq uint64, err error) {
 	return seq, err
 }
 
+// Incarnation returns the highest incarnation of a region that the carts of a
+// slot or the shard's cursors name, see store.Space.Incarnation.
+func (s *Shard) Incarnation(region crdt.RegionID, slot uint32) (highest uint32, err error) {
+	err = s.fsm.read(func(sp *store.Space) (err error) {
+		highest, err = sp.Incarnation(region, slot)
+		return err
+	})
+	return highest, err
+}
+
 // Whole returns the cart with every request remembered for it, as another
 // region may join it; nil when there is no such cart.
 func (s *Shard) Whole(id string) (*crdt.State, error) {

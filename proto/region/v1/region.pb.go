@@ -1483,6 +1483,7 @@ type ShardRequest struct {
 	//	*ShardRequest_Bucket_
 	//	*ShardRequest_Whole_
 	//	*ShardRequest_Cursor
+	//	*ShardRequest_Known_
 	Request       isShardRequest_Request `protobuf_oneof:"request"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1568,6 +1569,15 @@ func (x *ShardRequest) GetCursor() *ShardRequest_Stream {
 	return nil
 }
 
+func (x *ShardRequest) GetKnown() *ShardRequest_Known {
+	if x != nil {
+		if x, ok := x.Request.(*ShardRequest_Known_); ok {
+			return x.Known
+		}
+	}
+	return nil
+}
+
 type isShardRequest_Request interface {
 	isShardRequest_Request()
 }
@@ -1588,6 +1598,10 @@ type ShardRequest_Cursor struct {
 	Cursor *ShardRequest_Stream `protobuf:"bytes,5,opt,name=cursor,proto3,oneof"`
 }
 
+type ShardRequest_Known_ struct {
+	Known *ShardRequest_Known `protobuf:"bytes,6,opt,name=known,proto3,oneof"`
+}
+
 func (*ShardRequest_Digests) isShardRequest_Request() {}
 
 func (*ShardRequest_Bucket_) isShardRequest_Request() {}
@@ -1595,6 +1609,8 @@ func (*ShardRequest_Bucket_) isShardRequest_Request() {}
 func (*ShardRequest_Whole_) isShardRequest_Request() {}
 
 func (*ShardRequest_Cursor) isShardRequest_Request() {}
+
+func (*ShardRequest_Known_) isShardRequest_Request() {}
 
 type ShardResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -1604,6 +1620,7 @@ type ShardResponse struct {
 	// One for each cart asked for; empty when there is none.
 	States        [][]byte `protobuf:"bytes,4,rep,name=states,proto3" json:"states,omitempty"`
 	Cursor        uint64   `protobuf:"varint,5,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	Incarnation   uint32   `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1673,6 +1690,13 @@ func (x *ShardResponse) GetCursor() uint64 {
 	return 0
 }
 
+func (x *ShardResponse) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
 type CartDigest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CartId        string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
@@ -1726,13 +1750,14 @@ func (x *CartDigest) GetDigest() []byte {
 }
 
 // FormRequest is how a node that has not started its shards asks others
-// whether the region was formed.
+// whether the region was formed; without a server id, how anybody else does.
 type FormRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	ServerId      string                 `protobuf:"bytes,2,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
 	Shards        uint32                 `protobuf:"varint,3,opt,name=shards,proto3" json:"shards,omitempty"`
 	RegionId      uint32                 `protobuf:"varint,4,opt,name=region_id,json=regionId,proto3" json:"region_id,omitempty"`
+	Incarnation   uint32                 `protobuf:"varint,5,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1795,10 +1820,18 @@ func (x *FormRequest) GetRegionId() uint32 {
 	return 0
 }
 
+func (x *FormRequest) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
 type FormResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Formed        bool                   `protobuf:"varint,1,opt,name=formed,proto3" json:"formed,omitempty"`
 	ServerId      string                 `protobuf:"bytes,2,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	Incarnation   uint32                 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1845,6 +1878,13 @@ func (x *FormResponse) GetServerId() string {
 		return x.ServerId
 	}
 	return ""
+}
+
+func (x *FormResponse) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
 }
 
 // AdmitRequest asks a shard's leader to take a node into the group.
@@ -2265,6 +2305,60 @@ func (x *ShardRequest_Stream) GetShard() uint32 {
 	return 0
 }
 
+// The highest incarnation of a region that a slot's carts, or the shard's
+// cursors, name.
+type ShardRequest_Known struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RegionId      uint32                 `protobuf:"varint,1,opt,name=region_id,json=regionId,proto3" json:"region_id,omitempty"`
+	Slot          uint32                 `protobuf:"varint,2,opt,name=slot,proto3" json:"slot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardRequest_Known) Reset() {
+	*x = ShardRequest_Known{}
+	mi := &file_region_v1_region_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardRequest_Known) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardRequest_Known) ProtoMessage() {}
+
+func (x *ShardRequest_Known) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardRequest_Known.ProtoReflect.Descriptor instead.
+func (*ShardRequest_Known) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{17, 4}
+}
+
+func (x *ShardRequest_Known) GetRegionId() uint32 {
+	if x != nil {
+		return x.RegionId
+	}
+	return 0
+}
+
+func (x *ShardRequest_Known) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
 type StatusResponse_Shard struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
@@ -2280,7 +2374,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_region_v1_region_proto_msgTypes[30]
+	mi := &file_region_v1_region_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2292,7 +2386,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[30]
+	mi := &file_region_v1_region_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2371,7 +2465,7 @@ type StatusResponse_Peer struct {
 
 func (x *StatusResponse_Peer) Reset() {
 	*x = StatusResponse_Peer{}
-	mi := &file_region_v1_region_proto_msgTypes[31]
+	mi := &file_region_v1_region_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2383,7 +2477,7 @@ func (x *StatusResponse_Peer) String() string {
 func (*StatusResponse_Peer) ProtoMessage() {}
 
 func (x *StatusResponse_Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[31]
+	mi := &file_region_v1_region_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2560,13 +2654,14 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\"T\n" +
 	"\x0eProposeRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12,\n" +
-	"\acommand\x18\x02 \x01(\v2\x12.region.v1.CommandR\acommand\"\x8b\x04\n" +
+	"\acommand\x18\x02 \x01(\v2\x12.region.v1.CommandR\acommand\"\xfc\x04\n" +
 	"\fShardRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x129\n" +
 	"\adigests\x18\x02 \x01(\v2\x1d.region.v1.ShardRequest.SlotsH\x00R\adigests\x128\n" +
 	"\x06bucket\x18\x03 \x01(\v2\x1e.region.v1.ShardRequest.BucketH\x00R\x06bucket\x125\n" +
 	"\x05whole\x18\x04 \x01(\v2\x1d.region.v1.ShardRequest.WholeH\x00R\x05whole\x128\n" +
-	"\x06cursor\x18\x05 \x01(\v2\x1e.region.v1.ShardRequest.StreamH\x00R\x06cursor\x1a'\n" +
+	"\x06cursor\x18\x05 \x01(\v2\x1e.region.v1.ShardRequest.StreamH\x00R\x06cursor\x125\n" +
+	"\x05known\x18\x06 \x01(\v2\x1d.region.v1.ShardRequest.KnownH\x00R\x05known\x1a'\n" +
 	"\x05Slots\x12\x0e\n" +
 	"\x02lo\x18\x01 \x01(\rR\x02lo\x12\x0e\n" +
 	"\x02hi\x18\x02 \x01(\rR\x02hi\x1aH\n" +
@@ -2579,26 +2674,32 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x06Stream\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\x12\x14\n" +
-	"\x05shard\x18\x03 \x01(\rR\x05shardB\t\n" +
-	"\arequest\"\x9a\x01\n" +
+	"\x05shard\x18\x03 \x01(\rR\x05shard\x1a8\n" +
+	"\x05Known\x12\x1b\n" +
+	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12\x12\n" +
+	"\x04slot\x18\x02 \x01(\rR\x04slotB\t\n" +
+	"\arequest\"\xbc\x01\n" +
 	"\rShardResponse\x12\x18\n" +
 	"\adigests\x18\x01 \x03(\fR\adigests\x12+\n" +
 	"\x05carts\x18\x02 \x03(\v2\x15.region.v1.CartDigestR\x05carts\x12\x12\n" +
 	"\x04more\x18\x03 \x01(\bR\x04more\x12\x16\n" +
 	"\x06states\x18\x04 \x03(\fR\x06states\x12\x16\n" +
-	"\x06cursor\x18\x05 \x01(\x04R\x06cursor\"=\n" +
+	"\x06cursor\x18\x05 \x01(\x04R\x06cursor\x12 \n" +
+	"\vincarnation\x18\x06 \x01(\rR\vincarnation\"=\n" +
 	"\n" +
 	"CartDigest\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x16\n" +
-	"\x06digest\x18\x02 \x01(\fR\x06digest\"s\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\"\x95\x01\n" +
 	"\vFormRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12\x16\n" +
 	"\x06shards\x18\x03 \x01(\rR\x06shards\x12\x1b\n" +
-	"\tregion_id\x18\x04 \x01(\rR\bregionId\"C\n" +
+	"\tregion_id\x18\x04 \x01(\rR\bregionId\x12 \n" +
+	"\vincarnation\x18\x05 \x01(\rR\vincarnation\"e\n" +
 	"\fFormResponse\x12\x16\n" +
 	"\x06formed\x18\x01 \x01(\bR\x06formed\x12\x1b\n" +
-	"\tserver_id\x18\x02 \x01(\tR\bserverId\"o\n" +
+	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\rR\vincarnation\"o\n" +
 	"\fAdmitRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1b\n" +
@@ -2638,7 +2739,7 @@ func file_region_v1_region_proto_rawDescGZIP() []byte {
 }
 
 var file_region_v1_region_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_region_v1_region_proto_goTypes = []any{
 	(Change_Kind)(0),             // 0: region.v1.Change.Kind
 	(Outcome_Code)(0),            // 1: region.v1.Outcome.Code
@@ -2672,8 +2773,9 @@ var file_region_v1_region_proto_goTypes = []any{
 	(*ShardRequest_Bucket)(nil),  // 29: region.v1.ShardRequest.Bucket
 	(*ShardRequest_Whole)(nil),   // 30: region.v1.ShardRequest.Whole
 	(*ShardRequest_Stream)(nil),  // 31: region.v1.ShardRequest.Stream
-	(*StatusResponse_Shard)(nil), // 32: region.v1.StatusResponse.Shard
-	(*StatusResponse_Peer)(nil),  // 33: region.v1.StatusResponse.Peer
+	(*ShardRequest_Known)(nil),   // 32: region.v1.ShardRequest.Known
+	(*StatusResponse_Shard)(nil), // 33: region.v1.StatusResponse.Shard
+	(*StatusResponse_Peer)(nil),  // 34: region.v1.StatusResponse.Peer
 }
 var file_region_v1_region_proto_depIdxs = []int32{
 	3,  // 0: region.v1.Entry.limits:type_name -> region.v1.Limits
@@ -2696,14 +2798,15 @@ var file_region_v1_region_proto_depIdxs = []int32{
 	29, // 17: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
 	30, // 18: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
 	31, // 19: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
-	21, // 20: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
-	32, // 21: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
-	33, // 22: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	32, // 20: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
+	21, // 21: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
+	33, // 22: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
+	34, // 23: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_region_v1_region_proto_init() }
@@ -2725,6 +2828,7 @@ func file_region_v1_region_proto_init() {
 		(*ShardRequest_Bucket_)(nil),
 		(*ShardRequest_Whole_)(nil),
 		(*ShardRequest_Cursor)(nil),
+		(*ShardRequest_Known_)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2732,7 +2836,7 @@ func file_region_v1_region_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_region_v1_region_proto_rawDesc), len(file_region_v1_region_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -810,6 +810,96 @@ func (*JoinResponse) Descriptor() ([]byte, []int) {
 	return file_replication_v1_replication_proto_rawDescGZIP(), []int{13}
 }
 
+type KnownRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who asks, and for which slots; its incarnation and shard say nothing.
+	Hello         *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KnownRequest) Reset() {
+	*x = KnownRequest{}
+	mi := &file_replication_v1_replication_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KnownRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KnownRequest) ProtoMessage() {}
+
+func (x *KnownRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KnownRequest.ProtoReflect.Descriptor instead.
+func (*KnownRequest) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *KnownRequest) GetHello() *Hello {
+	if x != nil {
+		return x.Hello
+	}
+	return nil
+}
+
+type KnownResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0: the receiver knows none, or is no region yet.
+	Incarnation   uint32 `protobuf:"varint,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KnownResponse) Reset() {
+	*x = KnownResponse{}
+	mi := &file_replication_v1_replication_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KnownResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KnownResponse) ProtoMessage() {}
+
+func (x *KnownResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KnownResponse.ProtoReflect.Descriptor instead.
+func (*KnownResponse) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *KnownResponse) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
 var File_replication_v1_replication_proto protoreflect.FileDescriptor
 
 const file_replication_v1_replication_proto_rawDesc = "" +
@@ -862,13 +952,18 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\x05carts\x18\x01 \x03(\v2\x19.replication.v1.WholeCartR\x05carts\x12-\n" +
 	"\x06stream\x18\x02 \x01(\v2\x15.replication.v1.HelloR\x06stream\x12\x16\n" +
 	"\x06cursor\x18\x03 \x01(\x04R\x06cursor\"\x0e\n" +
-	"\fJoinResponse2\xf9\x02\n" +
+	"\fJoinResponse\";\n" +
+	"\fKnownRequest\x12+\n" +
+	"\x05hello\x18\x01 \x01(\v2\x15.replication.v1.HelloR\x05hello\"1\n" +
+	"\rKnownResponse\x12 \n" +
+	"\vincarnation\x18\x01 \x01(\rR\vincarnation2\xbf\x03\n" +
 	"\x12ReplicationService\x12E\n" +
 	"\x04Push\x12\x1b.replication.v1.PushRequest\x1a\x1c.replication.v1.PushResponse(\x010\x01\x12J\n" +
 	"\aDigests\x12\x1e.replication.v1.DigestsRequest\x1a\x1f.replication.v1.DigestsResponse\x12G\n" +
 	"\x06Bucket\x12\x1d.replication.v1.BucketRequest\x1a\x1e.replication.v1.BucketResponse\x12D\n" +
 	"\x05Fetch\x12\x1c.replication.v1.FetchRequest\x1a\x1d.replication.v1.FetchResponse\x12A\n" +
-	"\x04Join\x12\x1b.replication.v1.JoinRequest\x1a\x1c.replication.v1.JoinResponseBAZ?github.com/samecart/samecart/proto/replication/v1;replicationv1b\x06proto3"
+	"\x04Join\x12\x1b.replication.v1.JoinRequest\x1a\x1c.replication.v1.JoinResponse\x12D\n" +
+	"\x05Known\x12\x1c.replication.v1.KnownRequest\x1a\x1d.replication.v1.KnownResponseBAZ?github.com/samecart/samecart/proto/replication/v1;replicationv1b\x06proto3"
 
 var (
 	file_replication_v1_replication_proto_rawDescOnce sync.Once
@@ -882,7 +977,7 @@ func file_replication_v1_replication_proto_rawDescGZIP() []byte {
 	return file_replication_v1_replication_proto_rawDescData
 }
 
-var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_replication_v1_replication_proto_goTypes = []any{
 	(*Hello)(nil),           // 0: replication.v1.Hello
 	(*PushRequest)(nil),     // 1: replication.v1.PushRequest
@@ -898,6 +993,8 @@ var file_replication_v1_replication_proto_goTypes = []any{
 	(*FetchResponse)(nil),   // 11: replication.v1.FetchResponse
 	(*JoinRequest)(nil),     // 12: replication.v1.JoinRequest
 	(*JoinResponse)(nil),    // 13: replication.v1.JoinResponse
+	(*KnownRequest)(nil),    // 14: replication.v1.KnownRequest
+	(*KnownResponse)(nil),   // 15: replication.v1.KnownResponse
 }
 var file_replication_v1_replication_proto_depIdxs = []int32{
 	0,  // 0: replication.v1.PushRequest.hello:type_name -> replication.v1.Hello
@@ -906,21 +1003,24 @@ var file_replication_v1_replication_proto_depIdxs = []int32{
 	10, // 3: replication.v1.FetchResponse.carts:type_name -> replication.v1.WholeCart
 	10, // 4: replication.v1.JoinRequest.carts:type_name -> replication.v1.WholeCart
 	0,  // 5: replication.v1.JoinRequest.stream:type_name -> replication.v1.Hello
-	1,  // 6: replication.v1.ReplicationService.Push:input_type -> replication.v1.PushRequest
-	4,  // 7: replication.v1.ReplicationService.Digests:input_type -> replication.v1.DigestsRequest
-	6,  // 8: replication.v1.ReplicationService.Bucket:input_type -> replication.v1.BucketRequest
-	9,  // 9: replication.v1.ReplicationService.Fetch:input_type -> replication.v1.FetchRequest
-	12, // 10: replication.v1.ReplicationService.Join:input_type -> replication.v1.JoinRequest
-	3,  // 11: replication.v1.ReplicationService.Push:output_type -> replication.v1.PushResponse
-	5,  // 12: replication.v1.ReplicationService.Digests:output_type -> replication.v1.DigestsResponse
-	8,  // 13: replication.v1.ReplicationService.Bucket:output_type -> replication.v1.BucketResponse
-	11, // 14: replication.v1.ReplicationService.Fetch:output_type -> replication.v1.FetchResponse
-	13, // 15: replication.v1.ReplicationService.Join:output_type -> replication.v1.JoinResponse
-	11, // [11:16] is the sub-list for method output_type
-	6,  // [6:11] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	0,  // 6: replication.v1.KnownRequest.hello:type_name -> replication.v1.Hello
+	1,  // 7: replication.v1.ReplicationService.Push:input_type -> replication.v1.PushRequest
+	4,  // 8: replication.v1.ReplicationService.Digests:input_type -> replication.v1.DigestsRequest
+	6,  // 9: replication.v1.ReplicationService.Bucket:input_type -> replication.v1.BucketRequest
+	9,  // 10: replication.v1.ReplicationService.Fetch:input_type -> replication.v1.FetchRequest
+	12, // 11: replication.v1.ReplicationService.Join:input_type -> replication.v1.JoinRequest
+	14, // 12: replication.v1.ReplicationService.Known:input_type -> replication.v1.KnownRequest
+	3,  // 13: replication.v1.ReplicationService.Push:output_type -> replication.v1.PushResponse
+	5,  // 14: replication.v1.ReplicationService.Digests:output_type -> replication.v1.DigestsResponse
+	8,  // 15: replication.v1.ReplicationService.Bucket:output_type -> replication.v1.BucketResponse
+	11, // 16: replication.v1.ReplicationService.Fetch:output_type -> replication.v1.FetchResponse
+	13, // 17: replication.v1.ReplicationService.Join:output_type -> replication.v1.JoinResponse
+	15, // 18: replication.v1.ReplicationService.Known:output_type -> replication.v1.KnownResponse
+	13, // [13:19] is the sub-list for method output_type
+	7,  // [7:13] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_replication_v1_replication_proto_init() }
@@ -938,7 +1038,7 @@ func file_replication_v1_replication_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_replication_v1_replication_proto_rawDesc), len(file_replication_v1_replication_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -48,6 +48,9 @@ const (
 	ReplicationServiceFetchProcedure = "/replication.v1.ReplicationService/Fetch"
 	// ReplicationServiceJoinProcedure is the fully-qualified name of the ReplicationService's Join RPC.
 	ReplicationServiceJoinProcedure = "/replication.v1.ReplicationService/Join"
+	// ReplicationServiceKnownProcedure is the fully-qualified name of the ReplicationService's Known
+	// RPC.
+	ReplicationServiceKnownProcedure = "/replication.v1.ReplicationService/Known"
 )
 
 // ReplicationServiceClient is a client for the replication.v1.ReplicationService service.
@@ -63,6 +66,10 @@ type ReplicationServiceClient interface {
 	// Join takes whole carts into the receiving region and, when it says so,
 	// moves the cursor of the stream that the repair read before it began.
 	Join(context.Context, *connect.Request[v1.JoinRequest]) (*connect.Response[v1.JoinResponse], error)
+	// Known returns the highest incarnation of the asking region that
+	// the receiver knows edits of: one that lost all its disks must not use it
+	// again.
+	Known(context.Context, *connect.Request[v1.KnownRequest]) (*connect.Response[v1.KnownResponse], error)
 }
 
 // NewReplicationServiceClient constructs a client for the replication.v1.ReplicationService
@@ -106,6 +113,12 @@ func NewReplicationServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(replicationServiceMethods.ByName("Join")),
 			connect.WithClientOptions(opts...),
 		),
+		known: connect.NewClient[v1.KnownRequest, v1.KnownResponse](
+			httpClient,
+			baseURL+ReplicationServiceKnownProcedure,
+			connect.WithSchema(replicationServiceMethods.ByName("Known")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -116,6 +129,7 @@ type replicationServiceClient struct {
 	bucket  *connect.Client[v1.BucketRequest, v1.BucketResponse]
 	fetch   *connect.Client[v1.FetchRequest, v1.FetchResponse]
 	join    *connect.Client[v1.JoinRequest, v1.JoinResponse]
+	known   *connect.Client[v1.KnownRequest, v1.KnownResponse]
 }
 
 // Push calls replication.v1.ReplicationService.Push.
@@ -143,6 +157,11 @@ func (c *replicationServiceClient) Join(ctx context.Context, req *connect.Reques
 	return c.join.CallUnary(ctx, req)
 }
 
+// Known calls replication.v1.ReplicationService.Known.
+func (c *replicationServiceClient) Known(ctx context.Context, req *connect.Request[v1.KnownRequest]) (*connect.Response[v1.KnownResponse], error) {
+	return c.known.CallUnary(ctx, req)
+}
+
 // ReplicationServiceHandler is an implementation of the replication.v1.ReplicationService service.
 type ReplicationServiceHandler interface {
 	// Push opens one stream for one origin stream (shard) to one region.
@@ -156,6 +175,10 @@ type ReplicationServiceHandler interface {
 	// Join takes whole carts into the receiving region and, when it says so,
 	// moves the cursor of the stream that the repair read before it began.
 	Join(context.Context, *connect.Request[v1.JoinRequest]) (*connect.Response[v1.JoinResponse], error)
+	// Known returns the highest incarnation of the asking region that
+	// the receiver knows edits of: one that lost all its disks must not use it
+	// again.
+	Known(context.Context, *connect.Request[v1.KnownRequest]) (*connect.Response[v1.KnownResponse], error)
 }
 
 // NewReplicationServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -195,6 +218,12 @@ func NewReplicationServiceHandler(svc ReplicationServiceHandler, opts ...connect
 		connect.WithSchema(replicationServiceMethods.ByName("Join")),
 		connect.WithHandlerOptions(opts...),
 	)
+	replicationServiceKnownHandler := connect.NewUnaryHandler(
+		ReplicationServiceKnownProcedure,
+		svc.Known,
+		connect.WithSchema(replicationServiceMethods.ByName("Known")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/replication.v1.ReplicationService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ReplicationServicePushProcedure:
@@ -207,6 +236,8 @@ func NewReplicationServiceHandler(svc ReplicationServiceHandler, opts ...connect
 			replicationServiceFetchHandler.ServeHTTP(w, r)
 		case ReplicationServiceJoinProcedure:
 			replicationServiceJoinHandler.ServeHTTP(w, r)
+		case ReplicationServiceKnownProcedure:
+			replicationServiceKnownHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -234,4 +265,8 @@ func (UnimplementedReplicationServiceHandler) Fetch(context.Context, *connect.Re
 
 func (UnimplementedReplicationServiceHandler) Join(context.Context, *connect.Request[v1.JoinRequest]) (*connect.Response[v1.JoinResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("replication.v1.ReplicationService.Join is not implemented"))
+}
+
+func (UnimplementedReplicationServiceHandler) Known(context.Context, *connect.Request[v1.KnownRequest]) (*connect.Response[v1.KnownResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("replication.v1.ReplicationService.Known is not implemented"))
 }
