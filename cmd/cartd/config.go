@@ -147,15 +147,16 @@ func (d deployed) names() []string { return slices.Sorted(maps.Keys(d.Nodes)) }
 
 type nodeCommand struct {
 	deployed
-	Node       string            `help:"This node: N of REGION/N." required:"" env:"SAMECART_NODE"`
-	Data       string            `help:"Data directory, this node's alone." required:"" env:"SAMECART_DATA" type:"path"`
-	LinkListen string            `help:"Address for the region's other processes." required:"" env:"SAMECART_LINK_LISTEN"`
-	PeerListen string            `help:"Address for other regions." required:"" env:"SAMECART_PEER_LISTEN"`
-	Peers      map[string]string `help:"Peer addresses of the other regions' nodes, comma-separated." placeholder:"REGION=URL,URL;…" env:"SAMECART_PEERS"`
-	Drills     bool              `help:"Take faults. For rehearsals." env:"SAMECART_DRILLS"`
-	Memtable   int64             `help:"Bytes of one Badger memtable." default:"67108864" env:"SAMECART_MEMTABLE"`
-	CartCache  int64             `help:"Bytes of decoded carts kept in memory." default:"268435456" env:"SAMECART_CART_CACHE"`
-	RetainRows uint64            `help:"Delta log rows kept, per shard, for a region that is away; after that it is repaired." default:"1000000" env:"SAMECART_RETAIN_ROWS"`
+	Node        string            `help:"This node: N of REGION/N." required:"" env:"SAMECART_NODE"`
+	Data        string            `help:"Data directory, this node's alone." required:"" env:"SAMECART_DATA" type:"path"`
+	LinkListen  string            `help:"Address for the region's other processes." required:"" env:"SAMECART_LINK_LISTEN"`
+	PeerListen  string            `help:"Address for other regions." required:"" env:"SAMECART_PEER_LISTEN"`
+	Peers       map[string]string `help:"Peer addresses of the other regions' nodes, comma-separated." placeholder:"REGION=URL,URL;…" env:"SAMECART_PEERS"`
+	Drills      bool              `help:"Take faults. For rehearsals." env:"SAMECART_DRILLS"`
+	Memtable    int64             `help:"Bytes of one Badger memtable." default:"67108864" env:"SAMECART_MEMTABLE"`
+	CartCache   int64             `help:"Bytes of decoded carts kept in memory." default:"268435456" env:"SAMECART_CART_CACHE"`
+	Incarnation uint32            `help:"Raise it, on all nodes, when the region has lost the disks of all its nodes; while one has its data, that counts." default:"1" env:"SAMECART_INCARNATION"`
+	RetainRows  uint64            `help:"Delta log rows kept, per shard, for a region that is away; after that it is repaired." default:"1000000" env:"SAMECART_RETAIN_ROWS"`
 }
 
 func (c nodeCommand) validate() error {
@@ -183,6 +184,9 @@ func (c nodeCommand) validate() error {
 	}
 	if c.Memtable < 16<<20 {
 		errs = append(errs, fmt.Errorf("--memtable %d: give 16 MiB (16777216) or more: the largest cart must fit one transaction", c.Memtable))
+	}
+	if c.Incarnation < 1 {
+		errs = append(errs, errors.New("--incarnation 0: incarnations start at 1"))
 	}
 	if c.CartCache < 0 {
 		errs = append(errs, fmt.Errorf("--cart-cache %d is negative", c.CartCache))

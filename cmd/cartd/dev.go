@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -226,13 +227,14 @@ func (d *dev) run(ctx context.Context) error {
 
 // checkRegions refuses data of some regions only: a region that lost all its
 // nodes' data would be formed anew beside peers that know its writes, and issue
-// the same dots again.
+// the same dots again. The regions of one process need not ask each other.
 func (d *dev) checkRegions() error {
 	var have, lack []string
 	for _, r := range devRegions {
-		if _, err := os.Stat(filepath.Join(d.dir, r.name)); err == nil {
+		switch there, formed := nodesData(filepath.Join(d.dir, r.name)); {
+		case formed:
 			have = append(have, r.name)
-		} else {
+		case !there:
 			lack = append(lack, r.name)
 		}
 	}
@@ -241,6 +243,20 @@ func (d *dev) checkRegions() error {
 			region.ErrDamagedData, d.dir, strings.Join(have, " and "), strings.Join(lack, " and "))
 	}
 	return nil
+}
+
+// nodesData reports whether there is data of any of a region's nodes, and
+// whether the region was formed: what cannot be read is for the node to refuse.
+func nodesData(dir string) (there, formed bool) {
+	for n := range devNodes {
+		b, err := os.ReadFile(filepath.Join(dir, strconv.Itoa(n+1), "node.json"))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		var identity struct{ Formed bool }
+		there, formed = true, formed || json.Unmarshal(b, &identity) != nil || identity.Formed
+	}
+	return there, formed
 }
 
 // listen opens the four ports that clients use.
@@ -378,7 +394,7 @@ func (r *devRegion) prepare(public net.Listener) error {
 		return err
 	}
 	r.place = place{
-		cluster: "dev", region: r.name, id: crdt.RegionID(r.id), nodes: names, shards: d.cmd.Shards,
+		cluster: "dev", region: r.name, id: crdt.RegionID(r.id), nodes: names, shards: d.cmd.Shards, incarnation: 1,
 		dial: r.dial, hot: r.hot, fetcher: fetch, limits: d.cmd.limits, metrics: d.metrics,
 		log: d.log.With(slog.String("region", r.name)),
 	}

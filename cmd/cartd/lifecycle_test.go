@@ -107,6 +107,13 @@ func TestRefusedDataOfDev(t *testing.T) {
 		"other shards":     {copied(t), []string{"--shards", "2"}, []string{"shards"}},
 		"identity gone":    {func(dir string) string { return damaged(t, dir, "eu-west/2/node.json", "gone") }, nil, []string{"node.json"}},
 		"a region is gone": {func(dir string) string { dir = copyOf(t, dir); removeAll(t, dir+"/eu-west"); return dir }, nil, []string{"eu-west"}},
+		"its nodes are": {func(dir string) string {
+			dir = copyOf(t, dir)
+			for n := 1; n <= devNodes; n++ {
+				removeAll(t, fmt.Sprintf("%s/eu-west/%d", dir, n))
+			}
+			return dir
+		}, nil, []string{"eu-west"}},
 		"somebody's files": {func(dir string) string { dir = copyOf(t, dir); write(t, dir+"/thesis.txt", "words"); return dir }, nil, []string{"thesis.txt"}},
 	}
 	for file, hows := range map[string]string{

@@ -27,18 +27,21 @@ type place struct {
 	id      crdt.RegionID
 	nodes   []string
 	shards  uint32
-	dial    link.Dialer
-	verify  func(conn net.Conn, node string) error // nil: links are not checked
-	hot     cache.Cache
-	fetcher region.Fetcher
-	limits  limits
-	metrics *metrics
-	log     *slog.Logger
+
+	incarnation uint32                      // of a region that is new; a gateway needs none
+	mayForm     func(context.Context) error // see region.Config
+	dial        link.Dialer
+	verify      func(conn net.Conn, node string) error // nil: links are not checked
+	hot         cache.Cache
+	fetcher     region.Fetcher
+	limits      limits
+	metrics     *metrics
+	log         *slog.Logger
 }
 
 func (p place) routerConfig() region.RouterConfig {
 	c := region.DefaultRouterConfig()
-	c.Region, c.Incarnation, c.Nodes, c.Shards = p.id, 1, p.nodes, p.shards
+	c.Region, c.Incarnation, c.Nodes, c.Shards = p.id, p.incarnation, p.nodes, p.shards
 	c.Cache, c.Fetcher, c.Log = p.hot, p.fetcher, p.log
 	return c
 }
@@ -87,7 +90,7 @@ func openMember(p place, name, dir string, sz sizes, peers []replication.PeerReg
 		Limits: shard.Limits{Lines: p.limits.LinesMax, Quantity: p.limits.QuantityMax, OpLife: p.limits.OpLife},
 		Timing: sz.timing, CacheBytes: sz.cartCache, SegmentBytes: sz.segment,
 		QueueMax: 8192, RetainRows: sz.retainRows,
-		Lead: g.run, Peers: g.status,
+		MayForm: p.mayForm, Lead: g.run, Peers: g.status,
 		Applied: p.metrics.applied(p.region, name),
 		Fatal:   fatal, Log: p.log,
 	}, mux)

@@ -269,6 +269,7 @@ func TestRefusedFlags(t *testing.T) {
 		"peer without address": {alone(dir, "--peers", "eu-west="), []string{"--peers eu-west"}},
 		"memtable too small":   {alone(dir, "--memtable", "1000"), []string{"--memtable 1000"}},
 		"negative cache":       {alone(dir, "--cart-cache=-1"), []string{"--cart-cache -1"}},
+		"incarnation 0":        {alone(dir, "--incarnation", "0"), []string{"--incarnation 0"}},
 		"shards of a node":     {alone(dir, "--shards", "65"), []string{"--shards 65"}},
 		"half of TLS":          {alone(dir, "--tls-ca", "ca.crt"), []string{"--tls-ca, --tls-cert and --tls-key"}},
 		"no such CA":           {alone(dir, "--tls-ca", "no.crt", "--tls-cert", "no.crt", "--tls-key", "no.key"), []string{"--tls-ca", "no.crt"}},

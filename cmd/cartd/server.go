@@ -244,6 +244,9 @@ func (s *server) runNode(ctx context.Context, c *nodeCommand) (err error) {
 	if err != nil {
 		return usageError{err}
 	}
+	s.place.incarnation, s.place.mayForm = c.Incarnation, func(ctx context.Context) error {
+		return mayForm(ctx, s.place, s.peers)
+	}
 	sz := sizes{
 		memtable: c.Memtable, blockCache: 2 * c.Memtable, cartCache: c.CartCache, segment: 64 << 20,
 		retainRows: c.RetainRows, timing: shard.DefaultTiming(),
