@@ -598,8 +598,11 @@ func TestCloseWaitsForHeartbeats(t *testing.T) {
 			<-release
 			rpc.Respond(&raft.AppendEntriesResponse{Success: true}, nil)
 		})
-		beaten := make(chan error, 1)
-		go func() { beaten <- from.AppendEntries("s2", "r/2", beat(2), &raft.AppendEntriesResponse{}) }()
+		beaten := make(chan struct{})
+		go func() {
+			defer close(beaten)
+			_ = from.AppendEntries("s2", "r/2", beat(2), &raft.AppendEntriesResponse{}) // may time out: the handler is slow
+		}()
 		<-taken
 		closed := make(chan struct{})
 		go func() { _ = to.Close(); close(closed) }()

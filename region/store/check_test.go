@@ -24,7 +24,7 @@ func database(t *testing.T) (dir string, applied map[uint32]uint64) {
 	a, b := openSpace(t, s, 1), openSpace(t, s, 2)
 	fillSpace(t, a, 700)
 	fillSpace(t, b, 50)
-	b = restore(t, b, snapshotOf(t, a)) // a generation behind a pointer
+	restore(t, b, snapshotOf(t, a)) // a generation behind a pointer
 	setRaw(t, s, a.key('z', 0), bytes.Repeat([]byte("large"), 28<<10))
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
