@@ -103,23 +103,20 @@ func (s *service) awaitToken(ctx context.Context, c call) (stale bool, err error
 
 // changes completes edits with what the catalogue says.
 func (s *service) changes(ctx context.Context, edits []edit, batch bool) ([]*regionv1.Change, error) {
-	var refs []productRef
-	for _, e := range edits {
+	refs := make([]productRef, len(edits))
+	for i, e := range edits {
 		if e.kind == regionv1.Change_KIND_ADD {
-			refs = append(refs, productRef{e.sku, e.seller})
+			refs[i] = productRef{e.sku, e.seller}
 		}
 	}
-	var known map[productRef]product
-	if len(refs) > 0 {
-		known = s.products.lookUp(ctx, refs)
-	}
+	known := s.products.lookUp(ctx, refs)
 	out := make([]*regionv1.Change, len(edits))
 	for i := range edits {
 		e := &edits[i]
 		change := &regionv1.Change{Kind: e.kind, Quantity: uint32(e.quantity)}
 		switch e.kind {
 		case regionv1.Change_KIND_ADD:
-			if err := e.offer(known[productRef{e.sku, e.seller}], change); err != nil {
+			if err := e.offer(known[i], change); err != nil {
 				if batch {
 					err = inEdit(err, i)
 				}
@@ -248,10 +245,10 @@ func (s *service) describe(ctx context.Context, c call, edits []edit, out *regio
 		results: make([]*cartv1.ItemResponse, len(edits)),
 	}
 	lines := out.GetLines()
-	refs := make([]productRef, 0, len(lines))
-	for _, l := range lines {
+	refs := make([]productRef, len(lines))
+	for i, l := range lines {
 		if l.GetLine().GetSku() != "" && !l.GetRemoved() {
-			refs = append(refs, productRef{l.GetLine().GetSku(), l.GetLine().GetSeller()})
+			refs[i] = productRef{l.GetLine().GetSku(), l.GetLine().GetSeller()}
 		}
 	}
 	known := s.products.lookUp(ctx, refs)
@@ -263,10 +260,11 @@ func (s *service) describe(ctx context.Context, c call, edits []edit, out *regio
 		}
 		l := lines[i]
 		key := crdt.LineKey{Seller: l.GetLine().GetSeller(), SKU: l.GetLine().GetSku(), Options: l.GetLine().GetOptions()}
-		r.Item, _ = item(key, crdt.Carried{
+		r.Item = new(cartv1.Item)
+		item(r.Item, new(prices), key, crdt.Carried{
 			Quantity: min(l.GetQuantity(), s.cfg.QuantityMax),
 			Offer:    crdt.Offer{Price: l.GetPrice(), Currency: l.GetCurrency(), AddedAt: crdt.Timestamp(l.GetAddedAt())},
-		}, known[productRef{key.SKU, key.Seller}])
+		}, known[i])
 		if q := l.GetQuantities(); len(q) > 1 {
 			r.Conflicts = []*cartv1.Conflict{quantityConflict(key, slices.Max(q), q)}
 		}

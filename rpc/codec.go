@@ -53,12 +53,15 @@ type binaryCodec struct{}
 func (binaryCodec) Name() string { return "proto" }
 
 // Marshal implements connect.Codec.
-func (binaryCodec) Marshal(m any) ([]byte, error) {
+func (c binaryCodec) Marshal(m any) ([]byte, error) { return c.MarshalAppend(nil, m) }
+
+// MarshalAppend is Marshal into a buffer that the library uses again.
+func (binaryCodec) MarshalAppend(b []byte, m any) ([]byte, error) {
 	msg, ok := m.(proto.Message)
 	if !ok {
 		return nil, fmt.Errorf("%T is no protobuf message", m)
 	}
-	return proto.Marshal(msg)
+	return proto.MarshalOptions{}.MarshalAppend(b, msg)
 }
 
 // Unmarshal implements connect.Codec.
@@ -81,12 +84,15 @@ type jsonCodec struct{}
 func (jsonCodec) Name() string { return "json" }
 
 // Marshal implements connect.Codec.
-func (jsonCodec) Marshal(m any) ([]byte, error) {
+func (c jsonCodec) Marshal(m any) ([]byte, error) { return c.MarshalAppend(nil, m) }
+
+// MarshalAppend is Marshal into a buffer that the library uses again.
+func (jsonCodec) MarshalAppend(b []byte, m any) ([]byte, error) {
 	msg, ok := m.(proto.Message)
 	if !ok {
 		return nil, fmt.Errorf("%T is no protobuf message", m)
 	}
-	return protojson.Marshal(msg)
+	return protojson.MarshalOptions{}.MarshalAppend(b, msg)
 }
 
 // Unmarshal implements connect.Codec.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -69,58 +70,55 @@ func newProducts(cfg Config, client catalogv1connect.CatalogServiceClient, log *
 	}, nil
 }
 
-// lookUp returns what is known of each product. It never fails: what could
-// not be found out is not answered.
-func (p *products) lookUp(ctx context.Context, refs []productRef) map[productRef]product {
-	out := make(map[productRef]product, len(refs))
-	var ask []productRef
+// lookUp returns what is known of each product, in their order. It never
+// fails: what could not be found out is not answered. The zero ref is not asked
+// for.
+func (p *products) lookUp(ctx context.Context, refs []productRef) []product {
+	out := make([]product, len(refs))
+	var ask []int // places in refs
 	now := time.Now()
-	for _, ref := range refs {
-		if _, ok := out[ref]; ok {
+	for i, ref := range refs {
+		if ref == (productRef{}) {
 			continue
 		}
 		r, ok := p.cache.Get(ref)
-		age := now.Sub(r.at)
-		switch {
+		switch age := now.Sub(r.at); {
 		case ok && age <= p.cfg.CatalogFresh:
-			out[ref] = product{Product: r.product, answered: true}
+			out[i] = product{Product: r.product, answered: true}
 			continue
 		case ok && age <= p.cfg.CatalogOld:
-			out[ref] = product{Product: r.product, answered: true, old: true}
-		default:
-			out[ref] = product{}
+			out[i] = product{Product: r.product, answered: true, old: true}
 		}
-		ask = append(ask, ref)
+		ask = append(ask, i)
 	}
-	for len(ask) > 0 {
-		n := min(len(ask), lookUpMax)
-		found, err := p.breaker.Execute(func() ([]*catalogv1.Product, error) { return p.call(ctx, ask[:n]) })
+	for part := range slices.Chunk(ask, lookUpMax) {
+		found, err := p.breaker.Execute(func() ([]*catalogv1.Product, error) { return p.call(ctx, refs, part) })
 		if err != nil {
 			break // what is known already has to do
 		}
-		for i, ref := range ask[:n] {
-			got := found[i]
+		for n, i := range part {
+			ref, got := refs[i], found[n]
 			switch {
 			case got.GetSkuId() == "":
 				got = nil
 			case !isCurrency(got.GetCurrency()) || got.GetPriceMinorUnits() < 0 || got.GetPriceMinorUnits() > priceMax:
 				continue // a product without a usable price is as good as no answer
 			}
-			out[ref] = product{Product: got, answered: true}
+			out[i] = product{Product: got, answered: true}
 			p.cache.Add(ref, remembered{got, now})
 			if ref.seller == "" && got != nil { // it will be asked for by its seller next
 				p.cache.Add(productRef{ref.sku, got.GetSellerId()}, remembered{got, now})
 			}
 		}
-		ask = ask[n:]
 	}
 	return out
 }
 
-func (p *products) call(ctx context.Context, refs []productRef) ([]*catalogv1.Product, error) {
-	req := &catalogv1.LookUpRequest{Products: make([]*catalogv1.ProductRef, len(refs))}
-	for i, ref := range refs {
-		req.Products[i] = &catalogv1.ProductRef{SkuId: ref.sku, SellerId: ref.seller}
+// call asks for the products at the given places of refs.
+func (p *products) call(ctx context.Context, refs []productRef, places []int) ([]*catalogv1.Product, error) {
+	req := &catalogv1.LookUpRequest{Products: make([]*catalogv1.ProductRef, len(places))}
+	for n, i := range places {
+		req.Products[n] = &catalogv1.ProductRef{SkuId: refs[i].sku, SellerId: refs[i].seller}
 	}
 	limited, cancel := context.WithTimeout(ctx, p.cfg.CatalogTimeout)
 	defer cancel()
@@ -129,9 +127,9 @@ func (p *products) call(ctx context.Context, refs []productRef) ([]*catalogv1.Pr
 	case err != nil && ctx.Err() != nil:
 		return nil, errCallerLeft
 	case err != nil:
-		return nil, fmt.Errorf("look up %d products: %w", len(refs), err)
-	case len(res.Msg.GetProducts()) != len(refs):
-		return nil, fmt.Errorf("look up %d products: the catalogue answered with %d", len(refs), len(res.Msg.GetProducts()))
+		return nil, fmt.Errorf("look up %d products: %w", len(places), err)
+	case len(res.Msg.GetProducts()) != len(places):
+		return nil, fmt.Errorf("look up %d products: the catalogue answered with %d", len(places), len(res.Msg.GetProducts()))
 	}
 	return res.Msg.GetProducts(), nil
 }

@@ -18,31 +18,31 @@ import (
 func (s *service) render(ctx context.Context, v region.View) *cartv1.Cart {
 	c := cartOf(v)
 	out := &cartv1.Cart{CartId: v.CartID, Stale: v.Stale, Currency: c.Currency()}
-	lines := slices.DeleteFunc(slices.Clone(c.Lines), func(e crdt.MapEntry) bool { return !e.Line.IsThere() })
-	refs := make([]productRef, len(lines))
-	for i, e := range lines {
-		refs[i] = productRef{e.Key.SKU, e.Key.Seller}
-	}
-	known := s.products.lookUp(ctx, refs)
-
-	visible := make(map[crdt.LineKey]crdt.Carried, len(lines))
-	for _, e := range lines {
-		visible[e.Key] = e.Line.Visible()
+	lines := make([]shownLine, 0, len(c.Lines))
+	for _, e := range c.Lines {
+		if e.Line.IsThere() {
+			lines = append(lines, shownLine{e, e.Line.Visible()})
+		}
 	}
 	// In the order of adding, which the shopper remembers; the key makes the
 	// order the same everywhere.
-	slices.SortStableFunc(lines, func(a, b crdt.MapEntry) int {
-		return cmp.Compare(visible[a.Key].Offer.AddedAt, visible[b.Key].Offer.AddedAt)
-	})
-	totals := map[string]*cartv1.SellerTotal{}
+	slices.SortStableFunc(lines, func(a, b shownLine) int { return cmp.Compare(a.value.Offer.AddedAt, b.value.Offer.AddedAt) })
+	refs := make([]productRef, len(lines))
+	for i, l := range lines {
+		refs[i] = productRef{l.Key.SKU, l.Key.Seller}
+	}
+	known := s.products.lookUp(ctx, refs)
+	// All lines' messages come from two pieces of memory: a page of a cart is
+	// mostly small messages.
+	items, money := make([]cartv1.Item, len(lines)), make([]prices, len(lines))
+	out.Items = make([]*cartv1.Item, 0, len(lines))
 	var subtotal int64
 	var unanswered, old int
-	for _, e := range lines {
-		p := known[productRef{e.Key.SKU, e.Key.Seller}]
-		value := visible[e.Key]
+	for i, e := range lines {
+		p, value, it := known[i], e.value, &items[i]
 		stored := value.Quantity
 		value.Quantity = min(stored, s.cfg.QuantityMax)
-		it, warning := item(e.Key, value, p)
+		warning := item(it, &money[i], e.Key, value, p)
 		if warning != "" {
 			out.Warnings = append(out.Warnings, warning)
 		}
@@ -54,19 +54,14 @@ func (s *service) render(ctx context.Context, v region.View) *cartv1.Cart {
 		if stored > s.cfg.QuantityMax {
 			out.Warnings = append(out.Warnings, fmt.Sprintf("sku_id %q has quantity %d after edits in several places; %d is the most, and what counts", e.Key.SKU, stored, s.cfg.QuantityMax))
 		}
-		out.Conflicts = append(out.Conflicts, conflicts(e, value)...)
+		out.Conflicts = append(out.Conflicts, conflicts(e.MapEntry, value)...)
 		if value.Placement == crdt.Saved {
 			out.SavedItems = append(out.SavedItems, it)
 			continue
 		}
 		out.Items = append(out.Items, it)
 		out.ItemCount += uint64(value.Quantity)
-		t := totals[e.Key.Seller]
-		if t == nil {
-			t = &cartv1.SellerTotal{SellerId: e.Key.Seller, Subtotal: &cartv1.Money{Currency: out.GetCurrency()}}
-			totals[e.Key.Seller] = t
-			out.Sellers = append(out.Sellers, t)
-		}
+		t := totalOf(out, e.Key.Seller)
 		t.ItemCount += uint64(value.Quantity)
 		if value.Offer.Currency != out.GetCurrency() {
 			out.Warnings = append(out.Warnings, fmt.Sprintf("sku_id %q is priced in %s, not in the cart's %s: it is in no total, and checkout needs it removed", e.Key.SKU, value.Offer.Currency, out.GetCurrency()))
@@ -88,33 +83,56 @@ func (s *service) render(ctx context.Context, v region.View) *cartv1.Cart {
 	return out
 }
 
-// item shows one line. The lower of the price at adding and the current one
-// counts.
-func item(k crdt.LineKey, v crdt.Carried, p product) (it *cartv1.Item, warning string) {
-	it = &cartv1.Item{
-		SkuId: k.SKU, Name: k.SKU, Quantity: v.Quantity, SellerId: k.Seller, Seller: k.Seller, Options: crdt.Pairs(k.Options),
-		PriceAtAdd: &cartv1.Money{Currency: v.Offer.Currency, MinorUnits: v.Offer.Price},
-		Price:      &cartv1.Money{Currency: v.Offer.Currency, MinorUnits: v.Offer.Price},
-		AddedAtMs:  v.Offer.AddedAt.UnixMilli(),
+// shownLine is a line with what it shows.
+type shownLine struct {
+	crdt.MapEntry
+	value crdt.Carried
+}
+
+// totalOf returns a seller's total in a cart's page, which it makes when there
+// is none: a cart has few sellers.
+func totalOf(out *cartv1.Cart, seller string) *cartv1.SellerTotal {
+	for _, t := range out.GetSellers() {
+		if t.GetSellerId() == seller {
+			return t
+		}
 	}
+	t := &cartv1.SellerTotal{SellerId: seller, Subtotal: &cartv1.Money{Currency: out.GetCurrency()}}
+	out.Sellers = append(out.Sellers, t)
+	return t
+}
+
+// prices are the messages of one line's prices.
+type prices struct {
+	atAdd, current, counts cartv1.Money
+	inStock                bool
+}
+
+// item shows one line in it, whose prices are those of m. The lower of the
+// price at adding and the current one counts.
+func item(it *cartv1.Item, m *prices, k crdt.LineKey, v crdt.Carried, p product) (warning string) {
+	m.atAdd.Currency, m.atAdd.MinorUnits = v.Offer.Currency, v.Offer.Price
+	m.counts.Currency, m.counts.MinorUnits = v.Offer.Currency, v.Offer.Price
+	it.SkuId, it.Name, it.Quantity, it.SellerId, it.Seller = k.SKU, k.SKU, v.Quantity, k.Seller, k.Seller
+	it.Options, it.PriceAtAdd, it.Price, it.AddedAtMs = crdt.Pairs(k.Options), &m.atAdd, &m.counts, v.Offer.AddedAt.UnixMilli()
 	switch {
 	case !p.answered:
-		return it, ""
+		return ""
 	case p.Product == nil:
-		gone := false
-		it.InStock = &gone
-		return it, fmt.Sprintf("sku_id %q is no longer in the catalogue", k.SKU)
+		it.InStock = &m.inStock
+		return fmt.Sprintf("sku_id %q is no longer in the catalogue", k.SKU)
 	}
-	inStock := p.GetStock() > 0
-	it.InStock, it.Image = &inStock, p.GetImage()
+	m.inStock = p.GetStock() > 0
+	it.InStock, it.Image = &m.inStock, p.GetImage()
 	it.Name, it.Seller = cmp.Or(p.GetName(), k.SKU), cmp.Or(p.Product.GetSeller(), k.Seller)
 	if p.GetCurrency() != v.Offer.Currency {
-		return it, fmt.Sprintf("sku_id %q is now sold in %s: its price of %s %s stands", k.SKU, p.GetCurrency(), formatMoney(v.Offer.Price, v.Offer.Currency), v.Offer.Currency)
+		return fmt.Sprintf("sku_id %q is now sold in %s: its price of %s %s stands", k.SKU, p.GetCurrency(), formatMoney(v.Offer.Price, v.Offer.Currency), v.Offer.Currency)
 	}
-	it.CurrentPrice = &cartv1.Money{Currency: p.GetCurrency(), MinorUnits: p.GetPriceMinorUnits()}
+	m.current.Currency, m.current.MinorUnits = p.GetCurrency(), p.GetPriceMinorUnits()
+	it.CurrentPrice = &m.current
 	it.PriceChanged = p.GetPriceMinorUnits() != v.Offer.Price
-	it.Price.MinorUnits = min(v.Offer.Price, p.GetPriceMinorUnits())
-	return it, ""
+	m.counts.MinorUnits = min(v.Offer.Price, p.GetPriceMinorUnits())
+	return ""
 }
 
 // Names of a line's fields in conflicts and explanations.
