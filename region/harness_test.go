@@ -150,7 +150,7 @@ func (w *world) routerConfig() RouterConfig {
 func (w *world) config(name string) Config {
 	log := slog.New(slog.DiscardHandler)
 	st := store.DefaultConfig("", log)
-	st.MemTableBytes, st.MemTables, st.BlockCache = 1<<20, 2, 0
+	st.MemTableBytes, st.MemTables = 1<<20, 2
 	c := Config{
 		Cluster: testCluster, Name: testRegion, Node: name, Dir: w.dir(name),
 		Router: w.routerConfig(), Store: st, Limits: shard.Limits{Lines: 500, Quantity: 9999, OpLife: time.Hour},

@@ -240,10 +240,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, rt *route) error
 			return err
 		}
 		ctx = withPrincipal(ctx, p)
-		r = r.WithContext(ctx)
 	}
 	if rt.raw {
-		return rt.serve(w, r)
+		return rt.serve(w, r.WithContext(ctx))
 	}
 	if rt.rpc && !h.rpcErrors.IsSupported(r) {
 		return fault(UnsupportedMediaType, "%s with Content-Type %.100q is no call of Connect, gRPC or gRPC-Web", r.Method, r.Header.Get("Content-Type"))
@@ -267,9 +266,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, rt *route) error
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, h.cfg.RequestTimeout)
 		defer cancel()
-		r = r.WithContext(ctx)
 	}
-	return rt.serve(w, r)
+	return rt.serve(w, r.WithContext(ctx))
 }
 
 // fail answers with an error in the form that the caller reads.

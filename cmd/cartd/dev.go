@@ -52,7 +52,7 @@ func devSizes() sizes {
 	t.Heartbeat, t.Lease = 1300*time.Millisecond, 850*time.Millisecond
 	t.SnapshotEvery = 30 * time.Second
 	return sizes{
-		memtable: 16 << 20, blockCache: 0, cartCache: 8 << 20, segment: 4 << 20,
+		memtable: 16 << 20, cartCache: 8 << 20, segment: 4 << 20,
 		retainRows: 200_000, timing: t,
 	}
 }

@@ -57,10 +57,10 @@ func (p place) mux(self string, heartbeat time.Duration) (*link.Mux, error) {
 
 // sizes are a node's settings that depend on what machine it has.
 type sizes struct {
-	memtable, blockCache, cartCache int64
-	segment                         int
-	retainRows                      uint64
-	timing                          shard.Timing
+	memtable, cartCache int64
+	segment             int
+	retainRows          uint64
+	timing              shard.Timing
 }
 
 // member is one node with all its parts.
@@ -83,7 +83,7 @@ func openMember(p place, name, dir string, sz sizes, peers []replication.PeerReg
 	}
 	g := &gossipers{place: p, peers: peers, throttle: replication.NewThrottle(replication.DefaultConfig().RepairBandwidth)}
 	st := store.DefaultConfig(dir, p.log)
-	st.MemTableBytes, st.BlockCache = sz.memtable, sz.blockCache
+	st.MemTableBytes = sz.memtable
 	node, err := region.Open(region.Config{
 		Cluster: p.cluster, Name: p.region, Node: name, Dir: dir,
 		Router: p.routerConfig(), Store: st,

@@ -248,7 +248,7 @@ func (s *server) runNode(ctx context.Context, c *nodeCommand) (err error) {
 		return mayForm(ctx, s.place, s.peers)
 	}
 	sz := sizes{
-		memtable: c.Memtable, blockCache: 2 * c.Memtable, cartCache: c.CartCache, segment: 64 << 20,
+		memtable: c.Memtable, cartCache: c.CartCache, segment: 64 << 20,
 		retainRows: c.RetainRows, timing: shard.DefaultTiming(),
 	}
 	linkLn := listeners[1]

@@ -26,7 +26,7 @@ type fataler interface {
 func openStore(t fataler, dir string, memTable int64) *store.Store {
 	t.Helper()
 	cfg := store.DefaultConfig(dir, slog.New(slog.DiscardHandler))
-	cfg.MemTableBytes, cfg.MemTables, cfg.BlockCache = memTable, 2, 0
+	cfg.MemTableBytes, cfg.MemTables = memTable, 2
 	s, err := store.Open(cfg)
 	if err != nil {
 		t.Fatalf("open store: %v", err)

@@ -134,27 +134,20 @@ func TestCheckFindsWhatOpenDoes(t *testing.T) {
 			t.Errorf("without a database: %v, %v", got, err)
 		}
 	}
-	// After a clean stop all is in tables, and so it is when they are packed.
+	// After a clean stop all is in tables.
 	s := openStore(t, dir)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for _, cache := range []int64{0, 1 << 20} {
-		cfg := smallConfig(dir)
-		cfg.BlockCache = cache
-		s, err := Open(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sp := openSpace(t, s, 1)
-		fillSpace(t, sp, 20)
-		applied[1] = sp.Marker().Applied
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if got, err := Check(dir); err != nil || !maps.Equal(got, applied) {
-			t.Errorf("stopped, found %v, %v, want %v", got, err, applied)
-		}
+	s = openStore(t, dir)
+	sp := openSpace(t, s, 1)
+	fillSpace(t, sp, 20)
+	applied[1] = sp.Marker().Applied
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Check(dir); err != nil || !maps.Equal(got, applied) {
+		t.Errorf("stopped, found %v, %v, want %v", got, err, applied)
 	}
 }
 
@@ -335,7 +328,7 @@ func TestPointersOfWrongSize(t *testing.T) {
 func BenchmarkCheck(b *testing.B) {
 	dir := b.TempDir()
 	cfg := smallConfig(dir)
-	cfg.MemTableBytes, cfg.BlockCache = 16<<20, 16<<20
+	cfg.MemTableBytes = 16 << 20
 	s, err := Open(cfg)
 	if err != nil {
 		b.Fatal(err)

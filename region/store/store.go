@@ -33,14 +33,13 @@ type Config struct {
 	Dir           string
 	MemTableBytes int64 // one memtable; a transaction may take 15 % of it; ≥ 1 MiB
 	MemTables     int   // kept in memory before writers wait; ≥ 2
-	BlockCache    int64 // bytes; 0 turns it off
 	Log           *slog.Logger
 }
 
 // DefaultConfig gives settings for a node that has a machine of its own:
-// Badger's own memtable size, and as much cache as two memtables.
+// Badger's own.
 func DefaultConfig(dir string, log *slog.Logger) Config {
-	return Config{Dir: dir, MemTableBytes: 64 << 20, MemTables: 5, BlockCache: 128 << 20, Log: log}
+	return Config{Dir: dir, MemTableBytes: 64 << 20, MemTables: 5, Log: log}
 }
 
 func (c Config) validate() error {
@@ -53,9 +52,6 @@ func (c Config) validate() error {
 	}
 	if c.MemTables < 2 {
 		errs = append(errs, fmt.Errorf("%d memtables: at least 2 are needed", c.MemTables))
-	}
-	if c.BlockCache < 0 {
-		errs = append(errs, fmt.Errorf("block cache of %d bytes is negative", c.BlockCache))
 	}
 	return errors.Join(errs...)
 }
@@ -71,10 +67,6 @@ func Open(cfg Config) (*Store, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	compression := options.None
-	if cfg.BlockCache > 0 {
-		compression = options.Snappy
-	}
 	opt := badger.DefaultOptions(cfg.Dir).
 		WithSyncWrites(false).
 		WithDetectConflicts(false). // one writer a shard: the goroutine that applies its log
@@ -84,8 +76,8 @@ func Open(cfg Config) (*Store, error) {
 		WithNumCompactors(2).
 		WithBaseTableSize(min(2<<20, cfg.MemTableBytes)).
 		WithValueLogFileSize(64 << 20).
-		WithBlockCacheSize(cfg.BlockCache).
-		WithCompression(compression).
+		WithBlockCacheSize(0).         // it is for blocks that are compressed; others are mapped memory
+		WithCompression(options.None). // carts are packed already; snappy took as long as a third of the flush
 		WithLogger(badgerLog{cfg.Log})
 	// Carts stay in the LSM tree, but a transaction must be able to hold the
 	// largest value: Badger wants the threshold below 15 % of a memtable.

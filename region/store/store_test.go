@@ -21,7 +21,7 @@ const slotsMax = 1024
 // smallConfig makes memtables rotate and transactions fill up soon.
 func smallConfig(dir string) Config {
 	c := DefaultConfig(dir, slog.New(slog.DiscardHandler))
-	c.MemTableBytes, c.MemTables, c.BlockCache = 1<<20, 2, 0
+	c.MemTableBytes, c.MemTables = 1<<20, 2
 	return c
 }
 
@@ -172,11 +172,11 @@ func crashImage(t testing.TB, dir string) string {
 }
 
 func TestConfigIsChecked(t *testing.T) {
-	_, err := Open(Config{MemTableBytes: 1, MemTables: 1, BlockCache: -1})
+	_, err := Open(Config{MemTableBytes: 1, MemTables: 1})
 	if err == nil {
 		t.Fatal("a config with nothing right was taken")
 	}
-	for _, want := range []string{"directory", "at least 1 MiB", "at least 2", "negative"} {
+	for _, want := range []string{"directory", "at least 1 MiB", "at least 2"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("error does not name %q: %v", want, err)
 		}
