@@ -62,14 +62,14 @@ type Config struct {
 // links to the other nodes. Open, Run, and when Run has returned, Close.
 type Node struct {
 	*Router
-	cfg    Config
-	id     identity
-	boot   string
-	lock   *os.File     // on the data directory
-	store  *store.Store // nil until Run
-	mux    *link.Mux
-	filler *cache.Filler
-	log    *slog.Logger
+	cfg     Config
+	id      identity
+	trusted bool         // the database may be behind the log, but not torn
+	lock    *os.File     // on the data directory
+	store   *store.Store // nil until Run
+	mux     *link.Mux
+	filler  *cache.Filler
+	log     *slog.Logger
 
 	formed chan struct{} // closed when id.Formed
 	idMu   sync.Mutex    // guards id
@@ -105,8 +105,11 @@ func Open(cfg Config, mux *link.Mux) (n *Node, err error) {
 		id.Incarnation = cfg.Router.Incarnation
 	}
 	cfg.Store.Dir = filepath.Join(cfg.Dir, "badger")
+	boot := bootID()
+	trusted := id.trusted(cfg.Dir, boot)
+	id.Boot = boot // for Run to save
 	n = &Node{
-		cfg: cfg, id: id, boot: bootID(), lock: lock, mux: mux, log: cfg.Log.With(slog.String("node", cfg.Node)),
+		cfg: cfg, id: id, trusted: trusted, lock: lock, mux: mux, log: cfg.Log.With(slog.String("node", cfg.Node)),
 		formed: make(chan struct{}), Router: NewRouter(cfg.Router, mux),
 	}
 	if err := n.check(); err != nil {
@@ -127,7 +130,7 @@ func (n *Node) check() error {
 	var g errgroup.Group
 	g.Go(func() (err error) {
 		applied, err = store.Check(n.cfg.Store.Dir)
-		if err != nil && n.id.trusted(n.cfg.Dir, n.boot) {
+		if err != nil && n.trusted {
 			return fmt.Errorf("%w: %w; if its files are damaged, remove %s: it is built again from the log", ErrDamagedData, err, n.cfg.Store.Dir)
 		}
 		return nil // one that is not trusted says at most how long the log was
@@ -159,7 +162,7 @@ func (n *Node) damagedLog(shard uint32, err error) error {
 // openStore opens the database, or makes it anew where it cannot be trusted.
 func (n *Node) openStore() error {
 	db := n.cfg.Store.Dir
-	if _, err := os.Stat(db); err == nil && !n.id.trusted(n.cfg.Dir, n.boot) {
+	if _, err := os.Stat(db); err == nil && !n.trusted {
 		// The machine stopped uncleanly: a torn older memtable may stand
 		// beside an intact newer one. The log and the snapshots are synced,
 		// and all that the database has comes from them.
@@ -183,12 +186,9 @@ func (n *Node) openStore() error {
 func (n *Node) running() error {
 	n.idMu.Lock()
 	defer n.idMu.Unlock()
-	id := n.id
-	id.Boot = n.boot
-	if err := id.save(n.cfg.Dir); err != nil {
+	if err := n.id.save(n.cfg.Dir); err != nil {
 		return err
 	}
-	n.id = id
 	if err := os.Remove(filepath.Join(n.cfg.Dir, cleanFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("clear clean mark: %w", err)
 	}
