@@ -19,6 +19,7 @@ type service struct {
 	cfg      Config
 	region   Region
 	products *products
+	pages    *pages
 	log      *slog.Logger
 	draining context.Context // ended: streams end
 }

@@ -53,6 +53,8 @@ type Config struct {
 	ConcurrencyMax int           // calls at a time; ≥ 1
 	StreamsMax     int           // watches at a time; ≥ 1
 
+	PageBytes int // memory for encoded pages of carts; ≥ 0
+
 	CatalogTimeout time.Duration // one look-up; > 0, below RequestTimeout
 	CatalogFresh   time.Duration // how long a product is not asked for again; ≥ 0
 	CatalogOld     time.Duration // how long a product may stand in while the catalogue is down; ≥ CatalogFresh
@@ -72,8 +74,9 @@ func DefaultConfig(regionName string) Config {
 		TokenWait:      time.Second,      // leaves the proposal as much
 		Heartbeat:      15 * time.Second, // proxies cut what is silent for 30 s
 		BodyBytesMax:   64 << 10,
-		ConcurrencyMax: 4096,  // at 28 k calls/s a queue of 150 ms; more would time out anyway
-		StreamsMax:     10000, // about 40 KB each
+		ConcurrencyMax: 4096,     // at 28 k calls/s a queue of 150 ms; more would time out anyway
+		StreamsMax:     10000,    // about 40 KB each
+		PageBytes:      32 << 20, // some ten thousand carts that are read again and again
 		CatalogTimeout: 300 * time.Millisecond,
 		CatalogFresh:   time.Second, // a price edit shows within a second
 		CatalogOld:     10 * time.Minute,
@@ -99,6 +102,7 @@ func (c Config) validate() error {
 	check(c.BodyBytesMax >= 1, "BodyBytesMax is %d, must be at least 1", c.BodyBytesMax)
 	check(c.ConcurrencyMax >= 1, "ConcurrencyMax is %d, must be at least 1", c.ConcurrencyMax)
 	check(c.StreamsMax >= 1, "StreamsMax is %d, must be at least 1", c.StreamsMax)
+	check(c.PageBytes >= 0, "PageBytes is %d, must not be negative", c.PageBytes)
 	check(c.CatalogTimeout > 0 && c.CatalogTimeout < c.RequestTimeout, "CatalogTimeout is %v, must be positive and below RequestTimeout", c.CatalogTimeout)
 	check(c.CatalogFresh >= 0, "CatalogFresh is %v, must not be negative", c.CatalogFresh)
 	check(c.CatalogOld >= c.CatalogFresh, "CatalogOld is %v, must be at least CatalogFresh", c.CatalogOld)

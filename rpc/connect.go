@@ -106,6 +106,9 @@ func (s *service) checkBatch(n int) error {
 
 // GetCart implements cartv1connect.CartServiceHandler.
 func (h cartServer) GetCart(ctx context.Context, req *connect.Request[cartv1.GetCartRequest]) (*connect.Response[cartv1.Cart], error) {
+	if wantsProto(req.Header()) {
+		return reading(ctx, req.Header(), h.s.encodedCart)
+	}
 	return reading(ctx, req.Header(), h.s.cart)
 }
 

@@ -8,3 +8,11 @@ func RESTRoutes() []string {
 	}
 	return out
 }
+
+// PageBytes is how much memory the encoded pages of carts take.
+func (h *Handler) PageBytes() (pages, bytes int) {
+	p := h.service.pages
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lru.Len(), p.bytes
+}

@@ -11,6 +11,7 @@ import (
 	"connectrpc.com/connect"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/sony/gobreaker/v2"
+	"google.golang.org/protobuf/proto"
 
 	catalogv1 "github.com/samecart/samecart/proto/catalog/v1"
 	"github.com/samecart/samecart/proto/catalog/v1/catalogv1connect"
@@ -103,6 +104,10 @@ func (p *products) lookUp(ctx context.Context, refs []productRef) []product {
 				got = nil
 			case !isCurrency(got.GetCurrency()) || got.GetPriceMinorUnits() < 0 || got.GetPriceMinorUnits() > priceMax:
 				continue // a product without a usable price is as good as no answer
+			}
+			// What has not changed stays the same value, so pages made of it stand.
+			if r, ok := p.cache.Peek(ref); ok && got != nil && proto.Equal(r.product, got) {
+				got = r.product
 			}
 			out[i] = product{Product: got, answered: true}
 			p.cache.Add(ref, remembered{got, now})

@@ -16,6 +16,17 @@ import (
 // the shopper should know about both. It never fails: what the catalogue does
 // not say is left out, and a warning names it.
 func (s *service) render(ctx context.Context, v region.View) *cartv1.Cart {
+	return s.renderWith(ctx, v).cart
+}
+
+// rendered is a cart's page, and which products it was made from.
+type rendered struct {
+	cart  *cartv1.Cart
+	refs  []productRef
+	known []product // of refs
+}
+
+func (s *service) renderWith(ctx context.Context, v region.View) rendered {
 	c := cartOf(v)
 	out := &cartv1.Cart{CartId: v.CartID, Stale: v.Stale, Currency: c.Currency()}
 	lines := make([]shownLine, 0, len(c.Lines))
@@ -80,7 +91,7 @@ func (s *service) render(ctx context.Context, v region.View) *cartv1.Cart {
 	if old > 0 {
 		out.Warnings = append(out.Warnings, fmt.Sprintf("the catalogue does not answer: stock and current prices of %d lines are as they were a few minutes ago", old))
 	}
-	return out
+	return rendered{out, refs, known}
 }
 
 // shownLine is a line with what it shows.

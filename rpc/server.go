@@ -68,8 +68,12 @@ func NewHandler(cfg Config, r Region, cat catalogv1connect.CatalogServiceClient,
 	if err != nil {
 		return nil, err
 	}
+	shown, err := newPages(cfg.PageBytes)
+	if err != nil {
+		return nil, err
+	}
 	draining, drain := context.WithCancel(context.Background())
-	s := &service{cfg: cfg, region: r, products: known, log: log, draining: draining}
+	s := &service{cfg: cfg, region: r, products: known, pages: shown, log: log, draining: draining}
 	h := &Handler{
 		cfg: cfg, region: r, auth: auth, log: log, service: s,
 		rest: rest{s: s}, rpcs: map[string]*route{}, mounts: http.NewServeMux(), mounted: map[string]*route{},
