@@ -98,6 +98,14 @@ bench: $(BENCHSTAT) ## run the benchmarks, one table at the end; PKG=./crdt BENC
 	@set -o pipefail; go test -run '^$$' -bench '$(BENCH)' -benchmem -benchtime $(BENCHTIME) -timeout 1h $(PKG) | tee bin/bench/bench.txt
 	@$(TOOLS)/benchstat bin/bench/bench.txt
 
+.PHONY: bench-peers
+bench-peers: $(BENCHSTAT) ## measure one region beside an empty handler, a Redis cart and etcd; ARGS="--rounds 10" passes flags
+	@command -v redis-server >/dev/null || deploy/services/install redis-server
+	@command -v etcd >/dev/null || deploy/services/install etcd-server
+	@mkdir -p bin/bench
+	@go build -o bin/ ./cmd/cartd ./cmd/benchpeers
+	@bin/benchpeers run --cartd bin/cartd --out bin/bench/peers.txt $(ARGS)
+
 .PHONY: benchcmp
 benchcmp: $(BENCHSTAT) ## compare ten runs of the benchmarks here with ten at commit BASE=HEAD
 	@set -euo pipefail; \

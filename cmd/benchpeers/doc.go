@@ -5,7 +5,7 @@
 //	empty      a Connect handler that answers at once with an empty message
 //	redis      a cart as a Redis hash behind the same handler: HSET, EXPIRE and
 //	           HGETALL in one pipeline; append-only file, synced every second
-//	etcd       three nodes; a put of the bytes of the add's request
+//	etcd       three nodes; a put of the bytes that Samecart's log gets for an add
 //	samecart   one region of three `cartd node` processes, one shard, on disk
 //
 // An add is one to a random line of a random cart, a get reads a random cart;

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 
@@ -10,7 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/samecart/samecart/cmd/cartctl/load"
-	cartv1 "github.com/samecart/samecart/proto/cart/v1"
+	regionv1 "github.com/samecart/samecart/proto/region/v1"
 )
 
 // etcd is a client of one etcd node with one connection. It speaks etcd's v3
@@ -96,18 +97,27 @@ func field(b []byte, want protowire.Number) (message []byte, number uint64) {
 	return message, number
 }
 
-// puts returns a call that stores what an add sends, under the line's key.
-func (e *etcd) puts(id int, carts load.Carts) load.Call {
-	random := rand.New(rand.NewPCG(uint64(id), 1))
+// puts returns a call that stores an add, under the line's key.
+func (e *etcd) puts(seed int, carts load.Carts) load.Call {
+	random := rand.New(rand.NewPCG(uint64(seed), 1))
 	return func(ctx context.Context) error {
-		line := fmt.Sprintf("SKU-%d", random.IntN(carts.Lines)+1)
-		value, err := proto.Marshal(&cartv1.AddItemRequest{Line: &cartv1.LineRef{SkuId: line}, Quantity: 1})
+		var id [16]byte
+		binary.BigEndian.PutUint64(id[:], random.Uint64())
+		binary.BigEndian.PutUint64(id[8:], random.Uint64())
+		owner, line := carts.Owner(random.IntN(carts.Count)), fmt.Sprintf("SKU-%d", random.IntN(carts.Lines)+1)
+		// The bytes that Samecart's log gets for the same add.
+		value, err := proto.Marshal(&regionv1.Edit{
+			CartId: owner, OpId: id[:], Fingerprint: random.Uint64(),
+			Changes: []*regionv1.Change{{
+				Kind: regionv1.Change_KIND_ADD, Line: &regionv1.LineKey{Seller: "seller-1", Sku: line}, Quantity: 1, Price: 2999, Currency: "USD",
+			}},
+		})
 		if err != nil {
 			return err
 		}
 		// PutRequest: key = 1, value = 2.
 		b := protowire.AppendTag(nil, 1, protowire.BytesType)
-		b = protowire.AppendString(b, carts.Owner(random.IntN(carts.Count))+"/"+line)
+		b = protowire.AppendString(b, owner+"/"+line)
 		b = protowire.AppendTag(b, 2, protowire.BytesType)
 		b = protowire.AppendBytes(b, value)
 		_, err = e.put.CallUnary(ctx, connect.NewRequest(&wire{b}))

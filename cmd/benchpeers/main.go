@@ -28,7 +28,7 @@ type runCommand struct {
 	Clients  []int         `help:"Connections, one measurement each." default:"64,256"`
 	Duration time.Duration `help:"Of one measurement." default:"5s"`
 	Rounds   int           `help:"Measurements of each kind." default:"3"`
-	Carts    int           `help:"Carts that calls are spread over." default:"1000"`
+	Carts    int           `help:"Carts that calls are spread over." default:"10000"`
 	Lines    int           `help:"Lines of a cart." default:"10"`
 	Targets  []string      `help:"What is measured." default:"empty,redis,etcd,samecart" enum:"empty,redis,etcd,samecart"`
 	Ops      []string      `help:"Which calls." default:"add,get" enum:"add,get"`
@@ -74,7 +74,13 @@ func (c *runCommand) Validate() error {
 type measurement struct {
 	target, op string
 	clients    int
-	rounds     []load.Result
+	rounds     []round
+}
+
+// round is one measurement, with the processor time that a call took.
+type round struct {
+	load.Result
+	servers, client float64 // microseconds a call
 }
 
 // Run starts all targets, measures them in turn and prints the table.
@@ -99,7 +105,7 @@ func (c *runCommand) Run(ctx context.Context) (err error) {
 		targets = append(targets, t)
 	}
 	var all []*measurement
-	for round := range c.Rounds {
+	for n := range c.Rounds {
 		for _, clients := range c.Clients {
 			for _, op := range c.Ops {
 				for _, t := range targets {
@@ -111,7 +117,7 @@ func (c *runCommand) Run(ctx context.Context) (err error) {
 						return fmt.Errorf("%s, %s: %w", t.name, op, err)
 					}
 					fmt.Fprintf(os.Stderr, "round %d of %d: %-8s %-3s %3d clients %8.0f/s  p50 %6.2f ms  p99 %6.2f ms\n",
-						round+1, c.Rounds, t.name, op, clients, r.CallsPer, r.P50, r.P99)
+						n+1, c.Rounds, t.name, op, clients, r.CallsPer, r.P50, r.P99)
 					all = add(all, t.name, op, clients, r)
 				}
 			}
@@ -125,14 +131,24 @@ func (c *runCommand) Run(ctx context.Context) (err error) {
 	return table(os.Stdout, all)
 }
 
-func (c *runCommand) measure(ctx context.Context, t *target, op string, clients int) (load.Result, error) {
+func (c *runCommand) measure(ctx context.Context, t *target, op string, clients int) (round, error) {
 	calls, err := t.calls(ctx, op, clients)
 	if err != nil {
-		return load.Result{}, err
+		return round{}, err
 	}
 	// A moment first, which opens the connections and warms caches up.
 	load.Run(ctx, calls, c.Duration/5, codeOf)
-	r := load.Run(ctx, calls, c.Duration, codeOf)
+	servers, client, err := t.processorTime()
+	if err != nil {
+		return round{}, err
+	}
+	r := round{Result: load.Run(ctx, calls, c.Duration, codeOf)}
+	serversAfter, clientAfter, err := t.processorTime()
+	if err != nil {
+		return r, err
+	}
+	r.servers = (serversAfter - servers).Seconds() * 1e6 / float64(max(r.Calls, 1))
+	r.client = (clientAfter - client).Seconds() * 1e6 / float64(max(r.Calls, 1))
 	if ctx.Err() != nil {
 		return r, errors.New("interrupted")
 	}
@@ -147,25 +163,27 @@ func codeOf(err error) string {
 	return d.Code + " " + d.Message
 }
 
-func add(all []*measurement, target, op string, clients int, r load.Result) []*measurement {
+func add(all []*measurement, target, op string, clients int, r round) []*measurement {
 	for _, m := range all {
 		if m.target == target && m.op == op && m.clients == clients {
 			m.rounds = append(m.rounds, r)
 			return all
 		}
 	}
-	return append(all, &measurement{target, op, clients, []load.Result{r}})
+	return append(all, &measurement{target, op, clients, []round{r}})
 }
 
 // table prints medians over the rounds; ratios are taken round by round.
 func table(out io.Writer, all []*measurement) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "CALL\tCLIENTS\tTARGET\tCALLS/S\tP50 MS\tP99 MS\t÷ EMPTY\t÷ ETCD\t")
+	fmt.Fprintln(w, "CALL\tCLIENTS\tTARGET\tCALLS/S\tP50 MS\tP99 MS\tSERVERS µS\tCLIENT µS\t÷ EMPTY\t÷ ETCD\t")
 	for _, m := range sorted(all) {
-		fmt.Fprintf(w, "%s\t%d\t%s\t%.0f\t%.2f\t%.2f\t%s\t%s\t\n", m.op, m.clients, m.target,
-			median(m.rounds, func(r load.Result) float64 { return r.CallsPer }),
-			median(m.rounds, func(r load.Result) float64 { return r.P50 }),
-			median(m.rounds, func(r load.Result) float64 { return r.P99 }),
+		fmt.Fprintf(w, "%s\t%d\t%s\t%.0f\t%.2f\t%.2f\t%.0f\t%.0f\t%s\t%s\t\n", m.op, m.clients, m.target,
+			median(m.rounds, func(r round) float64 { return r.CallsPer }),
+			median(m.rounds, func(r round) float64 { return r.P50 }),
+			median(m.rounds, func(r round) float64 { return r.P99 }),
+			median(m.rounds, func(r round) float64 { return r.servers }),
+			median(m.rounds, func(r round) float64 { return r.client }),
 			ratio(m, find(all, "empty", m.op, m.clients)), ratio(m, find(all, "etcd", m.op, m.clients)))
 	}
 	return w.Flush()
@@ -203,7 +221,7 @@ func ratio(m, base *measurement) string {
 	return fmt.Sprintf("%.2f", middle(ratios))
 }
 
-func median(rounds []load.Result, of func(load.Result) float64) float64 {
+func median(rounds []round, of func(round) float64) float64 {
 	var xs []float64
 	for _, r := range rounds {
 		xs = append(xs, of(r))
@@ -225,8 +243,8 @@ func benchFormat(all []*measurement) string {
 	var b strings.Builder
 	for _, m := range sorted(all) {
 		for _, r := range m.rounds {
-			fmt.Fprintf(&b, "BenchmarkPeers/%s/target=%s/clients=%d %d %.0f ns/op %.1f calls/s %.3f p50-ms %.3f p99-ms\n",
-				m.op, m.target, m.clients, r.Calls, 1e9/r.CallsPer, r.CallsPer, r.P50, r.P99)
+			fmt.Fprintf(&b, "BenchmarkPeers/%s/target=%s/clients=%d %d %.0f ns/op %.1f calls/s %.3f p50-ms %.3f p99-ms %.1f servers-us/op %.1f client-us/op\n",
+				m.op, m.target, m.clients, r.Calls, 1e9/r.CallsPer, r.CallsPer, r.P50, r.P99, r.servers, r.client)
 		}
 	}
 	return b.String()

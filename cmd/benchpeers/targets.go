@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -38,6 +39,31 @@ func (t *target) stop() {
 		_ = p.Wait() // what it stored goes with the directory
 		late.Stop()
 	}
+}
+
+// processorTime is what a target's processes, and this one, have taken so far.
+func (t *target) processorTime() (servers, client time.Duration, err error) {
+	for _, p := range t.processes {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Process.Pid))
+		if err != nil {
+			return 0, 0, err
+		}
+		// After the name, which is in brackets: utime and stime are the 14th and
+		// the 15th field of all, in ticks of 10 ms (proc(5)).
+		fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+		for _, f := range fields[11:13] {
+			ticks, err := strconv.ParseInt(f, 10, 64)
+			if err != nil {
+				return 0, 0, fmt.Errorf("processor time of %s: %w", p.Path, err)
+			}
+			servers += time.Duration(ticks) * 10 * time.Millisecond
+		}
+	}
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0, 0, err
+	}
+	return servers, time.Duration(u.Utime.Nano() + u.Stime.Nano()), nil
 }
 
 // spawn starts a process whose output goes to dir/name.log.

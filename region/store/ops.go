@@ -152,7 +152,7 @@ func decodeAsked(b []byte) (a Asked, rest []byte, err error) {
 // there is none.
 func (t *Tx) Op(id string, op crdt.OpID, r *Record) (rec OpRecord, ok bool, err error) {
 	if r != nil {
-		if _, rec, ok, err = t.listed(id, op, r.Asked); ok || err != nil || !r.Asked.Full {
+		if rec, ok, err = t.listed(id, op, r.Asked); ok || err != nil || !r.Asked.Full {
 			return rec, ok, err
 		}
 	}
@@ -161,20 +161,20 @@ func (t *Tx) Op(id string, op crdt.OpID, r *Record) (rec OpRecord, ok bool, err 
 }
 
 // listed looks for a request where its cart's list says that it may be.
-func (t *Tx) listed(id string, op crdt.OpID, a Asked) (n uint64, rec OpRecord, ok bool, err error) {
+func (t *Tx) listed(id string, op crdt.OpID, a Asked) (rec OpRecord, ok bool, err error) {
 	for _, ref := range a.refs {
 		if ref.tag != tagOf(op) || ref.n <= t.marker.OpsForgotten {
 			continue
 		}
 		o, err := t.opAt(ref.n)
 		if err != nil {
-			return 0, rec, false, err
+			return rec, false, err
 		}
 		if o.op == op && o.cartID == id {
-			return ref.n, o.OpRecord, true, nil
+			return o.OpRecord, true, nil
 		}
 	}
-	return 0, rec, false, nil
+	return rec, false, nil
 }
 
 // indexed looks for a request in the index.
@@ -273,7 +273,7 @@ func (t *Tx) PutLooseOp(id string, op crdt.OpID, rec OpRecord, now crdt.Timestam
 
 // KnowsOp reports whether a request is remembered for a cart whose list is a.
 func (t *Tx) KnowsOp(id string, op crdt.OpID, a Asked) (known bool, err error) {
-	if _, _, known, err = t.listed(id, op, a); known || err != nil || !a.Full {
+	if _, known, err = t.listed(id, op, a); known || err != nil || !a.Full {
 		return known, err
 	}
 	_, _, known, err = t.indexed(id, op)
@@ -283,7 +283,7 @@ func (t *Tx) KnowsOp(id string, op crdt.OpID, a Asked) (known bool, err error) {
 // AdoptOp puts a request that is in the index, if it is remembered at all, into
 // its cart's list.
 func (t *Tx) AdoptOp(id string, op crdt.OpID, a Asked, oldest crdt.Timestamp) (_ Asked, known bool, err error) {
-	if _, _, known, err = t.listed(id, op, a); known || err != nil {
+	if _, known, err = t.listed(id, op, a); known || err != nil {
 		return a, known, err
 	}
 	n, rec, known, err := t.indexed(id, op)
