@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/samecart/samecart/crdt"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
@@ -293,6 +294,28 @@ func TestJoinCartWithManyOps(t *testing.T) {
 		t.Fatalf("%d ops are known, %v", len(ops), err)
 	}
 	eu.want("c", map[string]uint32{"s/a/": 2})
+}
+
+// A request that came with a whole cart is remembered as long as any other,
+// also by a cart whose list of requests was full already.
+func TestRequestOfAWholeCartOutlivesAFullList(t *testing.T) {
+	eu, us := two(t)
+	for op := range 70 {
+		eu.ok(withOp(op, edit("c", add("s", "a", 1))))
+	}
+	if !eu.recordOf("c").Asked.Full {
+		t.Fatal("70 requests are listed in the record: the test needs more of them")
+	}
+	late := crdt.TimestampAt(epoch.Add(20 * time.Hour).UnixMilli())
+	eu.at, us.at = late, late
+	retried := func() *regionv1.Edit { return withOp(500, edit("c", add("s", "b", 3))) }
+	us.ok(retried())
+	eu.apply(joinCart("c", us.state("c")))
+	eu.at = crdt.TimestampAt(epoch.Add(25 * time.Hour).UnixMilli())
+	eu.ok(withOp(600, edit("c", add("s", "d", 1)))) // those before are forgotten
+	if out := eu.ok(retried()); !out.Replayed {
+		t.Errorf("request of 5 hours ago was applied again: %v", eu.lines("c"))
+	}
 }
 
 // ghost gives eu a line that holds a register and is not there: a remove of

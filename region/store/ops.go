@@ -287,8 +287,12 @@ func (t *Tx) AdoptOp(id string, op crdt.OpID, a Asked, oldest crdt.Timestamp) (_
 		return a, known, err
 	}
 	n, rec, known, err := t.indexed(id, op)
-	if err != nil || !known || a.Full {
+	if err != nil || !known {
 		return a, known, err
+	}
+	if a.Full {
+		a.Newest = max(a.Newest, rec.At) // or the list would end before the request does
+		return a, true, nil
 	}
 	a, err = t.list(id, op, n, rec.At, a, oldest)
 	return a, true, err
