@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/samecart/samecart/crdt"
@@ -418,5 +419,46 @@ func TestUnknownEntriesStopTheNode(t *testing.T) {
 				t.Errorf("content %s, was %s", got, before)
 			}
 		})
+	}
+}
+
+// The largest carts, edited whole under op ids beside each other, fit the
+// smallest transaction that a node has.
+func TestLargestBatchesFit(t *testing.T) {
+	const lines = 880 // of two regions' caps, as they may join
+	s := openStore(t, t.TempDir(), 16<<20)
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	r := newRig(t, s, 0, 1)
+	r.limits.Lines = lines
+	sku := func(i int) string { return fmt.Sprintf("%064d", i) }
+	fill := func(id string, n int) {
+		e := edit(id)
+		for i := range n {
+			c := add(strings.Repeat("s", 64), sku(i), 1)
+			c.Line.Options = strings.Repeat("o", 1<<10)
+			if e.Changes = append(e.Changes, c); len(e.Changes) == 40 {
+				r.ok(e)
+				e = edit(id)
+			}
+		}
+	}
+	fill("a", lines)
+	fill("b", 600)
+	batch := func(id string, n int, q uint32) *regionv1.Edit {
+		e := edit(id)
+		for i := range n {
+			c := set("", sku(i), q)
+			c.Line.AnySeller, c.Line.AnyOptions = true, true
+			e.Changes = append(e.Changes, c)
+		}
+		return e
+	}
+	for i := range 17 {
+		q := uint32(i + 2)
+		r.apply(editCommand(batch("b", 10, q)), editCommand(withOp(i, batch("a", 100, q))))
 	}
 }

@@ -16,19 +16,21 @@ import (
 //	  rows        l chunk                   → a chunk of crdt.Row, see series
 //	  op          o id 00 op                → number in ops, of some: see Asked
 //	  ops         e chunk                   → a chunk of remembered
+//	  outcome     r number in ops           → OpRecord.Outcome, of a large one
 //	  cursor      u region incarnation shard → seq
 //	  digests     d slot ÷ sumsLen          → sumsLen × Sum
 const (
 	topPointer byte = 0
 	topSpace   byte = 1
 
-	kindMarker byte = 'm'
-	kindCart   byte = 'c'
-	kindRow    byte = 'l'
-	kindOp     byte = 'o'
-	kindOps    byte = 'e'
-	kindCursor byte = 'u'
-	kindDigest byte = 'd'
+	kindMarker  byte = 'm'
+	kindCart    byte = 'c'
+	kindRow     byte = 'l'
+	kindOp      byte = 'o'
+	kindOps     byte = 'e'
+	kindOutcome byte = 'r'
+	kindCursor  byte = 'u'
+	kindDigest  byte = 'd'
 )
 
 func pointerKey(shard uint32) []byte {
@@ -58,6 +60,10 @@ func (s *Space) slotKey(slot uint32, room int) []byte {
 
 func (s *Space) opKey(id string, op crdt.OpID) []byte {
 	return appendOpKey(s.key(kindOp, len(id)+1+len(op)), id, op)
+}
+
+func (s *Space) outcomeKey(n uint64) []byte {
+	return binary.BigEndian.AppendUint64(s.key(kindOutcome, 8), n)
 }
 
 func appendOpKey(b []byte, id string, op crdt.OpID) []byte {

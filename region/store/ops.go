@@ -25,13 +25,24 @@ type remembered struct {
 	age    crdt.Timestamp // when it is forgotten by
 	cartID string
 	op     crdt.OpID
+	apart  bool // the outcome has its own key
 	OpRecord
 }
+
+// outcomeMax is the largest outcome that is remembered in the series, whose last
+// chunk is written again with each entry. One of a batch of edits may take a
+// hundred times as much as that of one edit: sixteen of them would be as much as
+// the smallest transaction takes.
+const outcomeMax = 1 << 10
 
 func (o remembered) encode() []byte {
 	b := make([]byte, 0, 8+2+len(o.cartID)+len(o.op)+16+len(o.Outcome))
 	b = binary.BigEndian.AppendUint64(b, uint64(o.age))
-	b = binary.AppendUvarint(b, uint64(len(o.cartID)))
+	head := uint64(len(o.cartID)) << 1
+	if o.apart {
+		head |= 1
+	}
+	b = binary.AppendUvarint(b, head)
 	b = append(append(b, o.cartID...), o.op[:]...)
 	b = binary.BigEndian.AppendUint64(b, o.Fingerprint)
 	b = binary.BigEndian.AppendUint64(b, uint64(o.At))
@@ -46,12 +57,12 @@ func decodeRemembered(b []byte) (o remembered, err error) {
 		return bad()
 	}
 	o.age = crdt.Timestamp(binary.BigEndian.Uint64(b))
-	size, n := binary.Uvarint(b[8:])
-	rest := b[8+max(n, 0):]
+	head, n := binary.Uvarint(b[8:])
+	size, rest := head>>1, b[8+max(n, 0):]
 	if n <= 0 || size > uint64(len(rest)) || len(rest)-int(size) < len(o.op)+16 {
 		return bad()
 	}
-	o.cartID, rest = string(rest[:size]), rest[size:]
+	o.apart, o.cartID, rest = head&1 != 0, string(rest[:size]), rest[size:]
 	rest = rest[copy(o.op[:], rest):]
 	o.Fingerprint = binary.BigEndian.Uint64(rest)
 	o.At = crdt.Timestamp(binary.BigEndian.Uint64(rest[8:]))
@@ -205,6 +216,20 @@ func decodeNumber(v []byte) (uint64, error) {
 
 // opAt returns the n-th request that was remembered.
 func (t *Tx) opAt(n uint64) (o remembered, err error) {
+	if o, err = t.briefAt(n); err != nil || !o.apart {
+		return o, err
+	}
+	if o.Outcome, err = get(t.tx, t.space.outcomeKey(n)); err == nil && o.Outcome == nil {
+		err = fmt.Errorf("%w: it is not there", ErrCorrupt)
+	}
+	if err != nil {
+		return o, fmt.Errorf("read outcome of request %d: %w", n, err)
+	}
+	return o, nil
+}
+
+// briefAt is opAt without an outcome that is apart.
+func (t *Tx) briefAt(n uint64) (o remembered, err error) {
 	v, err := t.value(&t.ops, kindOps, t.marker.Ops, n)
 	if err == nil {
 		o, err = decodeRemembered(v)
@@ -230,7 +255,12 @@ func (t *Tx) ListNextOp(id string, op crdt.OpID, at crdt.Timestamp, a Asked, old
 // one from a region whose clock is ahead must not keep those behind it.
 func (t *Tx) PutOp(id string, op crdt.OpID, rec OpRecord, now crdt.Timestamp) {
 	t.marker.Ops++
-	t.append(&t.ops, kindOps, t.marker.Ops, remembered{min(rec.At, now), id, op, rec}.encode())
+	o := remembered{age: min(rec.At, now), cartID: id, op: op, OpRecord: rec}
+	if len(o.Outcome) > outcomeMax {
+		t.set(t.space.outcomeKey(t.marker.Ops), o.Outcome)
+		o.apart, o.Outcome = true, nil
+	}
+	t.append(&t.ops, kindOps, t.marker.Ops, o.encode())
 }
 
 // list puts a request that is remembered into its cart's list.
@@ -253,7 +283,7 @@ func (t *Tx) list(id string, op crdt.OpID, n uint64, at crdt.Timestamp, a Asked,
 		if r.n <= t.marker.OpsForgotten {
 			continue
 		}
-		o, err := t.opAt(r.n)
+		o, err := t.briefAt(r.n)
 		if err != nil {
 			return a, err
 		}
@@ -334,7 +364,7 @@ type looseOp struct {
 func (t *Tx) ExpireOps(before crdt.Timestamp, limit int) error {
 	m := &t.marker
 	for ; limit > 0 && m.OpsForgotten < m.Ops; limit-- {
-		o, err := t.opAt(m.OpsForgotten + 1)
+		o, err := t.briefAt(m.OpsForgotten + 1)
 		if err != nil {
 			return err
 		}
@@ -342,6 +372,9 @@ func (t *Tx) ExpireOps(before crdt.Timestamp, limit int) error {
 			return nil
 		}
 		m.OpsForgotten++
+		if o.apart {
+			t.delete(t.space.outcomeKey(m.OpsForgotten))
+		}
 		// Few are in the index, and one that is may have come again since.
 		key := t.space.opKey(o.cartID, o.op)
 		v, err := get(t.tx, key)
@@ -438,7 +471,7 @@ func (s *Space) OldestOp() (at crdt.Timestamp, ok bool, err error) {
 	if t.marker.OpsForgotten == t.marker.Ops {
 		return 0, false, nil
 	}
-	o, err := t.opAt(t.marker.OpsForgotten + 1)
+	o, err := t.briefAt(t.marker.OpsForgotten + 1)
 	return o.age, err == nil, err
 }
 

@@ -48,11 +48,11 @@ func TestMarkerAndOpRoundTrip(t *testing.T) {
 		}
 		o := remembered{
 			crdt.Timestamp(rapid.Uint64().Draw(t, "age")), rapid.String().Draw(t, "cart"), crdt.OpID(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "op")),
-			OpRecord{Fingerprint: m.Seq, At: m.At, Outcome: rapid.SliceOf(rapid.Byte()).Draw(t, "outcome")},
+			rapid.Bool().Draw(t, "apart"), OpRecord{Fingerprint: m.Seq, At: m.At, Outcome: rapid.SliceOf(rapid.Byte()).Draw(t, "outcome")},
 		}
 		b := o.encode()
 		got, err := decodeRemembered(b)
-		if err != nil || got.age != o.age || got.cartID != o.cartID || got.op != o.op ||
+		if err != nil || got.age != o.age || got.cartID != o.cartID || got.op != o.op || got.apart != o.apart ||
 			got.Fingerprint != o.Fingerprint || got.At != o.At || !bytes.Equal(got.Outcome, o.Outcome) {
 			t.Fatalf("op %+v, %v, want %+v", got, err, o)
 		}
@@ -329,6 +329,42 @@ func TestExpireOps(t *testing.T) {
 	}
 	if got := dump(t, s, sp.key(kindOp, 0)); len(got) != 0 {
 		t.Fatalf("%d ops are left", len(got))
+	}
+}
+
+// An outcome that is large has a key of its own: the series stays small, and
+// the key goes when the request is forgotten.
+func TestLargeOutcomes(t *testing.T) {
+	s := newStore(t)
+	sp := openSpace(t, s, 1)
+	large := OpRecord{At: 100, Outcome: bytes.Repeat([]byte("o"), 50<<10)}
+	found := func(when string, tx *Tx) {
+		t.Helper()
+		got, ok, err := tx.Op("cart", crdt.OpID{1}, nil)
+		if err != nil || !ok || !bytes.Equal(got.Outcome, large.Outcome) {
+			t.Fatalf("%s: outcome of %d bytes, %v, %v", when, len(got.Outcome), ok, err)
+		}
+	}
+	commit(t, sp, func(tx *Tx) {
+		tx.PutLooseOp("cart", crdt.OpID{1}, large, 1<<62)
+		found("in its own transaction", tx)
+	})
+	if chunk := raw(t, s, sp.chunkKey(kindOps, 0)); len(chunk) > outcomeMax {
+		t.Fatalf("chunk of %d bytes", len(chunk))
+	}
+	tx := sp.Begin()
+	found("later", tx)
+	tx.Discard()
+	if ops, err := opsOf(sp, "cart"); err != nil || !bytes.Equal(ops[crdt.OpID{1}].Outcome, large.Outcome) {
+		t.Fatalf("all of the cart's: %v, %v", ops, err)
+	}
+	commit(t, sp, func(tx *Tx) {
+		if err := tx.ExpireOps(101, 1); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if left := dump(t, s, sp.key(kindOutcome, 0)); len(left) != 0 {
+		t.Fatalf("%d outcomes are left", len(left))
 	}
 }
 
