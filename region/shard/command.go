@@ -422,7 +422,7 @@ func (w *workspace) joinRows(j *regionv1.JoinRows, flush func() error) (*regionv
 		if row.Last <= cursor {
 			continue
 		}
-		if err := w.joinRow(row); err != nil {
+		if err := w.joinRow(row, flush); err != nil {
 			return nil, err
 		}
 		if w.tx.Full() {
@@ -441,7 +441,13 @@ func (w *workspace) joinRows(j *regionv1.JoinRows, flush func() error) (*regionv
 	return &regionv1.Outcome{Cursor: cursor, Index: w.index}, nil
 }
 
-func (w *workspace) joinRow(row crdt.Row) error {
+// rowOpsMax is how many requests of one row are remembered in the transaction
+// that has its record: what a row may have more does not fit one.
+const rowOpsMax = 64
+
+// joinRow joins one row. Its requests, if they are many, may be committed before
+// it, as those of a whole cart.
+func (w *workspace) joinRow(row crdt.Row, flush func() error) error {
 	old, err := w.record(row.CartID)
 	if err != nil {
 		return err
@@ -452,36 +458,58 @@ func (w *workspace) joinRow(row crdt.Row) error {
 	if err != nil {
 		return err
 	}
-	for _, o := range row.Ops {
-		if asked, err = w.learnOp(row.CartID, o, asked); err != nil {
-			return err
-		}
+	if len(row.Ops) > rowOpsMax {
+		asked, err = w.adoptOps(row.CartID, row.Ops, asked, flush)
+	} else {
+		asked, err = w.learnOps(row.CartID, row.Ops, asked)
+	}
+	if err != nil {
+		return err
 	}
 	w.put(row.CartID, old, crdt.State{Cart: cart, Ops: w.nextOps(state.Ops, byDot(row.Ops), row.Delta, cart)}, asked)
 	w.observe(row.At)
 	return nil
 }
 
-// learnOp remembers a request that another region applied, and returns the
-// cart's list with it: the caller puts the record.
-func (w *workspace) learnOp(id string, o crdt.Op, asked store.Asked) (store.Asked, error) {
+// learnOps remembers requests that another region applied, and returns the
+// cart's list with them: the caller puts the record.
+func (w *workspace) learnOps(id string, ops []crdt.Op, asked store.Asked) (store.Asked, error) {
 	oldest := w.opHorizon()
-	if o.At < oldest {
-		return asked, nil
+	for _, o := range ops {
+		if o.At < oldest {
+			continue
+		}
+		known, err := w.tx.KnowsOp(id, o.ID, asked)
+		if err != nil {
+			return asked, err
+		}
+		if known {
+			continue
+		}
+		if asked, err = w.tx.ListNextOp(id, o.ID, o.At, asked, oldest); err != nil {
+			return asked, err
+		}
+		w.tx.PutOp(id, o.ID, store.OpRecord{Fingerprint: o.Fingerprint, At: o.At}, w.at)
 	}
-	known, err := w.tx.KnowsOp(id, o.ID, asked)
-	if err != nil || known {
-		return asked, err
-	}
-	if asked, err = w.tx.ListNextOp(id, o.ID, o.At, asked, oldest); err != nil {
-		return asked, err
-	}
-	w.tx.PutOp(id, o.ID, store.OpRecord{Fingerprint: o.Fingerprint, At: o.At}, w.at)
 	return asked, nil
 }
 
-// adoptOp is learnOp for a command that may be committed before its record: it
+// adoptOps is learnOps for requests that may be committed before the record: it
 // finds what it remembered when it is done again.
+func (w *workspace) adoptOps(id string, ops []crdt.Op, asked store.Asked, flush func() error) (_ store.Asked, err error) {
+	for _, o := range ops {
+		if asked, err = w.adoptOp(id, o, asked); err != nil {
+			return asked, err
+		}
+		if w.tx.Full() {
+			if err := flush(); err != nil {
+				return asked, err
+			}
+		}
+	}
+	return asked, nil
+}
+
 func (w *workspace) adoptOp(id string, o crdt.Op, asked store.Asked) (store.Asked, error) {
 	oldest := w.opHorizon()
 	if o.At < oldest {
@@ -519,16 +547,9 @@ func (w *workspace) joinCart(j *regionv1.JoinCart, flush func() error) (*regionv
 	if err != nil {
 		return nil, err
 	}
-	asked := before
-	for _, o := range remote.Ops {
-		if asked, err = w.adoptOp(j.CartId, o, asked); err != nil {
-			return nil, err
-		}
-		if w.tx.Full() {
-			if err := flush(); err != nil {
-				return nil, err
-			}
-		}
+	asked, err := w.adoptOps(j.CartId, remote.Ops, before, flush)
+	if err != nil {
+		return nil, err
 	}
 	state := stateOf(old)
 	cart := crdt.Join(state.Cart, remote.Cart)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -315,6 +316,41 @@ func TestRequestOfAWholeCartOutlivesAFullList(t *testing.T) {
 	eu.ok(withOp(600, edit("c", add("s", "d", 1)))) // those before are forgotten
 	if out := eu.ok(retried()); !out.Replayed {
 		t.Errorf("request of 5 hours ago was applied again: %v", eu.lines("c"))
+	}
+}
+
+// A row may carry more requests than a transaction holds: they are committed
+// before it, and a process that dies in between finds them again.
+func TestRowWithManyRequests(t *testing.T) {
+	eu, us := two(t)
+	straight := newRig(t, eu.store, 2, 1)
+	id := strings.Repeat("c", 255)
+	for i := range 9 {
+		us.ok(withOp(i+1, edit(fmt.Sprint("cart-", i%3), add("s", "a", 1))))
+	}
+	us.ok(edit(id, add("s", "a", 2)))
+	rows := us.rows(0)
+	last := &rows[len(rows)-1]
+	const many = 1 << 13
+	for i := range many {
+		last.Ops = append(last.Ops, crdt.Op{Dot: last.Delta.Dots[0], ID: opKey(i + 100), At: us.at})
+	}
+	cmd := joinRows(us.stream(), 0, 10, rows...)
+	straight.apply(cmd)
+	if !eu.crash(1, cmd) {
+		t.Fatal("the command was not committed in the middle")
+	}
+	if rec := eu.recordOf(id); rec != nil {
+		t.Fatal("the process died after the row: the test proves nothing")
+	}
+	for eu.index < straight.index {
+		eu.apply(cmd)
+	}
+	if got, want := eu.content(), straight.content(); got != want {
+		t.Fatalf("replayed state %s, want %s", got, want)
+	}
+	if _, ops, err := eu.fsm.current().RecordAndOps(eu.fsm.slots.Of(id), id); err != nil || len(ops) != many {
+		t.Fatalf("%d requests are known, %v, want %d", len(ops), err, many)
 	}
 }
 
