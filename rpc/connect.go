@@ -106,7 +106,7 @@ func (s *service) checkBatch(n int) error {
 
 // GetCart implements cartv1connect.CartServiceHandler.
 func (h cartServer) GetCart(ctx context.Context, req *connect.Request[cartv1.GetCartRequest]) (*connect.Response[cartv1.Cart], error) {
-	if wantsProto(req.Header()) {
+	if req.HTTPMethod() == http.MethodPost && wantsProto(req.Header()) { // GET says it in its query
 		return reading(ctx, req.Header(), h.s.encodedCart)
 	}
 	return reading(ctx, req.Header(), h.s.cart)

@@ -77,6 +77,18 @@ func TestRememberedPagesAreCurrent(t *testing.T) {
 	}
 }
 
+// A GET names its encoding in the query; the content type of a body that it does
+// not have, as some clients send it, says nothing.
+func TestPageInTheQuerysEncoding(t *testing.T) {
+	w := start(t)
+	w.add("SKU-1", "2")
+	path := cartv1connect.CartServiceGetCartProcedure + "?connect=v1&encoding=json&message=%7B%7D"
+	got := w.do("GET", path, "", "Content-Type", "application/proto").json(t)
+	if got["itemCount"] != "2" {
+		t.Errorf("page %v", got)
+	}
+}
+
 // Pages stay within their bytes; without any, every page is made anew.
 func TestPagesAreBounded(t *testing.T) {
 	for _, limit := range []int{0, 4000} {
