@@ -269,20 +269,17 @@ func (t *Tx) list(id string, op crdt.OpID, n uint64, at crdt.Timestamp, a Asked,
 		a = Asked{}
 	}
 	a.Newest = max(a.Newest, at)
-	if !a.Full && len(a.refs) < askedMax {
-		refs := make([]opRef, 0, len(a.refs)+1) // the old record keeps its own
-		for _, r := range a.refs {
-			if r.n > t.marker.OpsForgotten {
-				refs = append(refs, r)
-			}
+	refs := make([]opRef, 0, len(a.refs)+1) // the old record keeps its own
+	for _, r := range a.refs {
+		if r.n > t.marker.OpsForgotten {
+			refs = append(refs, r)
 		}
+	}
+	if !a.Full && len(refs) < askedMax {
 		a.refs = append(refs, opRef{tagOf(op), n})
 		return a, nil
 	}
-	for _, r := range a.refs {
-		if r.n <= t.marker.OpsForgotten {
-			continue
-		}
+	for _, r := range refs {
 		o, err := t.briefAt(r.n)
 		if err != nil {
 			return a, err

@@ -405,6 +405,32 @@ func TestForgottenChunksGo(t *testing.T) {
 	}
 }
 
+// Requests that were forgotten take no room in a cart's list.
+func TestForgottenRequestsMakeRoom(t *testing.T) {
+	sp := openSpace(t, newStore(t), 1)
+	var a Asked
+	ask := func(tx *Tx, at int) {
+		op := crdt.OpID{1, byte(at)}
+		var err error
+		if a, err = tx.ListNextOp("c", op, crdt.Timestamp(at), a, 0); err != nil {
+			t.Fatal(err)
+		}
+		tx.PutOp("c", op, OpRecord{At: crdt.Timestamp(at)}, 1<<62)
+	}
+	commit(t, sp, func(tx *Tx) {
+		for i := range askedMax {
+			ask(tx, i+1)
+		}
+		if err := tx.ExpireOps(askedMax/2, askedMax); err != nil {
+			t.Fatal(err)
+		}
+		ask(tx, askedMax+1)
+	})
+	if a.Full || len(a.refs) != askedMax/2+2 {
+		t.Fatalf("%d requests are listed, full: %v", len(a.refs), a.Full)
+	}
+}
+
 // What one region's clock says must not keep other requests from being
 // forgotten.
 func TestOpFromTheFutureIsForgotten(t *testing.T) {
