@@ -18,41 +18,13 @@ import (
 // gRPC API (etcdserverpb in rpc.proto of etcd-io/etcd); the three messages that
 // are needed are written and read by their field numbers.
 type etcd struct {
-	put, status *connect.Client[wire, wire]
-}
-
-// wire is an encoded message.
-type wire struct{ bytes []byte }
-
-// wireCodec passes encoded messages on.
-type wireCodec struct{}
-
-// Name implements connect.Codec.
-func (wireCodec) Name() string { return "proto" }
-
-// Marshal implements connect.Codec.
-func (wireCodec) Marshal(m any) ([]byte, error) {
-	w, ok := m.(*wire)
-	if !ok {
-		return nil, fmt.Errorf("message of type %T", m)
-	}
-	return w.bytes, nil
-}
-
-// Unmarshal implements connect.Codec.
-func (wireCodec) Unmarshal(b []byte, m any) error {
-	w, ok := m.(*wire)
-	if !ok {
-		return fmt.Errorf("message of type %T", m)
-	}
-	w.bytes = append([]byte(nil), b...) // the buffer is used again
-	return nil
+	put, status *connect.Client[load.Wire, load.Wire]
 }
 
 func newEtcd(base string) *etcd {
 	hc := grpcClient()
-	client := func(method string) *connect.Client[wire, wire] {
-		return connect.NewClient[wire, wire](hc, base+"/etcdserverpb."+method, connect.WithGRPC(), connect.WithCodec(wireCodec{}),
+	client := func(method string) *connect.Client[load.Wire, load.Wire] {
+		return connect.NewClient[load.Wire, load.Wire](hc, base+"/etcdserverpb."+method, connect.WithGRPC(), connect.WithCodec(load.WireCodec{}),
 			connect.WithAcceptCompression("gzip", nil, nil))
 	}
 	return &etcd{put: client("KV/Put"), status: client("Maintenance/Status")}
@@ -60,14 +32,14 @@ func newEtcd(base string) *etcd {
 
 // leads reports whether the node leads.
 func (e *etcd) leads(ctx context.Context) (bool, error) {
-	resp, err := e.status.CallUnary(ctx, connect.NewRequest(&wire{}))
+	resp, err := e.status.CallUnary(ctx, connect.NewRequest(&load.Wire{}))
 	if err != nil {
 		return false, err
 	}
 	// StatusResponse: header = 1 with member_id = 2, leader = 4.
-	header, _ := field(resp.Msg.bytes, 1)
+	header, _ := field(resp.Msg.Bytes, 1)
 	_, self := field(header, 2)
-	_, leader := field(resp.Msg.bytes, 4)
+	_, leader := field(resp.Msg.Bytes, 4)
 	return leader != 0 && leader == self, nil
 }
 
@@ -120,7 +92,7 @@ func (e *etcd) puts(seed int, carts load.Carts) load.Call {
 		b = protowire.AppendString(b, owner+"/"+line)
 		b = protowire.AppendTag(b, 2, protowire.BytesType)
 		b = protowire.AppendBytes(b, value)
-		_, err = e.put.CallUnary(ctx, connect.NewRequest(&wire{b}))
+		_, err = e.put.CallUnary(ctx, connect.NewRequest(&load.Wire{Bytes: b}))
 		return err
 	}
 }

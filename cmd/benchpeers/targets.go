@@ -153,7 +153,7 @@ func (c *runCommand) carts(t *target, addrs ...string) {
 		calls := make([]load.Call, clients)
 		hc := api.NewHTTPClient(clients)
 		for i := range all {
-			all[i] = load.NewCartClient(i, carts, api.NewCart(hc, "http://"+addrs[i%len(addrs)]), "")
+			all[i] = load.NewCartClient(i, carts, hc, "http://"+addrs[i%len(addrs)], "", false)
 			calls[i] = map[string]load.Call{"add": all[i].Add, "get": all[i].Read}[op]
 		}
 		if len(filled) == 0 {
@@ -167,7 +167,7 @@ func (c *runCommand) carts(t *target, addrs ...string) {
 }
 
 func awaitCarts(ctx context.Context, addr string) error {
-	client := load.NewCartClient(0, load.NewCarts(1, 1), api.NewCart(api.NewHTTPClient(1), "http://"+addr), "")
+	client := load.NewCartClient(0, load.NewCarts(1, 1), api.NewHTTPClient(1), "http://"+addr, "", false)
 	return await(ctx, client.Read)
 }
 

@@ -6,8 +6,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"connectrpc.com/connect"
-
 	"github.com/samecart/samecart/cmd/cartctl/api"
 	"github.com/samecart/samecart/cmd/cartctl/load"
 )
@@ -63,15 +61,11 @@ func (c *benchCmd) Run(a *app) error {
 			return usageError{err}
 		}
 	}
-	var opts []connect.ClientOption
-	if c.Codec == "json" {
-		opts = append(opts, connect.WithProtoJSON())
-	}
 	carts := load.NewCarts(c.Carts, c.Lines)
 	clients := make([]*load.CartClient, c.Clients)
 	calls := make([]load.Call, c.Clients)
 	for i := range clients {
-		clients[i] = load.NewCartClient(i, carts, api.NewCart(a.http, base, opts...), a.bearer)
+		clients[i] = load.NewCartClient(i, carts, a.http, base, a.bearer, c.Codec == "json")
 		calls[i] = map[string]load.Call{"add": clients[i].Add, "get": clients[i].Read, "mixed": clients[i].Mixed}[c.Name]
 	}
 	// One call first: it makes what cannot work at all an error, not a result.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
+	"net/http"
 	"strings"
 	"sync"
 
@@ -28,39 +29,61 @@ func NewCarts(count, lines int) Carts {
 	return Carts{Count: count, Lines: lines, run: strings.ToLower(rand.Text()[:8])}
 }
 
-// CartClient calls the cart service for random carts. It is not safe for
-// concurrent use.
+// CartClient calls the cart service for random carts. It does not decode what
+// comes back: what a device does with a cart is not the service's cost. It is not
+// safe for concurrent use.
 type CartClient struct {
 	carts  Carts
 	rpc    cartv1connect.CartServiceClient
+	add    *connect.Client[Wire, Wire]
+	read   *connect.Client[Wire, Wire]
 	bearer string
+	codec  WireCodec
 	random *mathrand.Rand
 	id     string
 	keys   uint64 // idempotency keys given out
 }
 
-// NewCartClient returns a client; what it draws follows from the seed.
-func NewCartClient(seed int, carts Carts, rpc cartv1connect.CartServiceClient, bearer string) *CartClient {
+// NewCartClient returns a client of the service at base; what it draws follows
+// from the seed.
+func NewCartClient(seed int, carts Carts, hc *http.Client, base, bearer string, asJSON bool) *CartClient {
+	codec, opts := WireCodec{}, []connect.ClientOption(nil)
+	if asJSON {
+		codec.JSON, opts = true, append(opts, connect.WithProtoJSON())
+	}
+	call := func(procedure string) *connect.Client[Wire, Wire] {
+		return connect.NewClient[Wire, Wire](hc, base+procedure, connect.WithCodec(codec), connect.WithAcceptCompression("gzip", nil, nil))
+	}
 	return &CartClient{
-		carts: carts, rpc: rpc, bearer: bearer, id: strings.ToLower(rand.Text()[:12]),
+		carts: carts, bearer: bearer, id: strings.ToLower(rand.Text()[:12]), codec: codec,
+		rpc: api.NewCart(hc, base, opts...),
+		add: call(cartv1connect.CartServiceAddItemProcedure), read: call(cartv1connect.CartServiceGetCartProcedure),
 		random: mathrand.New(mathrand.NewPCG(uint64(seed), 1)),
 	}
 }
 
 // Add adds one to a random line of a random cart.
 func (c *CartClient) Add(ctx context.Context) error {
-	req := connect.NewRequest(&cartv1.AddItemRequest{Line: c.carts.line(c.random.IntN(c.carts.Lines)), Quantity: 1})
+	w, err := c.codec.Encode(&cartv1.AddItemRequest{Line: c.carts.line(c.random.IntN(c.carts.Lines)), Quantity: 1})
+	if err != nil {
+		return err
+	}
+	req := connect.NewRequest(w)
 	c.sign(req, c.random.IntN(c.carts.Count))
 	req.Header().Set("Idempotency-Key", c.key())
-	_, err := c.rpc.AddItem(ctx, req)
+	_, err = c.add.CallUnary(ctx, req)
 	return err
 }
 
 // Read reads a random cart.
 func (c *CartClient) Read(ctx context.Context) error {
-	req := connect.NewRequest(&cartv1.GetCartRequest{})
+	w, err := c.codec.Encode(&cartv1.GetCartRequest{})
+	if err != nil {
+		return err
+	}
+	req := connect.NewRequest(w)
 	c.sign(req, c.random.IntN(c.carts.Count))
-	_, err := c.rpc.GetCart(ctx, req)
+	_, err = c.read.CallUnary(ctx, req)
 	return err
 }
 
