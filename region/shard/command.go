@@ -54,7 +54,7 @@ func (w *workspace) asked(id string, r *store.Record) (store.Asked, error) {
 	if r != nil {
 		return r.Asked, nil
 	}
-	return w.tx.Asked(id, w.opHorizon())
+	return w.tx.Asked(id)
 }
 
 // now gives out the next timestamp: unique in the shard, not before the
@@ -134,7 +134,7 @@ func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
 	if written {
 		asked, err := w.asked(e.CartId, old)
 		if err == nil && hasOp {
-			asked, err = w.tx.ListNextOp(e.CartId, op, at, asked, w.opHorizon())
+			asked, err = w.tx.ListNextOp(e.CartId, op, asked)
 		}
 		if err != nil {
 			return nil, err
@@ -486,7 +486,7 @@ func (w *workspace) learnOps(id string, ops []crdt.Op, asked store.Asked) (store
 		if known {
 			continue
 		}
-		if asked, err = w.tx.ListNextOp(id, o.ID, o.At, asked, oldest); err != nil {
+		if asked, err = w.tx.ListNextOp(id, o.ID, asked); err != nil {
 			return asked, err
 		}
 		w.tx.PutOp(id, o.ID, store.OpRecord{Fingerprint: o.Fingerprint, At: o.At}, w.at)
@@ -511,16 +511,15 @@ func (w *workspace) adoptOps(id string, ops []crdt.Op, asked store.Asked, flush 
 }
 
 func (w *workspace) adoptOp(id string, o crdt.Op, asked store.Asked) (store.Asked, error) {
-	oldest := w.opHorizon()
-	if o.At < oldest {
+	if o.At < w.opHorizon() {
 		return asked, nil
 	}
-	asked, known, err := w.tx.AdoptOp(id, o.ID, asked, oldest)
+	asked, known, err := w.tx.AdoptOp(id, o.ID, asked)
 	if err != nil || known {
 		return asked, err
 	}
 	w.tx.PutLooseOp(id, o.ID, store.OpRecord{Fingerprint: o.Fingerprint, At: o.At}, w.at)
-	asked, _, err = w.tx.AdoptOp(id, o.ID, asked, oldest)
+	asked, _, err = w.tx.AdoptOp(id, o.ID, asked)
 	return asked, err
 }
 

@@ -368,6 +368,26 @@ func TestOpsExpire(t *testing.T) {
 	}
 }
 
+// A leader whose clock runs ahead for a moment makes nobody forget requests:
+// that is for ExpireOps alone.
+func TestRequestsOutliveAClockThatWasAhead(t *testing.T) {
+	for _, before := range []int{1, 70} { // listed, and in the index
+		r := newTestRig(t)
+		var last func() *regionv1.Edit
+		for op := range before {
+			last = func() *regionv1.Edit { return withOp(op+1, edit("c", add("s", "a", 1))) }
+			r.ok(last())
+		}
+		right := r.at
+		r.at += crdt.Timestamp(r.limits.OpLifeMs+3600*1000) << 16
+		r.ok(withOp(1000, edit("c", add("s", "b", 1))))
+		r.at = right
+		if out := r.ok(last()); !out.Replayed {
+			t.Errorf("retry after %d requests was applied again: %v", before, r.lines("c"))
+		}
+	}
+}
+
 // Timestamps are unique and never before the entry's, also when the leader's
 // clock goes back.
 func TestClock(t *testing.T) {

@@ -313,7 +313,11 @@ func TestRequestOfAWholeCartOutlivesAFullList(t *testing.T) {
 	us.ok(retried())
 	eu.apply(joinCart("c", us.state("c")))
 	eu.at = crdt.TimestampAt(epoch.Add(25 * time.Hour).UnixMilli())
-	eu.ok(withOp(600, edit("c", add("s", "d", 1)))) // those before are forgotten
+	eu.apply(&regionv1.Command{Command: &regionv1.Command_ExpireOps{ExpireOps: &regionv1.ExpireOps{Limit: expireMax}}})
+	if m := eu.fsm.marker(); m.OpsForgotten != 70 || m.Ops != 71 {
+		t.Fatalf("%d of %d requests are forgotten", m.OpsForgotten, m.Ops)
+	}
+	eu.ok(withOp(600, edit("c", add("s", "d", 1))))
 	if out := eu.ok(retried()); !out.Replayed {
 		t.Errorf("request of 5 hours ago was applied again: %v", eu.lines("c"))
 	}

@@ -78,9 +78,8 @@ func decodeRemembered(b []byte) (o remembered, err error) {
 //	    record's Asked, or Asked is Full and the index has it.
 //	S4  A request for a cart without a record is in the index.
 type Asked struct {
-	// Newest is when the newest of them was applied; with it past its life, all
-	// are forgotten.
-	Newest crdt.Timestamp
+	// Newest is the number of the newest of them; with it, all are forgotten.
+	Newest uint64
 	// Full says that there are more than are listed here: all are in the index.
 	Full bool
 	refs []opRef
@@ -112,7 +111,7 @@ func (a Asked) append(b []byte) []byte {
 	if head == 0 {
 		return b
 	}
-	b = binary.AppendUvarint(b, uint64(a.Newest))
+	b = binary.AppendUvarint(b, a.Newest)
 	last := uint64(0) // numbers rise
 	for _, r := range a.refs {
 		b = binary.BigEndian.AppendUint32(b, r.tag)
@@ -138,7 +137,7 @@ func decodeAsked(b []byte) (a Asked, rest []byte, err error) {
 	if n <= 0 {
 		return bad()
 	}
-	a.Newest, a.Full, b = crdt.Timestamp(newest), head&1 != 0, b[n:]
+	a.Newest, a.Full, b = newest, head&1 != 0, b[n:]
 	if head>>1 > 0 {
 		a.refs = make([]opRef, 0, head>>1)
 	}
@@ -246,9 +245,9 @@ func (t *Tx) index(id string, op crdt.OpID, n uint64) {
 
 // ListNextOp puts the request that PutOp remembers next into its cart's list,
 // for the record that the caller writes before: what is remembered has the
-// record's digest in it. Requests applied before oldest are forgotten.
-func (t *Tx) ListNextOp(id string, op crdt.OpID, at crdt.Timestamp, a Asked, oldest crdt.Timestamp) (Asked, error) {
-	return t.list(id, op, t.marker.Ops+1, at, a, oldest)
+// record's digest in it.
+func (t *Tx) ListNextOp(id string, op crdt.OpID, a Asked) (Asked, error) {
+	return t.list(id, op, t.marker.Ops+1, a)
 }
 
 // PutOp remembers a request; now is when it is forgotten by, at the latest:
@@ -264,11 +263,11 @@ func (t *Tx) PutOp(id string, op crdt.OpID, rec OpRecord, now crdt.Timestamp) {
 }
 
 // list puts a request that is remembered into its cart's list.
-func (t *Tx) list(id string, op crdt.OpID, n uint64, at crdt.Timestamp, a Asked, oldest crdt.Timestamp) (Asked, error) {
-	if a.Newest < oldest {
+func (t *Tx) list(id string, op crdt.OpID, n uint64, a Asked) (Asked, error) {
+	if a.Newest <= t.marker.OpsForgotten {
 		a = Asked{}
 	}
-	a.Newest = max(a.Newest, at)
+	a.Newest = max(a.Newest, n)
 	refs := make([]opRef, 0, len(a.refs)+1) // the old record keeps its own
 	for _, r := range a.refs {
 		if r.n > t.marker.OpsForgotten {
@@ -309,25 +308,25 @@ func (t *Tx) KnowsOp(id string, op crdt.OpID, a Asked) (known bool, err error) {
 
 // AdoptOp puts a request that is in the index, if it is remembered at all, into
 // its cart's list.
-func (t *Tx) AdoptOp(id string, op crdt.OpID, a Asked, oldest crdt.Timestamp) (_ Asked, known bool, err error) {
+func (t *Tx) AdoptOp(id string, op crdt.OpID, a Asked) (_ Asked, known bool, err error) {
 	if _, known, err = t.listed(id, op, a); known || err != nil {
 		return a, known, err
 	}
-	n, rec, known, err := t.indexed(id, op)
+	n, _, known, err := t.indexed(id, op)
 	if err != nil || !known {
 		return a, known, err
 	}
 	if a.Full {
-		a.Newest = max(a.Newest, rec.At) // or the list would end before the request does
+		a.Newest = max(a.Newest, n) // or the list would end before the request does
 		return a, true, nil
 	}
-	a, err = t.list(id, op, n, rec.At, a, oldest)
+	a, err = t.list(id, op, n, a)
 	return a, true, err
 }
 
 // Asked returns the list of all that is remembered for a cart that has no
 // record to hold it.
-func (t *Tx) Asked(id string, oldest crdt.Timestamp) (a Asked, err error) {
+func (t *Tx) Asked(id string) (a Asked, err error) {
 	var found []crdt.OpID
 	// An iterator of this transaction would sort all that it holds.
 	if err := t.space.store.db.View(func(tx *badger.Txn) error {
@@ -343,7 +342,7 @@ func (t *Tx) Asked(id string, oldest crdt.Timestamp) (a Asked, err error) {
 	// Every node makes the same list.
 	slices.SortFunc(found, func(a, b crdt.OpID) int { return slices.Compare(a[:], b[:]) })
 	for _, op := range found {
-		if a, _, err = t.AdoptOp(id, op, a, oldest); err != nil {
+		if a, _, err = t.AdoptOp(id, op, a); err != nil {
 			return a, err
 		}
 	}

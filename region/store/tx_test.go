@@ -412,7 +412,7 @@ func TestForgottenRequestsMakeRoom(t *testing.T) {
 	ask := func(tx *Tx, at int) {
 		op := crdt.OpID{1, byte(at)}
 		var err error
-		if a, err = tx.ListNextOp("c", op, crdt.Timestamp(at), a, 0); err != nil {
+		if a, err = tx.ListNextOp("c", op, a); err != nil {
 			t.Fatal(err)
 		}
 		tx.PutOp("c", op, OpRecord{At: crdt.Timestamp(at)}, 1<<62)
@@ -498,10 +498,10 @@ func TestRequestsAreFound(t *testing.T) {
 				var a Asked
 				if r != nil {
 					a = r.Asked
-				} else if a, err = tx.Asked("c", forgotten); err != nil {
+				} else if a, err = tx.Asked("c"); err != nil {
 					t.Fatal(err)
 				}
-				if a, err = tx.ListNextOp("c", op, now, a, forgotten); err != nil {
+				if a, err = tx.ListNextOp("c", op, a); err != nil {
 					t.Fatal(err)
 				}
 				next := NewRecord("c", tx.Marker().Applied+1, cartOf(1), a)
@@ -545,7 +545,7 @@ func TestAskedRoundTrip(t *testing.T) {
 			a.refs = append(a.refs, opRef{rapid.Uint32().Draw(t, "tag"), n})
 		}
 		if a.Full || len(a.refs) > 0 {
-			a.Newest = crdt.Timestamp(rapid.Uint64().Draw(t, "newest"))
+			a.Newest = rapid.Uint64().Draw(t, "newest")
 		}
 		r := NewRecord("c", 1, cartOf(2), a)
 		b := r.Encode()
@@ -568,11 +568,11 @@ func TestAskedOfACartWithoutRecord(t *testing.T) {
 	tx := sp.Begin()
 	defer tx.Discard()
 	tx.PutLooseOp("c", crdt.OpID{0, 0, 0, 0, 2}, OpRecord{At: 9}, 1<<62)
-	a, err := tx.Asked("c", 0)
-	if want := []opRef{{0, 2}, {1 << 24, 1}}; err != nil || a.Newest != 9 || !slices.Equal(a.refs, want) {
+	a, err := tx.Asked("c")
+	if want := []opRef{{0, 2}, {1 << 24, 1}}; err != nil || a.Newest != 2 || !slices.Equal(a.refs, want) {
 		t.Fatalf("%+v, %v", a, err)
 	}
-	if none, err := tx.Asked("d", 0); err != nil || !none.Equal(Asked{}) {
+	if none, err := tx.Asked("d"); err != nil || !none.Equal(Asked{}) {
 		t.Fatalf("of no cart: %+v, %v", none, err)
 	}
 }
