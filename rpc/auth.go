@@ -74,12 +74,13 @@ func (TrustedHeaders) Authenticate(_ context.Context, h http.Header) (Principal,
 	}
 	for _, from := range []struct {
 		header string
+		key    string // as net/http writes it: finding it so makes no new string
 		kind   Kind
-	}{{"X-User-ID", User}, {"X-Guest-Session", Guest}} {
-		if len(h.Values(from.header)) == 0 {
+	}{{"X-User-ID", "X-User-Id", User}, {"X-Guest-Session", "X-Guest-Session", Guest}} {
+		if len(h.Values(from.key)) == 0 {
 			continue
 		}
-		id, err := singleHeader(h, from.header)
+		id, err := singleHeader(h, from.key)
 		if err != nil {
 			return p, err
 		}

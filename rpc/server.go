@@ -224,8 +224,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !rt.raw {
 		header := rec.Header()
 		header.Set("Cart-Region", h.cfg.Region)
-		header.Set("Cache-Control", "no-store")
-		header.Set("X-Content-Type-Options", "nosniff")
+		// No cache keeps the answer of a POST, and no browser sniffs one that a
+		// client of ours decodes.
+		if !rt.rpc || r.Method == http.MethodGet {
+			header.Set("Cache-Control", "no-store")
+			header.Set("X-Content-Type-Options", "nosniff")
+		}
 	}
 	if err := h.serve(rec, r, rt); err != nil {
 		h.fail(rec, r, rt, err)
