@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -294,7 +295,7 @@ func (t *Tx) list(id string, op crdt.OpID, n uint64, a Asked) (Asked, error) {
 func (t *Tx) PutLooseOp(id string, op crdt.OpID, rec OpRecord, now crdt.Timestamp) {
 	t.PutOp(id, op, rec, now)
 	t.index(id, op, t.marker.Ops)
-	t.loose = append(t.loose, looseOp{id, op})
+	t.loose = append(t.loose, looseOp{id, op, t.marker.Ops})
 }
 
 // KnowsOp reports whether a request is remembered for a cart whose list is a.
@@ -327,22 +328,34 @@ func (t *Tx) AdoptOp(id string, op crdt.OpID, a Asked) (_ Asked, known bool, err
 // Asked returns the list of all that is remembered for a cart that has no
 // record to hold it.
 func (t *Tx) Asked(id string) (a Asked, err error) {
-	var found []crdt.OpID
-	// An iterator of this transaction would sort all that it holds.
+	type entry struct {
+		op crdt.OpID
+		n  uint64
+	}
+	var found []entry
+	// An iterator of this transaction would sort all that it holds. More than a
+	// list takes are not counted: a shopper may have sent very many.
 	if err := t.space.store.db.View(func(tx *badger.Txn) error {
-		return t.space.eachIndexed(tx, id, func(op crdt.OpID, _ uint64) error { found = append(found, op); return nil })
+		return t.space.eachIndexed(tx, id, func(op crdt.OpID, n uint64) (more bool, err error) {
+			if n > t.marker.OpsForgotten {
+				found = append(found, entry{op, n})
+			}
+			return len(found) <= askedMax, nil
+		})
 	}); err != nil {
 		return a, err
 	}
 	for _, o := range t.loose {
-		if o.id == id && !slices.Contains(found, o.op) {
-			found = append(found, o.op)
+		if o.id == id && !slices.Contains(found, entry{o.op, o.n}) {
+			found = append(found, entry{o.op, o.n})
 		}
 	}
-	// Every node makes the same list.
-	slices.SortFunc(found, func(a, b crdt.OpID) int { return slices.Compare(a[:], b[:]) })
-	for _, op := range found {
-		if a, _, err = t.AdoptOp(id, op, a); err != nil {
+	if len(found) > askedMax { // all are in the index
+		return Asked{Full: true, Newest: t.marker.Ops}, nil
+	}
+	slices.SortFunc(found, func(a, b entry) int { return cmp.Compare(a.n, b.n) })
+	for _, e := range found {
+		if a, err = t.list(id, e.op, e.n, a); err != nil {
 			return a, err
 		}
 	}
@@ -353,6 +366,7 @@ func (t *Tx) Asked(id string) (a Asked, err error) {
 type looseOp struct {
 	id string
 	op crdt.OpID
+	n  uint64
 }
 
 // ExpireOps forgets requests applied before the given time, in the order in
@@ -393,8 +407,9 @@ func (t *Tx) ExpireOps(before crdt.Timestamp, limit int) error {
 	return nil
 }
 
-// eachIndexed calls do with the requests of a cart that are in the index.
-func (s *Space) eachIndexed(tx *badger.Txn, id string, do func(op crdt.OpID, n uint64) error) error {
+// eachIndexed calls do with the requests of a cart that are in the index, until
+// it says that it wants no more.
+func (s *Space) eachIndexed(tx *badger.Txn, id string, do func(op crdt.OpID, n uint64) (more bool, err error)) error {
 	opt := badger.DefaultIteratorOptions
 	opt.Prefix = append(append(s.key(kindOp, len(id)+1), id...), 0)
 	it := tx.NewIterator(opt)
@@ -408,14 +423,18 @@ func (s *Space) eachIndexed(tx *badger.Txn, id string, do func(op crdt.OpID, n u
 		if copy(op[:], rest) != len(op) {
 			return fmt.Errorf("%w: op key of cart %q", ErrCorrupt, id)
 		}
+		more := true
 		if err := it.Item().Value(func(v []byte) error {
 			n, err := decodeNumber(v)
-			if err != nil {
-				return err
+			if err == nil {
+				more, err = do(op, n)
 			}
-			return do(op, n)
+			return err
 		}); err != nil {
 			return fmt.Errorf("read ops of cart %q: %w", id, err)
+		}
+		if !more {
+			return nil
 		}
 	}
 	return nil
@@ -450,7 +469,7 @@ func (s *Space) RecordAndOps(slot uint32, id string) (r *Record, ops map[crdt.Op
 			}
 		}
 	}
-	if err := s.eachIndexed(t.tx, id, func(_ crdt.OpID, n uint64) error { return take(n) }); err != nil {
+	if err := s.eachIndexed(t.tx, id, func(_ crdt.OpID, n uint64) (bool, error) { return true, take(n) }); err != nil {
 		return nil, nil, err
 	}
 	return r, ops, nil

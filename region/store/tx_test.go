@@ -569,10 +569,34 @@ func TestAskedOfACartWithoutRecord(t *testing.T) {
 	defer tx.Discard()
 	tx.PutLooseOp("c", crdt.OpID{0, 0, 0, 0, 2}, OpRecord{At: 9}, 1<<62)
 	a, err := tx.Asked("c")
-	if want := []opRef{{0, 2}, {1 << 24, 1}}; err != nil || a.Newest != 2 || !slices.Equal(a.refs, want) {
+	if want := []opRef{{1 << 24, 1}, {0, 2}}; err != nil || a.Newest != 2 || !slices.Equal(a.refs, want) {
 		t.Fatalf("%+v, %v", a, err)
 	}
 	if none, err := tx.Asked("d"); err != nil || !none.Equal(Asked{}) {
 		t.Fatalf("of no cart: %+v, %v", none, err)
+	}
+}
+
+// A cart that remembers more than its list takes has the same list wherever
+// transactions ended.
+func TestAskedOfManyWithoutRecord(t *testing.T) {
+	for committed := range askedMax + 10 {
+		sp := openSpace(t, newStore(t), 1)
+		put := func(tx *Tx, from, to int) {
+			for i := from; i < to; i++ {
+				tx.PutLooseOp("c", crdt.OpID{byte(i), 7}, OpRecord{At: 7}, 1<<62)
+			}
+		}
+		commit(t, sp, func(tx *Tx) { put(tx, 0, committed) })
+		tx := sp.Begin()
+		put(tx, committed, askedMax)
+		if a, err := tx.Asked("c"); err != nil || a.Full != (committed > askedMax) {
+			t.Fatalf("%d committed, then %d: %+v, %v", committed, askedMax, a, err)
+		}
+		put(tx, max(committed, askedMax), askedMax+10)
+		if a, err := tx.Asked("c"); err != nil || !a.Equal(Asked{Full: true, Newest: askedMax + 10}) {
+			t.Fatalf("%d committed, all: %+v, %v", committed, a, err)
+		}
+		tx.Discard()
 	}
 }
