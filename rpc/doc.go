@@ -86,6 +86,13 @@
 // Each event is the whole cart. Deltas would need a client that joins them; a cart
 // of 200 lines is about 70 KB, sent on a change of that one cart.
 //
+// Pages are remembered in protobuf's encoding, under a byte bound: a page
+// stands while the cart's digest and the products it was made from are the
+// same. It is sent as an unknown field of an empty message, which encoding
+// copies. Cost: JSON, and REST with it, is made anew each time. Rejected: a time
+// to live, which shows old prices; remembering messages, which would be encoded
+// for each call.
+//
 // Lines are shown in the order in which they were added. Money in a currency
 // whose digits ISO 4217 does not set apart has two decimals.
 package rpc

@@ -346,7 +346,7 @@ func (t *Tx) Asked(id string) (a Asked, err error) {
 		return a, err
 	}
 	for _, o := range t.loose {
-		if o.id == id && !slices.Contains(found, entry{o.op, o.n}) {
+		if o.id == id && o.n > t.marker.OpsForgotten && !slices.Contains(found, entry{o.op, o.n}) {
 			found = append(found, entry{o.op, o.n})
 		}
 	}

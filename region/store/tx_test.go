@@ -577,6 +577,21 @@ func TestAskedOfACartWithoutRecord(t *testing.T) {
 	}
 }
 
+// A request that came and was forgotten in one transaction is in no list: the
+// determinism test found one that was, where the two were committed together.
+func TestAskedOfWhatWasForgottenAtOnce(t *testing.T) {
+	sp := openSpace(t, newStore(t), 1)
+	tx := sp.Begin()
+	defer tx.Discard()
+	tx.PutLooseOp("c", crdt.OpID{1}, OpRecord{At: 7}, 1<<62)
+	if err := tx.ExpireOps(8, 10); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := tx.Asked("c"); err != nil || !a.Equal(Asked{}) {
+		t.Fatalf("%+v, %v", a, err)
+	}
+}
+
 // A cart that remembers more than its list takes has the same list wherever
 // transactions ended.
 func TestAskedOfManyWithoutRecord(t *testing.T) {
