@@ -40,7 +40,7 @@ help: ## show this list
 
 .PHONY: run
 run: ## start three regions in one process; ARGS="--ephemeral" passes flags to cartd dev
-	@go build -o bin/cartd ./cmd/cartd
+	@CGO_ENABLED=0 go build -o bin/cartd ./cmd/cartd
 	@exec bin/cartd dev $(ARGS)
 
 .PHONY: build
