@@ -309,20 +309,58 @@ func TestAStaleReadFindsTheCart(t *testing.T) {
 	})
 }
 
-// counted is a Fetcher for tests.
-type counted struct {
-	calls atomic.Int64
-	fetch func(ctx context.Context, region crdt.RegionID, cartID string) ([]byte, error)
+// fetching is a Fetcher for tests: a function per cart, and how often it ran.
+type fetching struct {
+	mu    sync.Mutex
+	carts map[string]*fetched
 }
 
-func (f *counted) Fetch(ctx context.Context, region crdt.RegionID, cartID string) ([]byte, error) {
-	f.calls.Add(1)
-	return f.fetch(ctx, region, cartID)
+type fetched struct {
+	calls int
+	fetch fetchFunc
+}
+
+type fetchFunc func(ctx context.Context, region crdt.RegionID) ([]byte, error)
+
+func (f *fetching) cart(id string) *fetched {
+	if f.carts[id] == nil {
+		if f.carts == nil {
+			f.carts = make(map[string]*fetched)
+		}
+		f.carts[id] = &fetched{fetch: unreachable}
+	}
+	return f.carts[id]
+}
+
+// answer sets how a cart is fetched. Before, it is not to be had.
+func (f *fetching) answer(cartID string, fetch fetchFunc) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cart(cartID).fetch = fetch
+}
+
+func (f *fetching) calls(cartID string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.cart(cartID).calls
+}
+
+func (f *fetching) Fetch(ctx context.Context, region crdt.RegionID, cartID string) ([]byte, error) {
+	f.mu.Lock()
+	c := f.cart(cartID)
+	c.calls++
+	fetch := c.fetch
+	f.mu.Unlock()
+	return fetch(ctx, region)
+}
+
+func unreachable(context.Context, crdt.RegionID) ([]byte, error) {
+	return nil, errors.New("unreachable")
 }
 
 func TestATokenIsWaitedFor(t *testing.T) {
 	t.Parallel()
-	fetcher := &counted{fetch: func(context.Context, crdt.RegionID, string) ([]byte, error) { return nil, errors.New("not asked for") }}
+	fetcher := &fetching{}
 	w := startWorld(t, 3, 1, func(w *world) {
 		w.fetcher = fetcher
 		w.route = func(c *RouterConfig) { c.CoverWait = 5 * time.Second }
@@ -343,8 +381,8 @@ func TestATokenIsWaitedFor(t *testing.T) {
 			t.Fatal(err)
 		}
 		v := <-done
-		if v.Stale || fetcher.calls.Load() != 0 {
-			t.Errorf("stale %v, fetched %d times", v.Stale, fetcher.calls.Load())
+		if n := fetcher.calls(cart); v.Stale || n != 0 {
+			t.Errorf("stale %v, fetched %d times", v.Stale, n)
 		}
 		wantLines(t, v, map[string]uint32{"tea": 3})
 	}
@@ -352,10 +390,9 @@ func TestATokenIsWaitedFor(t *testing.T) {
 
 func TestTokens(t *testing.T) {
 	t.Parallel()
-	fetcher := &counted{}
+	fetcher := &fetching{}
 	w := startWorld(t, 3, 1, func(w *world) { w.fetcher = fetcher })
 	gate := w.gateway()
-	fetcher.fetch = func(context.Context, crdt.RegionID, string) ([]byte, error) { return nil, errors.New("unreachable") }
 
 	t.Run("a follower covers it", func(t *testing.T) {
 		cart := w.cartIn(0, 0)
@@ -376,12 +413,12 @@ func TestTokens(t *testing.T) {
 			cart := w.cartIn(0, 20+i)
 			mustEdit(t, gate, addEdit(cart, "coffee", 1))
 			away := newForeign(cart).add(1, "tea", 3)
-			fetcher.fetch = func(_ context.Context, region crdt.RegionID, id string) ([]byte, error) {
-				if region != otherID || id != cart {
-					return nil, fmt.Errorf("region %d asked for %s", region, id)
+			fetcher.answer(cart, func(_ context.Context, region crdt.RegionID) ([]byte, error) {
+				if region != otherID {
+					return nil, fmt.Errorf("region %d asked", region)
 				}
 				return away.state(), nil
-			}
+			})
 			v := mustReadNow(t, r, cart, away.cart.Context)
 			if v.Stale {
 				t.Error("fetched, but marked stale")
@@ -399,24 +436,26 @@ func TestTokens(t *testing.T) {
 		}
 	})
 	t.Run("it cannot be had", func(t *testing.T) {
-		for name, fetch := range map[string]func(context.Context, crdt.RegionID, string) ([]byte, error){
-			"unreachable": func(context.Context, crdt.RegionID, string) ([]byte, error) { return nil, errors.New("unreachable") },
-			"without it":  func(context.Context, crdt.RegionID, string) ([]byte, error) { return nil, nil },
-			"damaged":     func(context.Context, crdt.RegionID, string) ([]byte, error) { return []byte("no cart"), nil },
-			"behind": func(context.Context, crdt.RegionID, string) ([]byte, error) {
+		n := 30
+		for name, fetch := range map[string]fetchFunc{
+			"unreachable": unreachable,
+			"without it":  func(context.Context, crdt.RegionID) ([]byte, error) { return nil, nil },
+			"damaged":     func(context.Context, crdt.RegionID) ([]byte, error) { return []byte("no cart"), nil },
+			"behind": func(context.Context, crdt.RegionID) ([]byte, error) {
 				return crdt.State{Cart: &crdt.Cart{}}.Encode(nil), nil
 			},
-			"silent": func(ctx context.Context, _ crdt.RegionID, _ string) ([]byte, error) {
+			"silent": func(ctx context.Context, _ crdt.RegionID) ([]byte, error) {
 				<-ctx.Done()
 				return nil, ctx.Err()
 			},
 		} {
-			cart := w.cartIn(0, 30)
-			fetcher.fetch = fetch
+			cart := w.cartIn(0, n)
+			n++
+			fetcher.answer(cart, fetch)
 			away := newForeign(cart)
 			token := away.add(1, "tea", 3).cart.Context.Join(crdt.ContextOf(
 				crdt.Dot{Replica: crdt.Replica{Region: otherID, Incarnation: 1, Lineage: "guest"}, Seq: 1}))
-			was, start := fetcher.calls.Load(), time.Now()
+			start := time.Now()
 			v, err := gate.Read(limited(t, 3*time.Second), cart, ReadOptions{HasToken: true, Context: token})
 			if err != nil || !v.Stale {
 				t.Errorf("%s: stale %v (%v)", name, v.Stale, err)
@@ -424,7 +463,7 @@ func TestTokens(t *testing.T) {
 			if took := time.Since(start); took > 1500*time.Millisecond {
 				t.Errorf("%s: answered after %v", name, took)
 			}
-			if n := fetcher.calls.Load() - was; n != 1 {
+			if n := fetcher.calls(cart); n != 1 {
 				t.Errorf("%s: one region was asked %d times", name, n)
 			}
 			if gate.leader(0) != w.leader(0).name {
@@ -434,10 +473,10 @@ func TestTokens(t *testing.T) {
 	})
 	t.Run("of this region alone", func(t *testing.T) {
 		cart := w.cartIn(0, 40)
-		was := fetcher.calls.Load()
 		token := crdt.ContextOf(crdt.Dot{Replica: crdt.Replica{Region: testID, Incarnation: 1}, Seq: 9})
-		if v := mustReadNow(t, gate, cart, token); !v.Stale || fetcher.calls.Load() != was {
-			t.Errorf("stale %v, fetched %d times", v.Stale, fetcher.calls.Load()-was)
+		v := mustReadNow(t, gate, cart, token)
+		if n := fetcher.calls(cart); !v.Stale || n != 0 {
+			t.Errorf("stale %v, fetched %d times", v.Stale, n)
 		}
 	})
 }
