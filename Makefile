@@ -40,6 +40,8 @@ help: ## show this list
 
 .PHONY: run
 run: ## start three regions in one process; ARGS="--ephemeral" passes flags to cartd dev
+# The first time, the standard library is compiled while the modules come.
+	@if [[ ! -e bin/cartd ]]; then go list -deps ./cmd/cartd >/dev/null & CGO_ENABLED=0 go build net/http; wait; fi
 	@CGO_ENABLED=0 go build -o bin/cartd ./cmd/cartd
 	@exec bin/cartd dev $(ARGS)
 
