@@ -1,0 +1,99 @@
+// Package client is how devices' back ends speak with a service of several
+// regions: it finds the nearest healthy region, goes to another when that one
+// fails, and keeps what each shopper has seen.
+//
+//	c, err := client.New("http://127.0.0.1:8080", client.DefaultConfig())
+//	go c.Run(ctx)
+//	defer c.Close()
+//	s := c.Session(client.User("user-123"))
+//	a, err := s.Add(ctx, &cartv1.AddItemRequest{Line: &cartv1.LineRef{SkuId: "SKU-456"}, Quantity: 2})
+//
+// # The model
+//
+// Decisions are made by pure parts, which are given the time; a thin shell of
+// goroutines feeds them:
+//
+//	regions.go   where calls go: health, round trips, hysteresis
+//	course.go    one call's way through the regions: next region, pause, timeout
+//	budget.go    how many retries and hedges there may be
+//	latency.go   how long reads take
+//	verdict.go   the one table of errors: what may be sent again, and where
+//	token.go     causal tokens
+//	probe.go     shell: Run learns the list of regions, and measures them
+//	call.go      shell: attempts and hedges of one call
+//	watch.go     shell: streams that are opened again
+//	session.go   the calls
+//
+// # Guarantees
+//
+// A mutation has one op id in all its attempts, in whatever region, so it
+// counts once; the caller's own, or one the client draws. It is never hedged.
+//
+// A call of a session sees what the session's earlier calls saw and wrote,
+// or its answer is marked Stale; so read-your-writes, monotonic reads and
+// writes-follow-reads hold across regions, or are known not to. The Stale of
+// an Answer is more than the message's own: the client compares the answer's
+// causal token with what was seen.
+//
+//	what fails                        what a caller meets
+//	a region, connections refused     the next region at once; nothing is taken from the budget
+//	a region, in the midst of a call  the next region at once, with the same op id
+//	a region, without a word          the next region after AttemptTimeout
+//	a shard of a region               the next region; its sessions stay there for DetourFor
+//	all regions                       pauses with jitter, then the last error; at most BudgetShare more load
+//	the list of regions               what is known of it; before that the given address
+//	an edit's outcome is not known    retried; else Error.Unknown and Error.OpID, to try again later
+//
+// What a region that died had not sent on is not seen elsewhere until it is
+// back: edits made meanwhile are Stale, and of concurrent adds to one line the
+// larger sum counts. A session whose writes are lost for good, with all their
+// region's disks, stays Stale: make a new one.
+//
+// # Decisions
+//
+// A session joins the tokens of all answers, so the client reads tokens. To
+// keep only the last one would lose what an earlier region alone has: a third
+// region's answer without it would not be marked. Cost: the form of a token is
+// known in two places; a test against the real handler holds them together,
+// and a form that the client does not know is sent back as it is. Rejected:
+// several Cart-Token headers, which servers refuse.
+//
+// After a Stale answer the session asks regions only for what could be had,
+// and finds out by itself whether an answer lacks more. Asking for all of it
+// would make each call wait, 0.3 s and longer, for a region that is down.
+//
+// Retries and hedges take from one token bucket. What no server saw, a
+// refused connection, takes nothing: it is no load, and it is what most calls
+// meet when a region dies. Rejected: a bound for each call alone, with which
+// an outage multiplies the load by it.
+//
+// A session that was answered elsewhere stays there for DetourFor. One shard
+// of three without a leader makes a third of the calls fail, which is no
+// reason to leave the region, and far more than the budget. The wait for
+// tokens is spared too. Rejected: leaving a region by its share of failures.
+//
+// OVERLOADED sends one call elsewhere, within the budget, and never moves the
+// client: it would bring the whole load to the next region, and overload that.
+//
+// A region is measured by /readyz: one request gives health and round trip,
+// and a region that answers and does not serve is not chosen. Only the time
+// from the last byte sent to the first received counts.
+//
+// There is no vote between calls and probes: failures in a row count, whoever
+// met them, and a call's first failure makes Run look at once.
+//
+// A hedge waits for the p95 of recent reads, remembered in a histogram of
+// quarter octaves; reads that were called off count as long as they had
+// lasted. Explain is not hedged: it is for people. A stale answer does not
+// call the other attempt off.
+//
+// Timeouts of attempts double. A fixed one would make every attempt fail
+// where all regions are slow.
+//
+// Watches take nothing from the budget: each is one stream, however often it
+// is opened, and the pauses between openings grow to BackoffMax.
+//
+// The package imports no other of ours but proto and crdt: what is linked into
+// other people's back ends brings no storage engine with it. Cost: the API's
+// codes are written a second time, in verdict.go; a test compares them.
+package client

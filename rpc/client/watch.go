@@ -1,0 +1,193 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	cartv1 "github.com/samecart/samecart/proto/cart/v1"
+	"github.com/samecart/samecart/proto/cart/v1/cartv1connect"
+)
+
+// Update is the cart after a change.
+type Update struct {
+	Cart   *cartv1.Cart
+	Stale  bool   // it may lack what an earlier Update, or the session, has seen
+	Region string // that sent it
+	Resume string // for a later watch, to go on from here
+}
+
+// Watch returns the cart now and after each change, until ctx ends, the loop
+// is left, or an error is final; that error comes last. A stream that ends is
+// opened again, where calls go at that time, and goes on from the last Update:
+// a cart that was shown is not shown again, and one that lacks what was shown
+// is marked Stale. When calls move to another region, the watch follows.
+//
+// Updates become part of what the session has seen.
+func (s *Session) Watch(ctx context.Context, opts ...Option) iter.Seq2[Update, error] {
+	return func(yield func(Update, error) bool) {
+		var o callOptions
+		for _, set := range opts {
+			set(&o)
+		}
+		w := watch{s: s, resume: o.resume, yield: yield}
+		if w.resume != "" {
+			if err := s.Observe(w.resume); err != nil {
+				w.yield(Update{}, err)
+				return
+			}
+		}
+		own, cancel := s.c.withClosed(ctx)
+		defer cancel()
+		w.run(own)
+		if !w.left && errors.Is(context.Cause(own), ErrClosed) {
+			yield(Update{}, ErrClosed)
+		}
+	}
+}
+
+// watch is one loop over a Watch.
+type watch struct {
+	s      *Session
+	resume string
+	yield  func(Update, error) bool
+	left   bool // the loop's body wants no more, or has the last error
+}
+
+// errElsewhere ends a stream for one in the region where calls go.
+var errElsewhere = errors.New("calls go to another region")
+
+func (w *watch) run(ctx context.Context) {
+	c := w.s.c
+	way := course{cfg: c.cfg}
+	brief := 0 // streams in a row that did not last
+	for {
+		order, _ := c.order("")
+		next := way.next(time.Now(), time.Time{}, order, jitter())
+		if brief > 0 {
+			longest := c.cfg.BackoffMin << min(brief, 16)
+			next.pause = max(next.pause, time.Duration(jitter()*float64(min(longest, c.cfg.BackoffMax))))
+		}
+		if pause(ctx, next.pause) != nil {
+			return
+		}
+		way.began()
+		begun := time.Now()
+		stood, err := w.stream(ctx, next.address)
+		if w.left || ctx.Err() != nil {
+			return
+		}
+		if brief++; time.Since(begun) > c.cfg.CallTimeout {
+			brief = 0
+		}
+		if stood {
+			way = course{cfg: c.cfg} // the region gets another chance before others do
+		}
+		if err == nil {
+			continue
+		}
+		v := judge(err, nil)
+		if v.illness {
+			c.failed(next.address, err.Code)
+		}
+		if v.again == nowhere {
+			w.left = true
+			w.yield(Update{}, err)
+			return
+		}
+		if !stood {
+			way.failed(time.Now(), next.address, v, err.RetryAfter)
+		}
+		tell(c.cfg.Events.Retried, Retried{
+			Procedure: cartv1connect.CartServiceWatchCartProcedure, From: err.Region, Attempt: way.attempts + 1, Why: err,
+		})
+	}
+}
+
+// stream watches at one region until the stream ends; the error is nil when
+// that was in order. stood is true when the region has sent something.
+func (w *watch) stream(ctx context.Context, address string) (stood bool, _ *Error) {
+	c := w.s.c
+	ctx, cancel := context.WithCancelCause(ctx)
+	var following sync.WaitGroup
+	defer following.Wait()
+	defer cancel(nil)
+	following.Go(func() { c.follow(ctx, address, func() { cancel(errElsewhere) }) })
+	// Opening waits for what the token names, as long as a whole call may.
+	opening := time.AfterFunc(c.cfg.CallTimeout, func() { cancel(context.DeadlineExceeded) })
+	defer opening.Stop()
+
+	req := connect.NewRequest(&cartv1.WatchCartRequest{Resume: w.resume})
+	if err := w.s.prepare(ctx, req.Header(), w.s.look().send, read, callOptions{}); err != nil {
+		return false, w.describe(&identityError{err}, address)
+	}
+	stream, err := c.service(address).streams.WatchCart(ctx, req)
+	if err != nil {
+		return false, w.describe(err, address)
+	}
+	defer stream.Close() //nolint:errcheck // it has ended, or cancel ends it
+	region := stream.ResponseHeader().Get("Cart-Region")
+	opening.Stop()
+	for stream.Receive() {
+		if !stood {
+			stood = true
+			c.succeeded(address)
+		}
+		m := stream.Msg()
+		w.resume = m.GetResume()
+		u := Update{Cart: m.GetCart(), Region: region, Resume: w.resume}
+		u.Stale = w.s.shown(w.resume, m.GetCart().GetStale())
+		if !w.yield(u, nil) {
+			w.left = true
+			return stood, nil
+		}
+	}
+	if stream.Err() == nil || errors.Is(context.Cause(ctx), errElsewhere) {
+		return stood, nil
+	}
+	return stood, w.describe(stream.Err(), address)
+}
+
+func (w *watch) describe(err error, address string) *Error {
+	e := describe(err, time.Now())
+	e.Region = w.s.c.label(address)
+	return e
+}
+
+// follow calls end when calls have moved away from a region, or when they have
+// not gone there for ReturnAfter. It does so a moment later, which is spread:
+// all watches of a process must not come to a region at the same time.
+func (c *Client) follow(ctx context.Context, address string, end func()) {
+	patience := c.cfg.ReturnAfter
+	for {
+		chosen, moved := c.chosen(address)
+		if chosen {
+			select {
+			case <-moved:
+			case <-ctx.Done():
+				return
+			}
+			patience = 0
+			continue
+		}
+		if pause(ctx, patience+time.Duration(jitter()*float64(c.cfg.BackoffMax))) != nil {
+			return
+		}
+		if chosen, _ = c.chosen(address); !chosen {
+			end()
+			return
+		}
+	}
+}
+
+// chosen reports whether calls go to a region, and what is closed when they
+// move.
+func (c *Client) chosen(address string) (yes bool, moved <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.regions.current.address == address, c.moved
+}
