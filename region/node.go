@@ -50,6 +50,9 @@ type Config struct {
 	Lead func(ctx context.Context, s *shard.Shard)
 	// Peers tells how the shards led here stand with other regions.
 	Peers func(shard uint32) []*regionv1.StatusResponse_Peer
+	// Repair begins to compare a shard led here with the named region, in the
+	// background. Nil: there is no other region.
+	Repair func(shard uint32, region string) error
 	// Applied is called for each transaction; it must not block.
 	Applied func(shard uint32, a shard.Applied)
 	// Fatal is called when the node must not go on: its state can no longer

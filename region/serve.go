@@ -180,6 +180,13 @@ func (n *Node) onShard(_ context.Context, _ string, payload []byte) ([]byte, err
 			return nil, err
 		}
 		resp.Incarnation = highest
+	case *regionv1.ShardRequest_Repair:
+		if n.cfg.Repair == nil {
+			return nil, fmt.Errorf("node %s knows no other region", n.cfg.Node)
+		}
+		if err := n.cfg.Repair(req.Shard, r.Repair); err != nil {
+			return nil, err
+		}
 	default:
 		return nil, fmt.Errorf("unknown request %T", req.Request)
 	}

@@ -303,6 +303,17 @@ func (r *Router) statesOf(ctx context.Context, s uint32, at []int, cartIDs []str
 	return nil
 }
 
+// Repair makes the leader of every shard compare its carts with the named
+// region now, and exchange those that differ. It returns when all have begun.
+func (r *Router) Repair(ctx context.Context, region string) error {
+	for id := range r.cfg.Shards {
+		if _, err := r.ask(ctx, &regionv1.ShardRequest{Shard: id, Request: &regionv1.ShardRequest_Repair{Repair: region}}); err != nil {
+			return fmt.Errorf("repair shard %d: %w", id, err)
+		}
+	}
+	return nil
+}
+
 // Status returns what each reachable node says of its shards.
 func (r *Router) Status(ctx context.Context) []*regionv1.StatusResponse {
 	var out []*regionv1.StatusResponse

@@ -13,7 +13,7 @@ type batch struct {
 	bytes    int            // estimated encoded size of rows
 	span     int            // estimated size of what was read
 	combined int            // rows that went into another
-	at       crdt.Timestamp // the oldest row's time; 0 when there is none
+	oldest   waitingRow     // at 0 when there is none
 	places   map[lineID]int // the last row of each line, by index in rows
 }
 
@@ -43,8 +43,8 @@ func (b *batch) add(iv crdt.Interval, dotsMax int) {
 		r := iv.Rows[i]
 		n := rowBytes(&r)
 		b.span += n
-		if b.at == 0 || r.At < b.at {
-			b.at = r.At
+		if b.oldest.at == 0 || r.At < b.oldest.at {
+			b.oldest = waitingRow{r.At, r.CartID}
 		}
 		id := lineID{r.CartID, r.Delta.Key}
 		if j, ok := b.places[id]; ok && len(b.rows[j].Delta.Dots)+len(r.Delta.Dots) <= dotsMax {

@@ -25,7 +25,8 @@ type Config struct {
 
 	CallTimeout     time.Duration // of one unary call in proof and repair; > 0
 	RepairPage      int           // carts in one page of a bucket; 1 to BucketLimit
-	RepairCarts     int           // carts in one Join; ≥ 1
+	RepairGroup     int           // own carts searched together for those that differ, about; ≥ 1
+	RepairCarts     int           // carts in one Join; 1 to NewerCartsMax
 	RepairBytes     int           // size of one Join, or one cart; 1 KiB to 4 MiB
 	RepairBandwidth int           // bytes of whole carts a second when no Throttle is shared; > 0
 }
@@ -46,6 +47,7 @@ func DefaultConfig() Config {
 		ProofIdle:       time.Minute,
 		CallTimeout:     10 * time.Second,
 		RepairPage:      512,
+		RepairGroup:     1 << 16, // some 10 MB while it is searched
 		RepairCarts:     256,
 		RepairBytes:     512 << 10,
 		RepairBandwidth: 8 << 20, // leaves most of a 1 Gbit/s link to the edits
@@ -82,7 +84,8 @@ func (c Config) validate() error {
 	atLeast("ProofIdle", c.ProofIdle, c.ProofEvery)
 	atLeast("CallTimeout", c.CallTimeout, time.Microsecond)
 	within("RepairPage", c.RepairPage, 1, BucketLimit)
-	within("RepairCarts", c.RepairCarts, 1, many)
+	within("RepairGroup", c.RepairGroup, 1, SketchItemsMax/2)
+	within("RepairCarts", c.RepairCarts, 1, NewerCartsMax)
 	within("RepairBytes", c.RepairBytes, 1<<10, 4<<20)
 	within("RepairBandwidth", c.RepairBandwidth, 1, many)
 	return errors.Join(errs...)

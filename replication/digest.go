@@ -11,15 +11,22 @@ import (
 //
 // Digests of two regions may differ for good reason: rows of either, or of
 // a third region, are on their way. A slot is repaired only when it differed
-// in two rounds in a row under the same own digest, and the peer had acked
-// before the second round all that the first round's own digest held: then
+// in some rounds in a row under the same own digest, and the peer had acked
+// before each later one all that the first round's own digest held: then
 // nothing of ours is on its way, and the peer lacks something or has more.
 type proof struct {
+	rounds   int // that a slot must differ in; ≥ 2
 	slotLo   uint32
 	last     uint64 // LastSeq of the round before
-	suspects map[uint32]Digest
+	suspects map[uint32]suspect
 	equalAt  []time.Time // per slot; zero: never
 	repaired map[uint32]repairedSlot
+}
+
+// suspect is a slot that differed in the rounds before, under one own digest.
+type suspect struct {
+	own    Digest
+	rounds int
 }
 
 // repairedSlot stops a repair from being repeated for nothing: a slot that
@@ -38,9 +45,9 @@ const repairWaitMax = 16 * time.Minute
 func (p *proof) round(now time.Time, m Proved) (different int, repair []uint32) {
 	n := len(m.Before)
 	if p.slotLo != m.SlotLo || len(p.equalAt) != n {
-		*p = proof{slotLo: m.SlotLo, equalAt: make([]time.Time, n)}
+		*p = proof{rounds: p.rounds, slotLo: m.SlotLo, equalAt: make([]time.Time, n)}
 	}
-	suspects := make(map[uint32]Digest)
+	suspects := make(map[uint32]suspect)
 	for i := range n {
 		slot := m.SlotLo + uint32(i)
 		switch {
@@ -49,10 +56,14 @@ func (p *proof) round(now time.Time, m Proved) (different int, repair []uint32) 
 			delete(p.repaired, slot)
 			continue
 		case m.Before[i] == m.After[i]:
-			suspects[slot] = m.Before[i]
+			s := suspect{m.Before[i], 1}
+			if before, ok := p.suspects[slot]; ok && before.own == s.own {
+				s.rounds += before.rounds
+			}
+			suspects[slot] = s
 		}
 		different++
-		if d, ok := p.suspects[slot]; !ok || d != m.Before[i] || m.After[i] != d {
+		if suspects[slot].rounds < p.rounds {
 			continue
 		}
 		if r, ok := p.repaired[slot]; ok && r.own == m.Before[i] && now.Before(r.next) {

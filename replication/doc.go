@@ -22,14 +22,25 @@
 // # Repair
 //
 // When the log no longer reaches back to the cursor, the origin notes its
-// position, compares a digest per slot, then the digests of the carts in
-// differing slots, sends the carts that differ whole, and moves the cursor
-// to the position after the last join; then it streams on.
+// position, finds the carts that differ, exchanges them, and moves the cursor
+// to the position after the last join; then it streams on. Three steps find and
+// settle the difference, each at a cost that follows it:
+//
+//	digests   one per slot; equal slots are done
+//	sketch    of the carts in the others, a rateless one (package riblt): some
+//	          40 bytes for each cart that differs, however many do not
+//	newer     ids and contexts of those: the peer answers with its whole cart
+//	          where it has seen more, and is sent ours where it has not
+//
+// A peer that cannot answer a sketch, or answers one without end, is compared
+// by a list of its carts in those slots: bounded, 16 bytes and an id each. All of
+// it is throttled, and runs by itself, or when somebody asks (Gossiper.Repair).
 //
 // # Proof
 //
 // While connected, digests are compared again and again: what is equal is
-// recorded with its time, what stays different without a reason is repaired.
+// recorded with its time, what stays different without a reason is repaired,
+// by one of the two: the other waits a round longer.
 // This also closes a partial partition: a region cut off from the origin
 // gets its carts, whole, from a third one that has them.
 //
@@ -40,15 +51,16 @@
 //	peer gone for long            log trimmed by its owner, repair on return
 //	peer wiped, cursor included   first ack is 0: stream, or repair when trimmed
 //	peer lost carts, not cursors  found by proof within two rounds, repaired
-//	peer has more than we         two rounds differ; one repair, then again only after
-//	                              a minute, doubling to 16, or when we change the slot
+//	peer has more than we         found by proof, taken from the peer
+//	peer's digests never agree    repaired again only after a minute, doubling to 16,
+//	                              or when we change the slot
 //	this region lost rows         AheadSeq in Status and an error in the log: it needs a new incarnation
 //
 // # Sources
 //
 // Almeida, Shoker, Baquero arXiv:1603.01529 (delta intervals); Enes et al.
 // ICDE 2019 (efficient synchronisation of state-based CRDTs); DeCandia et al.
-// SOSP 2007 (anti-entropy).
+// SOSP 2007 (anti-entropy); Yang et al. SIGCOMM 2024, arXiv:2402.02668 (sketches).
 //
 // # Decisions
 //
@@ -73,14 +85,20 @@
 // A repair of some slots moves no cursor: rows of the other slots may still
 // be on their way below the position.
 //
-// Digests per slot, then per cart, rather than rateless sketches inside a
-// slot: with 1,024 slots a bucket of a million carts has about a thousand,
-// 16 bytes and an id each; and buckets page, so memory is bounded. Cost: a
-// slot that differs in one cart lists all of its carts.
+// One sketch covers many slots, up to RepairGroup carts. A sketch of few items
+// takes more for each, and every sketch takes round trips. Its parts grow by half
+// of what came, so the last one wastes at most that. Rejected: a sketch a slot;
+// a Merkle tree, whose paths to scattered carts share only their upper levels.
 //
-// A repair sends a cart also when only the peer has news in it: a digest
-// does not tell who is behind. The peer joins it without effect. Fetching the
-// peer's cart first would cost the same bytes.
+// A digest does not tell who is behind, so contexts are compared before carts
+// travel. That is a hint, not a proof: a region can have seen all of our dots
+// without what one of them took out, when the dot came inside another region's
+// line. So what the peer gives is joined here, and only when the result is the
+// peer's cart, unchanged, does the peer have all of ours. Rejected: sending both
+// sides' carts, twice the bytes; trusting contexts, which loses a removal.
+//
+// A repair settles both directions of the carts that both have. Carts that only
+// the peer has are named in its own sketches alone, and come by its own repair.
 //
 // Timestamps from the future are joined but counted (Clocks): refusing
 // them would make regions diverge, adopting them would spread a broken clock.

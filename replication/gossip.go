@@ -74,9 +74,10 @@ func New(log Log, name string, peers []PeerRegion, cfg Config, logger *slog.Logg
 		seen[p.ID] = true
 		g.links = append(g.links, &link{
 			g: g, index: i, region: p,
-			peer:    NewPeer(s, cfg, rand.New(rand.NewPCG(opt.Seed, uint64(p.ID)<<32+uint64(s.Shard)))),
+			peer:    NewPeer(s, p.ID, cfg, rand.New(rand.NewPCG(opt.Seed, uint64(p.ID)<<32+uint64(s.Shard)))),
 			in:      make(chan Message),
 			poke:    make(chan struct{}, 1),
+			ask:     make(chan struct{}, 1),
 			started: time.Now(),
 			end:     func() {},
 			logger:  g.logger.With(slog.String("peer", p.Name)),
@@ -124,6 +125,21 @@ func (g *Gossiper) Poke(region crdt.RegionID) {
 	}
 }
 
+// Repair compares all slots with the given region now, in the background; what
+// comes of it is in Status and in Events. It fails when there is no such peer.
+func (g *Gossiper) Repair(region string) error {
+	for _, l := range g.links {
+		if l.region.Name == region {
+			select {
+			case l.ask <- struct{}{}:
+			default: // one is waiting already
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is no peer of region %q", region, g.name)
+}
+
 // Status returns how the shard stands with every peer region. It is safe
 // for concurrent use.
 func (g *Gossiper) Status() []Status {
@@ -158,6 +174,7 @@ type link struct {
 	peer   *Peer
 	in     chan Message // from the stream, the proof and the repair
 	poke   chan struct{}
+	ask    chan struct{} // for a repair
 	logger *slog.Logger
 
 	out  []Message // reused
@@ -168,7 +185,8 @@ type link struct {
 	mu      sync.Mutex
 	started time.Time
 	status  Status
-	oldest  crdt.Timestamp
+	oldest  waitingRow
+	lags    lags
 }
 
 // run drives the Peer: one goroutine, so the Peer needs no lock.
@@ -202,6 +220,8 @@ func (l *link) run(ctx context.Context) error {
 			l.step(ctx, m)
 		case <-l.poke:
 			l.step(ctx, Poked{})
+		case <-l.ask:
+			l.step(ctx, Asked{})
 		case <-timer.C:
 			l.step(ctx, nil)
 		}
@@ -253,9 +273,9 @@ func (l *link) do(ctx context.Context, m Message) {
 	case Prove:
 		l.work.Go(func() { l.post(ctx, prove(ctx, l.g.log, l.region.Transport, l.g.cfg.CallTimeout)) })
 	case Repair:
-		l.logger.Info("repair begins", slog.Int("slots", len(m.Slots)), slog.Bool("all", m.Slots == nil))
+		l.logger.Info("repair begins", slog.Int("slots", len(m.Slots)), slog.Bool("all", m.Slots == nil), slog.Bool("cursor", m.Cursor))
 		r := repairer{log: l.g.log, tr: l.region.Transport, hello: l.hello(), cfg: l.g.cfg, pause: l.pause}
-		l.work.Go(func() { l.post(ctx, r.run(ctx, m.Slots)) })
+		l.work.Go(func() { l.post(ctx, r.run(ctx, m)) })
 	default:
 		panic(fmt.Sprintf("replication: %T is no output of a Peer", m))
 	}
@@ -359,21 +379,28 @@ func (l *link) tell(in Message) {
 		if m.Err != nil {
 			l.logger.Warn("repair ended", slog.Int("carts", m.Carts), slog.Any("err", m.Err))
 		} else {
-			l.logger.Info("repair done", slog.Int("carts", m.Carts), slog.Uint64("seq", m.Position))
+			l.logger.Info("repair done", slog.Int("carts", m.Carts), slog.Int("taken", m.Taken), slog.Int("bytes", m.Bytes+m.TakenBytes),
+				slog.Int("search_bytes", m.Search), slog.Uint64("seq", m.Position))
 		}
 		if e.Repaired != nil {
-			e.Repaired(RepairDone{b, m.Carts, m.Bytes, m.Err})
+			e.Repaired(RepairDone{
+				Between: b, Carts: m.Carts, Bytes: m.Bytes, Taken: m.Taken, TakenBytes: m.TakenBytes, Search: m.Search, Err: m.Err,
+			})
 		}
 	}
 }
 
 // publish makes the new Status visible and reports what changed.
-func (l *link) publish(before Status, oldest crdt.Timestamp) {
+func (l *link) publish(before Status, oldest waitingRow) {
 	now := time.Now()
-	s, at := l.peer.snapshot()
+	s, waiting := l.peer.snapshot()
 	s.Region, s.Name = l.region.ID, l.region.Name
+	delivered := l.peer.known && before.Connected && s.AckedSeq > before.AckedSeq
 	l.mu.Lock()
-	l.status, l.oldest = s, at
+	l.status, l.oldest = s, waiting
+	if delivered {
+		l.lags.add(lagSample{now, age(now, oldest.at), oldest.cart})
+	}
 	l.mu.Unlock()
 
 	e, b := l.g.events, l.between()
@@ -394,8 +421,8 @@ func (l *link) publish(before Status, oldest crdt.Timestamp) {
 		e.Proved(ProofDone{b, len(l.peer.proof.equalAt), s.DifferentSlots, nil})
 	}
 	if l.peer.known && (s.AckedSeq != before.AckedSeq || s.Connected && !before.Connected) {
-		if e.Delivered != nil && s.AckedSeq > before.AckedSeq && before.Connected {
-			e.Delivered(Delivered{b, s.AckedSeq, age(now, oldest)})
+		if e.Delivered != nil && delivered {
+			e.Delivered(Delivered{b, s.AckedSeq, age(now, oldest.at)})
 		}
 		l.g.ackedBy(l.index, s.AckedSeq)
 	}
@@ -405,12 +432,13 @@ func (l *link) publish(before Status, oldest crdt.Timestamp) {
 func (l *link) snapshot(now time.Time) Status {
 	l.mu.Lock()
 	s, oldest, started := l.status, l.oldest, l.started
+	s.Lags = l.lags.stats(now, oldest)
 	l.mu.Unlock()
 	s.Stream, s.Region, s.Name = l.g.log.Stream(), l.region.ID, l.region.Name
 	s.LastSeq = max(s.LastSeq, l.g.log.LastSeq())
 	switch {
-	case oldest != 0:
-		s.Lag = age(now, oldest)
+	case oldest.at != 0:
+		s.Lag = age(now, oldest.at)
 	case s.AckedSeq < s.LastSeq && !s.Connected:
 		s.Lag = max(0, now.Sub(started))
 	}

@@ -2,8 +2,10 @@ package replication
 
 import (
 	"context"
+	"errors"
 
 	"github.com/samecart/samecart/crdt"
+	"github.com/samecart/samecart/replication/riblt"
 )
 
 // Version is the version of the protocol between regions that this build
@@ -26,6 +28,12 @@ type CartDigest struct {
 type WholeCart struct {
 	CartID string
 	Data   []byte
+}
+
+// Seen is a cart as one side has seen it.
+type Seen struct {
+	CartID  string
+	Context crdt.CausalContext
 }
 
 // Hello says which stream of which region a sender speaks for.
@@ -73,7 +81,13 @@ type Log interface {
 	Bucket(ctx context.Context, slot uint32, after string, limit int) (carts []CartDigest, more bool, err error)
 	// States returns whole carts. A cart that is gone is left out or has no data.
 	States(ctx context.Context, cartIDs []string) ([]WholeCart, error)
+	// JoinCarts commits a peer's whole carts here.
+	JoinCarts(ctx context.Context, carts []WholeCart) error
 }
+
+// ErrUnsupported is wrapped by a Transport when the peer does not answer such a
+// call: its version does not know it, or the answer would take too much.
+var ErrUnsupported = errors.New("the peer does not answer such a call")
 
 // Transport reaches one peer region. All methods are safe for concurrent
 // use and return when ctx ends.
@@ -84,6 +98,13 @@ type Transport interface {
 	// Digests, Bucket are those of Log, for the peer's carts.
 	Digests(ctx context.Context, lo, hi uint32) ([]Digest, error)
 	Bucket(ctx context.Context, slot uint32, after string, limit int) (carts []CartDigest, more bool, err error)
+	// Sketch opens a sketch of the digests of the peer's carts in the given
+	// slots, made with the given key.
+	Sketch(ctx context.Context, key riblt.Key, slots []uint32) (SketchStream, error)
+	// Newer returns the peer's whole cart where it has seen all that the asker
+	// has, and more, and nil where it has not: for the first of the given
+	// carts, at least one, as many as one answer takes.
+	Newer(ctx context.Context, carts []Seen) ([][]byte, error)
 	// Join hands over whole carts; then, unless cursor is 0, it moves the
 	// peer's cursor of hello's stream up to it. It returns when the peer
 	// has committed both.
@@ -99,6 +120,13 @@ type Transport interface {
 type PushStream interface {
 	Send(iv crdt.Interval) error
 	Recv() (Ack, error)
+	Close() error
+}
+
+// SketchStream is a sketch that grows as it is asked to. For one goroutine.
+type SketchStream interface {
+	// Next returns the next n coded symbols, as riblt.Encoder encodes them.
+	Next(n int) ([]byte, error)
 	Close() error
 }
 

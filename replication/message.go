@@ -6,7 +6,7 @@ import (
 
 // Message is what goes into and comes out of a Peer.
 //
-//	in:  Appended Acknowledged Sent Lost Read Proved Repaired Poked
+//	in:  Appended Acknowledged Sent Lost Read Proved Repaired Poked Asked
 //	out: Open Close Send ReadLog Prove Repair
 type Message interface{ message() }
 
@@ -56,11 +56,19 @@ type Repaired struct {
 	Own      map[uint32]Digest
 	Carts    int // whole carts sent
 	Bytes    int // their size
-	Err      error
+	// Taken is the number of the peer's whole carts that were joined here,
+	// TakenBytes their size.
+	Taken, TakenBytes int
+	// Search is what it took to find them: digests, symbols, contexts; in bytes.
+	Search int
+	Err    error
 }
 
 // Poked says that the way to the peer may be open again: try now.
 type Poked struct{}
+
+// Asked says that somebody wants all slots compared and repaired now.
+type Asked struct{}
 
 // Open asks for a new stream, known as Gen.
 type Open struct{ Gen uint64 }
@@ -86,9 +94,13 @@ type ReadLog struct {
 // Prove asks for a comparison of digests.
 type Prove struct{}
 
-// Repair asks for whole carts to be sent: of the slots given, or of all
-// when Slots is nil.
-type Repair struct{ Slots []uint32 }
+// Repair asks for carts to be exchanged: of the slots given, or of all when
+// Slots is nil. Cursor says that the peer's cursor is to move afterwards; it
+// comes with all slots.
+type Repair struct {
+	Slots  []uint32
+	Cursor bool
+}
 
 func (Appended) message()     {}
 func (Acknowledged) message() {}
@@ -98,6 +110,7 @@ func (Read) message()         {}
 func (Proved) message()       {}
 func (Repaired) message()     {}
 func (Poked) message()        {}
+func (Asked) message()        {}
 func (Open) message()         {}
 func (Close) message()        {}
 func (Send) message()         {}

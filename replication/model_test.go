@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/samecart/samecart/crdt"
+	"github.com/samecart/samecart/replication/riblt"
 )
 
 // The model: three regions of real carts, two shards each, every Peer real,
@@ -35,6 +36,7 @@ type modelRegion struct {
 	carts   map[string]*crdt.Cart
 	digests map[string]Digest
 	cursors map[crdt.Stream]uint64
+	lie     Digest // what Digests adds to the truth
 	logs    [modelShards]*modelLog
 }
 
@@ -63,6 +65,9 @@ func (r *modelRegion) cart(id string) *crdt.Cart {
 
 func (r *modelRegion) Digests(_ context.Context, lo, hi uint32) ([]Digest, error) {
 	out := make([]Digest, hi-lo)
+	for i := range out {
+		out[i] = r.lie
+	}
 	for id, d := range r.digests {
 		if s := slotOf(id); s >= lo && s < hi {
 			for i := range d {
@@ -218,13 +223,71 @@ func (f far) Join(_ context.Context, carts []WholeCart, h Hello, cursor uint64) 
 	return f.pass() // the answer may be lost, too
 }
 
+func (f far) Sketch(ctx context.Context, key riblt.Key, slots []uint32) (SketchStream, error) {
+	if err := f.pass(); err != nil {
+		return nil, err
+	}
+	if f.l.w.oldPeers {
+		return nil, ErrUnsupported
+	}
+	enc, err := NewSketch(ctx, f.l.to, key, slots)
+	return sketchFake{enc, f.pass}, err
+}
+
+// sketchFake is a sketch with a network before it.
+type sketchFake struct {
+	enc  *riblt.Encoder
+	pass func() error
+}
+
+func (s sketchFake) Next(n int) ([]byte, error) {
+	if err := s.pass(); err != nil {
+		return nil, err
+	}
+	return s.enc.Append(nil, n), nil
+}
+
+func (sketchFake) Close() error { return nil }
+
+func (f far) Newer(ctx context.Context, carts []Seen) ([][]byte, error) {
+	if err := f.pass(); err != nil {
+		return nil, err
+	}
+	if f.l.w.oldPeers {
+		return nil, ErrUnsupported
+	}
+	return Newer(ctx, f.l.to, carts, 300)
+}
+
 func (f far) Push(context.Context, Hello) (PushStream, error) { return nil, errCut }
+
+// Fetch is Sink's.
+func (r *modelRegion) Fetch(ctx context.Context, ids []string) ([]WholeCart, error) {
+	out := make([]WholeCart, 0, len(ids))
+	for _, id := range ids {
+		c := WholeCart{CartID: id}
+		if have, err := r.States(ctx, []string{id}); err != nil {
+			return nil, err
+		} else if len(have) > 0 {
+			c = have[0]
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
 
 // near is the origin's side of a call.
 type near struct {
 	*modelRegion
 	l     *modelLog
 	yield func(Message) bool
+}
+
+func (n near) JoinCarts(_ context.Context, carts []WholeCart) error {
+	n.yield(nil)
+	n.w.taken += len(carts)
+	n.joinCarts(carts)
+	return nil
 }
 
 func (n near) Stream() crdt.Stream { return n.l.stream }
@@ -252,8 +315,11 @@ type world struct {
 	cuts    map[[2]crdt.RegionID]bool
 	oracle  map[string]*crdt.Cart
 	carts   int // whole carts sent
-	lossy   bool
-	out     []Message
+	taken   int // whole carts taken from the peer
+	// oldPeers know neither sketches nor contexts.
+	oldPeers bool
+	lossy    bool
+	out      []Message
 }
 
 // zombie is an interval of a stream that its sender has given up.
@@ -272,14 +338,14 @@ func modelConfig(seed uint64) Config {
 	c.BatchBytesMax, c.SpanBytesMax = 1<<10, 4<<10
 	c.WindowBytes, c.WindowIntervals = 2<<10, 3
 	c.RowDotsMax = 5
-	c.RepairPage, c.RepairCarts, c.RepairBytes = 2, 2, 1<<10
+	c.RepairPage, c.RepairGroup, c.RepairCarts, c.RepairBytes = 2, 3, 2, 1<<10
 	return c
 }
 
 func newWorld(t testing.TB, seed uint64) *world {
 	w := &world{
 		t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), now: time.UnixMilli(1_700_000_000_000),
-		cfg: modelConfig(seed), cuts: make(map[[2]crdt.RegionID]bool), oracle: make(map[string]*crdt.Cart),
+		cfg: modelConfig(seed), oldPeers: seed%5 == 4, cuts: make(map[[2]crdt.RegionID]bool), oracle: make(map[string]*crdt.Cart),
 	}
 	for id := range crdt.RegionID(3) {
 		r := &modelRegion{w: w, id: id + 1, carts: make(map[string]*crdt.Cart),
@@ -367,7 +433,7 @@ func (l *modelLink) lead() {
 		c.stop()
 	}
 	l.calls, l.reads = nil, nil
-	l.peer = NewPeer(l.log.stream, l.w.cfg, rand.New(rand.NewPCG(l.w.rng.Uint64(), 1)))
+	l.peer = NewPeer(l.log.stream, l.to.id, l.w.cfg, rand.New(rand.NewPCG(l.w.rng.Uint64(), 1)))
 	l.step(Appended{l.log.last()})
 }
 
@@ -416,7 +482,7 @@ func (l *modelLink) step(in Message) {
 				r := repairer{log: n, tr: f, cfg: w.cfg,
 					hello: Hello{Version: Version, Stream: l.log.stream},
 					pause: func(context.Context, int) error { return f.pass() }}
-				return r.run(context.Background(), m.Slots)
+				return r.run(context.Background(), m)
 			})
 		default:
 			w.fatalf("unexpected %T", m)

@@ -23,7 +23,7 @@ const (
 type flight struct {
 	hi    uint64
 	bytes int
-	at    crdt.Timestamp // the oldest row's time
+	first waitingRow // the oldest row
 }
 
 // Peer decides what one shard sends to one peer region, and when: it is the
@@ -57,9 +57,9 @@ type Peer struct {
 	readID      uint64 // of the last ReadLog
 	reading     bool
 
-	// The oldest unacked row's time, for when no flight or batch tells it.
-	oldestSeq  uint64 // the row that oldestAt belongs to
-	oldestAt   crdt.Timestamp
+	// The oldest unacked row, for when no flight or batch tells it.
+	oldestSeq  uint64
+	oldestRow  waitingRow
 	peeking    bool
 	peekFailed uint64 // acked + 1 when a peek found nothing
 
@@ -86,15 +86,22 @@ type Peer struct {
 // counters count since the Peer was made.
 type counters struct {
 	repairs, repairedCarts           uint64
+	takenCarts                       uint64
 	rowsSent, rowsCombined           uint64
 	intervalsSent, bytesSent, proofs uint64
 	fails                            uint64
 }
 
-// NewPeer returns a Peer for the given log stream; r decides its jitter and
-// is its own. The Config must be valid.
-func NewPeer(s crdt.Stream, cfg Config, r *rand.Rand) *Peer {
-	return &Peer{cfg: cfg, stream: s, rand: r}
+// NewPeer returns a Peer for the given log stream and the peer region to; r
+// decides its jitter and is its own. The Config must be valid.
+func NewPeer(s crdt.Stream, to crdt.RegionID, cfg Config, r *rand.Rand) *Peer {
+	p := &Peer{cfg: cfg, stream: s, rand: r}
+	p.proof.rounds = 2
+	if s.Region > to {
+		// A repair makes both ends equal: one of them goes first.
+		p.proof.rounds = 3
+	}
+	return p
 }
 
 // Step feeds one message in and appends the replies to out. It never
@@ -127,6 +134,8 @@ func (p *Peer) Step(now time.Time, in Message, out []Message) []Message {
 		out = p.proved(now, m, out)
 	case Repaired:
 		p.repaired(now, m)
+	case Asked:
+		out = p.asked(out)
 	case Poked:
 		out = p.poked(now, out)
 	default:
@@ -188,7 +197,7 @@ func (p *Peer) advance(now time.Time, out []Message) []Message {
 	case repairing:
 		if !p.repairRuns {
 			p.repairRuns, p.repairAll = true, true
-			out = append(out, Repair{})
+			out = append(out, Repair{Cursor: true})
 		}
 	}
 	if p.phase != streaming {
@@ -209,7 +218,7 @@ func (p *Peer) flow(now time.Time, out []Message) []Message {
 		if len(p.flights) == 0 {
 			p.heardAt = now
 		}
-		p.flights = append(p.flights, flight{b.hi, b.bytes, b.at})
+		p.flights = append(p.flights, flight{b.hi, b.bytes, b.oldest})
 		p.flightBytes += b.bytes
 		p.sending = true
 		out = append(out, Send{p.gen, b.take(p.stream)})
@@ -294,8 +303,8 @@ func (p *Peer) stallAfter() time.Duration { return p.cfg.StallAfter << min(p.sta
 
 // drop forgets what the stream held; the log still has it.
 func (p *Peer) drop() {
-	if at := p.oldest(); at != 0 {
-		p.oldestSeq, p.oldestAt = p.acked+1, at
+	if row := p.oldest(); row.at != 0 {
+		p.oldestSeq, p.oldestRow = p.acked+1, row
 	}
 	p.flights, p.flightBytes = p.flights[:0], 0
 	p.batch.reset(p.acked)
@@ -321,7 +330,8 @@ func (p *Peer) read(now time.Time, m Read, out []Message) []Message {
 	if p.peeking {
 		p.peeking = false
 		if m.Err == nil && m.OK && len(m.Interval.Rows) > 0 && m.Interval.Lo == p.acked {
-			p.oldestSeq, p.oldestAt = p.acked+1, m.Interval.Rows[0].At
+			first := &m.Interval.Rows[0]
+			p.oldestSeq, p.oldestRow = p.acked+1, waitingRow{first.At, first.CartID}
 		} else {
 			p.peekFailed = p.acked + 1
 		}
@@ -357,20 +367,26 @@ func (p *Peer) peek(out []Message) []Message {
 	return append(out, ReadLog{p.readID, p.acked, 1})
 }
 
-// oldest returns the oldest unacked row's time; 0 when there is none or it
-// is not known.
-func (p *Peer) oldest() crdt.Timestamp {
+// waitingRow is when a row was written, and whose it is.
+type waitingRow struct {
+	at   crdt.Timestamp
+	cart string
+}
+
+// oldest returns the oldest unacked row; its time is 0 when there is none or
+// it is not known.
+func (p *Peer) oldest() waitingRow {
 	switch {
 	case p.acked >= p.last:
-		return 0
+		return waitingRow{}
 	case len(p.flights) > 0:
-		return p.flights[0].at
-	case p.batch.at != 0:
-		return p.batch.at
+		return p.flights[0].first
+	case p.batch.oldest.at != 0:
+		return p.batch.oldest
 	case p.oldestSeq == p.acked+1:
-		return p.oldestAt
+		return p.oldestRow
 	}
-	return 0
+	return waitingRow{}
 }
 
 // poked tries at once. A stream that has been silent with unacked intervals,
@@ -407,6 +423,16 @@ func (p *Peer) scheduleProof(now time.Time) {
 	p.proofNext = now.Add(max(p.cfg.ProofIdle, p.cfg.ProofEvery*3/4+jitter))
 }
 
+// asked begins a repair of all slots beside the stream. One that runs already,
+// or that comes when the stream cannot go on, is as good.
+func (p *Peer) asked(out []Message) []Message {
+	if p.repairRuns || p.phase == repairing {
+		return out
+	}
+	p.repairRuns, p.repairAll = true, false
+	return append(out, Repair{})
+}
+
 // proved takes one comparison, and repairs what it shows.
 func (p *Peer) proved(now time.Time, m Proved, out []Message) []Message {
 	p.proving = false
@@ -422,13 +448,14 @@ func (p *Peer) proved(now time.Time, m Proved, out []Message) []Message {
 		return out
 	}
 	p.repairRuns, p.repairAll = true, false
-	return append(out, Repair{slots})
+	return append(out, Repair{Slots: slots})
 }
 
 // repaired takes the end of a repair.
 func (p *Peer) repaired(now time.Time, m Repaired) {
 	p.repairRuns = false
 	p.stats.repairedCarts += uint64(m.Carts)
+	p.stats.takenCarts += uint64(m.Taken)
 	if m.Err == nil {
 		p.stats.repairs++
 		p.proof.repairDone(now, m.Own, p.cfg.ProofIdle)

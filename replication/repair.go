@@ -1,46 +1,23 @@
 package replication
 
 import (
+	"bytes"
 	"context"
 	"fmt"
-	"strings"
-	"sync"
+	"slices"
 	"time"
+
+	"github.com/samecart/samecart/crdt"
 )
 
-// Throttle spreads bytes over time. One may be shared by the Gossipers of a
-// node, so that the repair of many shards takes no more than its share of
-// the network. It is safe for concurrent use.
-type Throttle struct {
-	perSecond int
-
-	mu   sync.Mutex
-	free time.Time // when everything taken so far is paid for
-}
-
-// NewThrottle returns a Throttle of the given bytes a second; > 0.
-func NewThrottle(bytesPerSecond int) *Throttle {
-	return &Throttle{perSecond: max(1, bytesPerSecond)}
-}
-
-// take books n bytes and returns how long to wait before sending more.
-func (t *Throttle) take(now time.Time, n int) time.Duration {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.free.Before(now) {
-		t.free = now
-	}
-	t.free = t.free.Add(time.Duration(float64(n) / float64(t.perSecond) * float64(time.Second)))
-	return t.free.Sub(now)
-}
-
-// repairer gives one peer the whole carts that it lacks.
+// repairer makes one peer equal in what this region has, and takes what the
+// peer has more of the same carts.
 type repairer struct {
 	log   Log
 	tr    Transport
 	hello Hello
 	cfg   Config
-	// pause waits after n bytes were sent.
+	// pause waits after n bytes were sent or received.
 	pause func(ctx context.Context, n int) error
 
 	out   []WholeCart // waiting to be sent
@@ -48,23 +25,26 @@ type repairer struct {
 	done  Repaired
 }
 
-// run compares the given slots (nil: all) and sends what differs.
+// run compares the slots of m, sends what the peer lacks and joins what this
+// region lacks of the same carts.
 //
 //	I1  The position is read before the digests, and the cursor moves to it
 //	    after the last join: what happened since is in the log after it.
 //	    It moves only when all slots were gone through: a row of a slot left
 //	    out may still be on its way.
-//	I2  A cart is sent when its digest there is another or missing. So a
-//	    peer equal in a slot is sent nothing of it, and carts that only the
-//	    peer has are left to the peer's own streams.
-//	I3  Memory: one page of each side, one Join.
-func (r *repairer) run(ctx context.Context, slots []uint32) Repaired {
+//	I2  A cart is sent when its digest there is another or missing, unless the
+//	    peer's, joined with ours, is the peer's still: then nothing of ours is
+//	    missing there. Contexts only say who goes first: a peer that has seen
+//	    all of our dots may still hold what one of them took out.
+//	I3  Carts that only the peer has are left to the peer's own repair.
+//	I4  Memory: the digests of one group, one chunk of whole carts, one Join.
+func (r *repairer) run(ctx context.Context, m Repair) Repaired {
 	r.done = Repaired{Position: r.log.LastSeq(), Own: make(map[uint32]Digest)}
-	r.done.Err = r.slots(ctx, slots)
+	r.done.Err = r.slots(ctx, m)
 	return r.done
 }
 
-func (r *repairer) slots(ctx context.Context, slots []uint32) error {
+func (r *repairer) slots(ctx context.Context, m Repair) error {
 	lo, hi := r.log.Slots()
 	own, err := r.digests(ctx, r.log, lo, hi)
 	if err != nil {
@@ -74,31 +54,39 @@ func (r *repairer) slots(ctx context.Context, slots []uint32) error {
 	if err != nil {
 		return fmt.Errorf("read the peer's digests of slots %d to %d: %w", lo, hi, err)
 	}
-	visit := func(slot uint32) error {
+	r.done.Search += len(Digest{}) * len(theirs)
+	slots := m.Slots
+	if slots == nil {
+		for slot := lo; slot < hi; slot++ {
+			slots = append(slots, slot)
+		}
+	}
+	var g group
+	for _, slot := range slots {
 		if slot < lo || slot >= hi || own[slot-lo] == theirs[slot-lo] {
-			return nil
+			continue
 		}
 		r.done.Own[slot] = own[slot-lo]
-		if own[slot-lo] == (Digest{}) {
-			return nil // nothing to give
+		switch (Digest{}) {
+		case own[slot-lo]: // nothing to give
+			continue
+		case theirs[slot-lo]: // nothing there to compare with
+			err = r.giveSlot(ctx, slot)
+		default:
+			err = r.listOwn(ctx, slot, &g)
 		}
-		if err := r.slot(ctx, slot); err != nil {
+		if err == nil && len(g.carts) >= r.cfg.RepairGroup {
+			err = r.group(ctx, &g)
+		}
+		if err != nil {
 			return fmt.Errorf("repair slot %d: %w", slot, err)
 		}
-		return nil
 	}
-	if slots != nil {
-		for _, slot := range slots {
-			if err := visit(slot); err != nil {
-				return err
-			}
-		}
+	if err := r.group(ctx, &g); err != nil {
+		return err
+	}
+	if !m.Cursor {
 		return r.flush(ctx, 0)
-	}
-	for slot := lo; slot < hi; slot++ {
-		if err := visit(slot); err != nil {
-			return err
-		}
 	}
 	return r.flush(ctx, r.done.Position)
 }
@@ -109,53 +97,179 @@ func (r *repairer) digests(ctx context.Context, d digester, lo, hi uint32) ([]Di
 	return digests(ctx, d, lo, hi)
 }
 
-// slot goes through both sides of one slot in the order of the cart ids.
-func (r *repairer) slot(ctx context.Context, slot uint32) error {
+// giveSlot sends all carts of a slot that is empty at the peer.
+func (r *repairer) giveSlot(ctx context.Context, slot uint32) error {
 	own := pager{from: r.log, slot: slot, cfg: r.cfg}
-	theirs := pager{from: r.tr, slot: slot, cfg: r.cfg}
-	t, more, err := theirs.next(ctx)
-	if err != nil {
-		return err
+	for ok := true; ok; {
+		var ids []string
+		for len(ids) < r.cfg.RepairCarts {
+			c, more, err := own.next(ctx)
+			if err != nil {
+				return err
+			}
+			if ok = more; !ok {
+				break
+			}
+			ids = append(ids, c.CartID)
+		}
+		if err := r.give(ctx, ids); err != nil {
+			return err
+		}
 	}
-	var ids []string
-	for {
-		c, ok, err := own.next(ctx)
+	return nil
+}
+
+// give sends carts, whatever the peer has of them.
+func (r *repairer) give(ctx context.Context, ids []string) error {
+	for part := range slices.Chunk(ids, r.cfg.RepairCarts) {
+		carts, err := r.states(ctx, part)
 		if err != nil {
 			return err
 		}
-		if !ok {
-			return r.send(ctx, ids)
-		}
-		for more && t.CartID < c.CartID {
-			if t, more, err = theirs.next(ctx); err != nil {
-				return err
-			}
-		}
-		if more && t == c {
-			continue
-		}
-		if ids = append(ids, c.CartID); len(ids) == r.cfg.RepairCarts {
-			if err := r.send(ctx, ids); err != nil {
-				return err
-			}
-			ids = ids[:0]
+		if err := r.send(ctx, carts); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
-// send reads whole carts and sends every full Join.
-func (r *repairer) send(ctx context.Context, ids []string) error {
-	if len(ids) == 0 {
-		return nil
-	}
+// states reads whole carts; those that are gone are left out.
+func (r *repairer) states(ctx context.Context, ids []string) ([]WholeCart, error) {
 	carts, err := r.log.States(ctx, ids)
 	if err != nil {
-		return fmt.Errorf("read %d carts from %q: %w", len(ids), ids[0], err)
+		return nil, fmt.Errorf("read %d carts from %q: %w", len(ids), ids[0], err)
 	}
-	for _, c := range carts {
-		if len(c.Data) == 0 {
-			continue
+	return slices.DeleteFunc(carts, func(c WholeCart) bool { return len(c.Data) == 0 }), nil
+}
+
+// exchange settles carts that differ: each goes the way that it lacks, or
+// both.
+func (r *repairer) exchange(ctx context.Context, ids []string) error {
+	for part := range slices.Chunk(ids, r.cfg.RepairCarts) {
+		carts, err := r.states(ctx, part)
+		if err != nil {
+			return err
 		}
+		news, err := r.newer(ctx, carts)
+		if err != nil {
+			return err
+		}
+		var give, take []WholeCart
+		for i, c := range carts {
+			if news[i] == nil {
+				give = append(give, c)
+			} else {
+				take = append(take, WholeCart{c.CartID, news[i]})
+			}
+		}
+		behind, err := r.take(ctx, take)
+		if err != nil {
+			return err
+		}
+		if err := r.send(ctx, append(give, behind...)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newer asks the peer for those of the carts that it has seen more of: one
+// answer a cart, nil for the others.
+func (r *repairer) newer(ctx context.Context, carts []WholeCart) (news [][]byte, err error) {
+	seen := make([]Seen, len(carts))
+	for i, c := range carts {
+		s, err := crdt.DecodeState(c.Data)
+		if err != nil {
+			return nil, fmt.Errorf("decode own cart %q: %w", c.CartID, err)
+		}
+		seen[i] = Seen{c.CartID, s.Cart.Context}
+		r.done.Search += len(c.CartID) + len(s.Cart.Context.Encode(nil))
+	}
+	for len(news) < len(carts) {
+		some, err := r.askNewer(ctx, seen[len(news):])
+		if isUnsupported(err) {
+			return make([][]byte, len(carts)), nil // all are given
+		}
+		if err != nil {
+			return nil, fmt.Errorf("compare %d carts from %q: %w", len(seen)-len(news), seen[len(news)].CartID, err)
+		}
+		news = append(news, some...)
+	}
+	return news, nil
+}
+
+func (r *repairer) askNewer(ctx context.Context, seen []Seen) ([][]byte, error) {
+	call, cancel := context.WithTimeout(ctx, r.cfg.CallTimeout)
+	defer cancel()
+	some, err := r.tr.Newer(call, seen)
+	if err != nil {
+		return nil, err
+	}
+	// Without this a peer could keep a repair going for ever.
+	if len(some) == 0 || len(some) > len(seen) {
+		return nil, fmt.Errorf("%w: %d answers for %d carts", ErrRefused, len(some), len(seen))
+	}
+	n := 0
+	for _, data := range some {
+		n += len(data)
+	}
+	return some, r.pause(ctx, n)
+}
+
+// take joins the peer's carts here and returns those of which the peer lacks
+// something all the same: see I2.
+func (r *repairer) take(ctx context.Context, carts []WholeCart) (behind []WholeCart, err error) {
+	if len(carts) == 0 {
+		return nil, nil
+	}
+	limits := DefaultLimits()
+	limits.Now = time.Now()
+	if _, err := ValidateCarts(carts, limits); err != nil {
+		return nil, err
+	}
+	if err := r.log.JoinCarts(ctx, carts); err != nil {
+		return nil, fmt.Errorf("join the peer's %d carts from %q: %w", len(carts), carts[0].CartID, err)
+	}
+	ids := make([]string, len(carts))
+	theirs := make(map[string][]byte, len(carts))
+	for i, c := range carts {
+		ids[i], theirs[c.CartID] = c.CartID, c.Data
+		r.done.Taken++
+		r.done.TakenBytes += len(c.Data)
+	}
+	joined, err := r.states(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range joined {
+		same, err := sameCart(c.Data, theirs[c.CartID])
+		if err != nil {
+			return nil, fmt.Errorf("compare cart %q: %w", c.CartID, err)
+		}
+		if !same {
+			behind = append(behind, c)
+		}
+	}
+	return behind, nil
+}
+
+// sameCart compares the carts of two states. What is remembered of requests
+// beside them is forgotten in each region by its own clock.
+func sameCart(a, b []byte) (bool, error) {
+	if bytes.Equal(a, b) {
+		return true, nil
+	}
+	sa, err := crdt.DecodeState(a)
+	if err != nil {
+		return false, err
+	}
+	sb, err := crdt.DecodeState(b)
+	return err == nil && sa.Cart.Equal(sb.Cart), err
+}
+
+// send puts carts into Joins and sends every full one.
+func (r *repairer) send(ctx context.Context, carts []WholeCart) error {
+	for _, c := range carts {
 		n := len(c.CartID) + len(c.Data)
 		if len(r.out) > 0 && (r.bytes+n > r.cfg.RepairBytes || len(r.out) == r.cfg.RepairCarts) {
 			if err := r.flush(ctx, 0); err != nil {
@@ -182,48 +296,5 @@ func (r *repairer) flush(ctx context.Context, cursor uint64) error {
 	r.done.Carts += len(r.out)
 	r.done.Bytes += n
 	r.out, r.bytes = nil, 0
-	if n == 0 {
-		return nil
-	}
 	return r.pause(ctx, n)
-}
-
-// pager lists one slot page by page.
-type pager struct {
-	from digester
-	slot uint32
-	cfg  Config
-
-	page  []CartDigest
-	after string
-	end   bool
-}
-
-func (p *pager) next(ctx context.Context) (CartDigest, bool, error) {
-	if len(p.page) == 0 && !p.end {
-		ctx, cancel := context.WithTimeout(ctx, p.cfg.CallTimeout)
-		defer cancel()
-		page, more, err := p.from.Bucket(ctx, p.slot, p.after, p.cfg.RepairPage)
-		if err != nil {
-			return CartDigest{}, false, fmt.Errorf("list carts after %q: %w", p.after, err)
-		}
-		// Without these a peer could keep a repair going for ever.
-		if more && len(page) == 0 {
-			return CartDigest{}, false, fmt.Errorf("list carts after %q: an empty page that is not the last", p.after)
-		}
-		last := p.after
-		for i, c := range page {
-			if c.CartID <= last && (i > 0 || p.after != "") {
-				return CartDigest{}, false, fmt.Errorf("list carts after %q: %q is out of order", p.after, c.CartID)
-			}
-			last = c.CartID
-		}
-		p.page, p.end, p.after = page, !more, strings.Clone(last)
-	}
-	if len(p.page) == 0 {
-		return CartDigest{}, false, nil
-	}
-	c := p.page[0]
-	p.page = p.page[1:]
-	return c, true, nil
 }

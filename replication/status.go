@@ -14,7 +14,7 @@ type Status struct {
 
 	// Connected: a stream is open and the peer's cursor is known.
 	Connected bool
-	// Repairing: whole carts are being sent.
+	// Repairing: carts are compared and exchanged.
 	Repairing bool
 	// AckedSeq: the peer has committed every row up to it. 0 before the
 	// peer first answered.
@@ -28,6 +28,8 @@ type Status struct {
 	// it has all. Before the peer first answered, it is the time since this
 	// node began to lead the shard, when there is any row.
 	Lag time.Duration
+	// Lags is how it was in the last minute.
+	Lags LagStats
 	// BytesWaiting estimates what is held in memory or on the wire for the
 	// peer, before compression.
 	BytesWaiting int
@@ -40,14 +42,16 @@ type Status struct {
 	// combining, RowsCombined those that went into another; BytesSent is
 	// what the streams report, after compression.
 	Proofs, Repairs, CartsRepaired    uint64
+	CartsTaken                        uint64 // by repairs, from the peer
 	Intervals, RowsSent, RowsCombined uint64
 	BytesSent                         uint64
 	// LastError is why the last stream or repair ended; empty when none did.
 	LastError string
 }
 
-// snapshot is a Status without Lag, which grows while nothing happens.
-func (p *Peer) snapshot() (Status, crdt.Timestamp) {
+// snapshot is a Status without Lag, which grows while nothing happens, and
+// the row that it will be the age of.
+func (p *Peer) snapshot() (Status, waitingRow) {
 	s := Status{
 		Stream:         p.stream,
 		Connected:      p.phase == streaming,
@@ -61,6 +65,7 @@ func (p *Peer) snapshot() (Status, crdt.Timestamp) {
 		Proofs:         p.stats.proofs,
 		Repairs:        p.stats.repairs,
 		CartsRepaired:  p.stats.repairedCarts,
+		CartsTaken:     p.stats.takenCarts,
 		Intervals:      p.stats.intervalsSent,
 		RowsSent:       p.stats.rowsSent,
 		RowsCombined:   p.stats.rowsCombined,
@@ -121,9 +126,11 @@ type ProofDone struct {
 	Err              error
 }
 
-// RepairDone is the event of a repair: whole carts sent, and their bytes.
+// RepairDone is the event of a repair: see Repaired.
 type RepairDone struct {
 	Between
-	Carts, Bytes int
-	Err          error
+	Carts, Bytes      int
+	Taken, TakenBytes int
+	Search            int
+	Err               error
 }

@@ -115,7 +115,7 @@ func benchmarkGossip(b *testing.B, carts int) {
 	b.ReportAllocs()
 	for b.Loop() {
 		now := time.UnixMilli(1e12)
-		p := NewPeer(log.stream, DefaultConfig(), rand.New(rand.NewPCG(1, 1)))
+		p := NewPeer(log.stream, 2, DefaultConfig(), rand.New(rand.NewPCG(1, 1)))
 		out := p.Step(now, Appended{n}, nil)
 		for i := 0; i < len(out); i++ {
 			switch m := out[i].(type) {
@@ -152,7 +152,7 @@ func BenchmarkStep(b *testing.B) {
 	row := traffic(1, 1).Rows[0]
 	s := crdt.Stream{Region: 1, Incarnation: 1}
 	now := time.UnixMilli(1e12)
-	p := NewPeer(s, DefaultConfig(), rand.New(rand.NewPCG(1, 1)))
+	p := NewPeer(s, 2, DefaultConfig(), rand.New(rand.NewPCG(1, 1)))
 	out := p.Step(now, Appended{0}, nil)
 	out = p.Step(now, Acknowledged{1, Ack{}}, out)
 	b.ReportAllocs()

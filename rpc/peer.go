@@ -286,6 +286,9 @@ type PeerConfig struct {
 	StreamsMax int
 	// HelloTimeout bounds the wait for a stream's first message; > 0.
 	HelloTimeout time.Duration
+	// SketchTimeout bounds the wait for a peer's next question about a sketch,
+	// which is kept in memory for it; > 0.
+	SketchTimeout time.Duration
 	// AckEvery is how often an ack is repeated while a join takes long, so
 	// that the sender can tell slow from dead; > 0.
 	AckEvery time.Duration
@@ -295,12 +298,13 @@ type PeerConfig struct {
 // DefaultPeerConfig returns production values for the given peers.
 func DefaultPeerConfig(peers func() map[crdt.RegionID]string) PeerConfig {
 	return PeerConfig{
-		Peers:        peers,
-		Slots:        1024,
-		Limits:       replication.DefaultLimits(),
-		StreamsMax:   4096, // every shard of many regions, and those still closing
-		HelloTimeout: 5 * time.Second,
-		AckEvery:     500 * time.Millisecond, // a third of what senders wait
+		Peers:         peers,
+		Slots:         1024,
+		Limits:        replication.DefaultLimits(),
+		StreamsMax:    4096, // every shard of many regions, and those still closing
+		HelloTimeout:  5 * time.Second,
+		SketchTimeout: 10 * time.Second,       // above what throttled repairs wait between two
+		AckEvery:      500 * time.Millisecond, // a third of what senders wait
 	}
 }
 
@@ -315,6 +319,7 @@ func (c PeerConfig) validate() error {
 	positive("Slots", c.Slots > 0)
 	positive("StreamsMax", c.StreamsMax > 0)
 	positive("HelloTimeout", c.HelloTimeout > 0)
+	positive("SketchTimeout", c.SketchTimeout > 0)
 	positive("AckEvery", c.AckEvery > 0)
 	return errors.Join(errs...)
 }
@@ -339,12 +344,13 @@ type PeerReceived struct {
 // what, and hands it to the Sink. Mount what Handler returns; the RPC methods
 // rely on it. It is safe for concurrent use.
 type PeerHandler struct {
-	sink    replication.Sink
-	codec   *replication.Codec
-	cfg     PeerConfig
-	streams chan struct{} // one token per open Push
-	done    chan struct{}
-	once    sync.Once
+	sink     replication.Sink
+	codec    *replication.Codec
+	cfg      PeerConfig
+	streams  chan struct{} // one token per open Push
+	sketches chan struct{} // one token per sketch in memory
+	done     chan struct{}
+	once     sync.Once
 }
 
 // NewPeerHandler returns a handler in front of sink; it starts nothing.
@@ -354,7 +360,7 @@ func NewPeerHandler(sink replication.Sink, codec *replication.Codec, cfg PeerCon
 	}
 	return &PeerHandler{
 		sink: sink, codec: codec, cfg: cfg,
-		streams: make(chan struct{}, cfg.StreamsMax), done: make(chan struct{}),
+		streams: make(chan struct{}, cfg.StreamsMax), sketches: make(chan struct{}, sketchesMax), done: make(chan struct{}),
 	}, nil
 }
 

@@ -189,10 +189,26 @@ type (
 	regionCmd struct {
 		Kill  regionKillCmd  `cmd:"" help:"Kill all nodes of the region."`
 		Start regionStartCmd `cmd:"" help:"Start all nodes of the region."`
+
+		Repair regionRepairCmd `cmd:"" help:"Compare all carts with a peer region's now and exchange those that differ. Regions do so by themselves; 'cartctl regions' shows how it goes."`
 	}
 	regionKillCmd  struct{ regionName }
 	regionStartCmd struct{ regionName }
+
+	regionRepairCmd struct {
+		regionName
+		Peer string `arg:"" help:"The region to compare with."`
+	}
 )
+
+// Run begins a repair.
+func (c *regionRepairCmd) Run(a *app) error {
+	_, err := administer(a.ctx, a.operator(), &adminv1.RepairRequest{Region: c.Region, Peer: c.Peer}, adminv1connect.AdminServiceClient.Repair)
+	if err != nil {
+		return err
+	}
+	return a.done("repair "+c.Region+" with "+c.Peer, map[string]any{"region": c.Region, "peer": c.Peer})
+}
 
 // Run kills a region.
 func (c *regionKillCmd) Run(a *app) error {
@@ -213,8 +229,15 @@ func (c *regionStartCmd) Run(a *app) error {
 // lag is how far behind the peer of a region is.
 type lag struct {
 	ms          int64 // the shard that is furthest behind
-	connected   bool  // in all shards
-	provenEqual int64 // the shard proved longest ago, Unix milliseconds; 0: one never was
+	p50, p99    int64 // the largest of any shard, over the last minute
+	worst       int64
+	worstCart   string
+	rows, bytes uint64 // waiting, in all shards
+	slots       uint32 // that differed when last compared, in all shards
+	repairing   bool   // in any shard
+	failure     string // the last of any shard
+	connected   bool   // in all shards
+	provenEqual int64  // the shard proved longest ago, Unix milliseconds; 0: one never was
 }
 
 // lags sums up the shards by "origin>peer".
@@ -229,6 +252,17 @@ func lags(status *adminv1.RegionsResponse) map[string]lag {
 					l = lag{connected: true, provenEqual: peer.GetProvenEqualAtMs()}
 				}
 				l.ms = max(l.ms, peer.GetLagMs())
+				l.p50, l.p99 = max(l.p50, peer.GetLagP50Ms()), max(l.p99, peer.GetLagP99Ms())
+				if peer.GetLagWorstMs() > l.worst {
+					l.worst, l.worstCart = peer.GetLagWorstMs(), peer.GetWorstCart()
+				}
+				l.rows += peer.GetRowsWaiting()
+				l.bytes += peer.GetBytesWaiting()
+				l.slots += peer.GetDifferentSlots()
+				l.repairing = l.repairing || peer.GetRepairing()
+				if f := peer.GetLastError(); f != "" && !peer.GetConnected() {
+					l.failure = f
+				}
 				l.connected = l.connected && peer.GetConnected()
 				l.provenEqual = min(l.provenEqual, peer.GetProvenEqualAtMs())
 				out[key] = l
@@ -270,14 +304,21 @@ func (*regionsCmd) Run(a *app) error {
 			row(w, r.GetRegion(), r.GetAddress(), yes(r.GetReady()), r.GetCarts(), strings.Join(nodes, ", "), fmt.Sprintf("%d of %d led", led, len(r.GetShards())))
 		}
 		row(w)
-		row(w, "FROM", "TO", "CONNECTED", "LAG", "LAST PROVEN EQUAL")
+		row(w, "FROM", "TO", "STATE", "LAG", "P50", "P99", "WORST", "OF CART", "ROWS WAITING", "SLOTS DIFFERING", "LAST PROVEN EQUAL")
 		for _, key := range sortedKeys(pairs) {
 			from, to, _ := strings.Cut(key, ">")
 			proven := "never"
 			if at := pairs[key].provenEqual; at != 0 {
 				proven = time.UnixMilli(at).UTC().Format(time.RFC3339)
 			}
-			row(w, from, to, yes(pairs[key].connected), time.Duration(pairs[key].ms)*time.Millisecond, proven)
+			p := pairs[key]
+			row(w, from, to, p.state(), ms(p.ms), ms(p.p50), ms(p.p99), ms(p.worst), p.worstCart, p.rows, p.slots, proven)
+		}
+		for _, key := range sortedKeys(pairs) {
+			if f := pairs[key].failure; f != "" {
+				row(w)
+				row(w, key+": "+f)
+			}
 		}
 		if len(status.GetLinks()) > 0 {
 			row(w)
@@ -287,6 +328,19 @@ func (*regionsCmd) Run(a *app) error {
 			}
 		}
 	})
+}
+
+func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
+
+// state is how a pair stands, in a word.
+func (l lag) state() string {
+	switch {
+	case l.repairing:
+		return "repairing"
+	case l.connected:
+		return "connected"
+	}
+	return "AWAY"
 }
 
 func yes(b bool) string {

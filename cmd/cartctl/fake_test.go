@@ -276,7 +276,11 @@ func (r fakeRegion) Regions(_ context.Context, req *connect.Request[adminv1.Regi
 			status := &adminv1.ShardStatus{Shard: shard, Leader: name + "/1"}
 			for i, other := range r.names {
 				if other != name {
-					status.Peers = append(status.Peers, &adminv1.PeerStatus{Region: other, LagMs: int64(10*i) + int64(shard), Connected: true, ProvenEqualAtMs: 1_700_000_000_000})
+					status.Peers = append(status.Peers, &adminv1.PeerStatus{
+						Region: other, LagMs: int64(10*i) + int64(shard), Connected: true, ProvenEqualAtMs: 1_700_000_000_000,
+						LagP50Ms: 3, LagP99Ms: 40 + int64(shard), LagWorstMs: 50 + int64(shard), WorstCart: fmt.Sprintf("cart:slow-%d", shard),
+						RowsWaiting: 7, Repairing: name == "ap-south", LastError: "connection refused",
+					})
 				}
 			}
 			s.Shards = append(s.Shards, status)
@@ -284,6 +288,16 @@ func (r fakeRegion) Regions(_ context.Context, req *connect.Request[adminv1.Regi
 		out.Regions = append(out.Regions, s)
 	}
 	return connect.NewResponse(out), nil
+}
+
+func (r fakeRegion) Repair(_ context.Context, req *connect.Request[adminv1.RepairRequest]) (*connect.Response[adminv1.RepairResponse], error) {
+	if err := admitted(req.Header()); err != nil {
+		return nil, err
+	}
+	if m := req.Msg; !slices.Contains(r.names, m.Region) || !slices.Contains(r.names, m.Peer) {
+		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("region %q or %q is not known", m.Region, m.Peer))
+	}
+	return connect.NewResponse(&adminv1.RepairResponse{}), nil
 }
 
 func (r fakeRegion) Scan(_ context.Context, req *connect.Request[adminv1.ScanRequest], stream *connect.ServerStream[adminv1.ScanResponse]) error {

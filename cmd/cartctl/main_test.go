@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -301,6 +302,69 @@ func TestVerify(t *testing.T) {
 	}
 	if r := ctl(t, "verify", "--addr", addr, "--wait", "1ms"); !strings.Contains(r.stdout, "cart:user-9") || !strings.Contains(r.stdout, "none") {
 		t.Errorf("for people: %s", r.stdout)
+	}
+}
+
+// Watching goes on until the user has seen enough, and remembers what it saw.
+func TestVerifyWatch(t *testing.T) {
+	f, addr := newFake(t)
+	ctl(t, "add", "SKU-1", "--user", "u", "--addr", addr)
+	watch := func(args ...string) result {
+		t.Helper()
+		ctx, stop := context.WithCancel(t.Context())
+		var out, errs bytes.Buffer
+		lines := &out
+		if slices.Contains(args, "--json") {
+			lines = &errs
+		}
+		done := make(chan int)
+		seen := &countingWriter{to: lines, after: 3, do: stop}
+		stdout, stderr := io.Writer(seen), io.Writer(&errs)
+		if lines == &errs {
+			stdout, stderr = &out, seen
+		}
+		go func() {
+			done <- run(ctx, append([]string{"verify", "--watch", "--every", "1ms", "--wait", "1ms", "--addr", addr}, args...), stdout, stderr)
+		}()
+		code := <-done
+		return result{code: code, stdout: out.String(), stderr: errs.String()}
+	}
+	r := watch("--json")
+	if o := r.object(t); r.code != exitGood || at(t, o, "rounds").(float64) < 3 || at(t, o, "diverged_rounds") != 0.0 || strings.Count(r.stderr, `"diverged":0`) < 3 {
+		t.Errorf("exit %d, %s\n%s", r.code, r.stdout, r.stderr)
+	}
+	f.mu.Lock()
+	f.regions["eu-west"]["u"]["SKU-1"] = 9 // planted
+	f.mu.Unlock()
+	if r := watch(); r.code != exitFailed || !strings.Contains(r.stdout, "1 DIVERGED, first cart:u") {
+		t.Errorf("planted: exit %d, %s", r.code, r.stdout)
+	}
+	if r := ctl(t, "verify", "--watch", "--every", "0s", "--addr", addr); r.code != exitUsage {
+		t.Errorf("no pause: exit %d, %s", r.code, r.stderr)
+	}
+}
+
+// countingWriter calls do at the n-th write.
+type countingWriter struct {
+	to    io.Writer
+	after int
+	do    func()
+}
+
+func (w *countingWriter) Write(p []byte) (int, error) {
+	if w.after--; w.after == 0 {
+		w.do()
+	}
+	return w.to.Write(p)
+}
+
+func TestRegionRepair(t *testing.T) {
+	_, addr := newFake(t)
+	if r := ctl(t, "region", "repair", "us-east", "eu-west", "--json", "--addr", addr); r.code != exitGood || at(t, r.object(t), "peer") != "eu-west" {
+		t.Errorf("exit %d, %s %s", r.code, r.stdout, r.stderr)
+	}
+	if r := ctl(t, "region", "repair", "us-east", "mars", "--addr", addr); r.code != exitFailed || !strings.Contains(r.stderr, "mars") {
+		t.Errorf("unknown: exit %d, %s", r.code, r.stderr)
 	}
 }
 

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/samecart/samecart/crdt"
+	regionv1 "github.com/samecart/samecart/proto/region/v1"
 	"github.com/samecart/samecart/region"
 	"github.com/samecart/samecart/region/shard"
 	"github.com/samecart/samecart/replication"
@@ -51,6 +53,19 @@ func (l deltaLog) States(_ context.Context, cartIDs []string) ([]replication.Who
 	return out, nil
 }
 
+// JoinCarts implements replication.Log.
+func (l deltaLog) JoinCarts(ctx context.Context, carts []replication.WholeCart) error {
+	return eachCart(carts, func(c replication.WholeCart) error {
+		if _, err := crdt.DecodeState(c.Data); err != nil {
+			return fmt.Errorf("join cart %q: %w", c.CartID, err) // in the log it would end every node
+		}
+		_, err := l.Propose(ctx, &regionv1.Command{Command: &regionv1.Command_JoinCart{
+			JoinCart: &regionv1.JoinCart{CartId: c.CartID, State: c.Data},
+		}})
+		return err
+	})
+}
+
 // sink is a region as other regions send to it.
 type sink struct{ router *region.Router }
 
@@ -72,13 +87,18 @@ const joinsMax = 64
 
 // JoinCarts implements replication.Sink.
 func (s sink) JoinCarts(ctx context.Context, carts []replication.WholeCart) error {
+	return eachCart(carts, func(c replication.WholeCart) error { return s.router.JoinCart(ctx, c.CartID, c.Data) })
+}
+
+// eachCart calls join for every cart, joinsMax at a time.
+func eachCart(carts []replication.WholeCart, join func(replication.WholeCart) error) error {
 	slots := make(chan struct{}, joinsMax)
 	errs := make(chan error, len(carts))
 	for _, c := range carts {
 		slots <- struct{}{}
 		go func() {
 			defer func() { <-slots }()
-			errs <- s.router.JoinCart(ctx, c.CartID, c.Data)
+			errs <- join(c)
 		}()
 	}
 	var err error

@@ -36,6 +36,7 @@ type operations interface {
 	link(ctx context.Context, p pair, cut bool, delay time.Duration) error
 	node(ctx context.Context, name string, start bool) error
 	region(ctx context.Context, name string, start bool) error
+	repair(ctx context.Context, region, peer string) error
 }
 
 // admin is the admin service.
@@ -164,6 +165,17 @@ func (a admin) Region(ctx context.Context, req *connect.Request[adminv1.RegionRe
 	return connect.NewResponse(&adminv1.RegionResponse{}), nil
 }
 
+// Repair implements the service.
+func (a admin) Repair(ctx context.Context, req *connect.Request[adminv1.RepairRequest]) (*connect.Response[adminv1.RepairResponse], error) {
+	if req.Msg.Region == req.Msg.Peer {
+		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("%q and %q are one region; a repair has two", req.Msg.Region, req.Msg.Peer))
+	}
+	if err := a.ops.repair(ctx, req.Msg.Region, req.Msg.Peer); err != nil {
+		return nil, adminError(err)
+	}
+	return connect.NewResponse(&adminv1.RepairResponse{}), nil
+}
+
 // statusOf sums up what a region's nodes say.
 func statusOf(name, address string, nodes []string, answers []*regionv1.StatusResponse, shards uint32) *adminv1.RegionStatus {
 	out := &adminv1.RegionStatus{Region: name, Address: address, Ready: true}
@@ -185,6 +197,9 @@ func statusOf(name, address string, nodes []string, answers []*regionv1.StatusRe
 			for _, p := range s.Peers {
 				have.Peers = append(have.Peers, &adminv1.PeerStatus{
 					Region: p.Region, AckedSeq: p.Acked, LagMs: p.LagMs, ProvenEqualAtMs: p.ProvenEqualAtMs, Connected: p.Connected,
+					LagP50Ms: p.LagP50Ms, LagP99Ms: p.LagP99Ms, LagWorstMs: p.LagWorstMs, WorstCart: p.WorstCart,
+					RowsWaiting: p.RowsWaiting, BytesWaiting: p.BytesWaiting, Repairing: p.Repairing,
+					DifferentSlots: p.DifferentSlots, LastError: p.LastError,
 				})
 			}
 		}

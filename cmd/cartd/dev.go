@@ -558,6 +558,17 @@ func (d *dev) buckets(name string) (buckets, error) {
 	return sink{r.router}, nil
 }
 
+func (d *dev) repair(ctx context.Context, name, peer string) error {
+	r, err := d.find(name)
+	if err != nil {
+		return err
+	}
+	if _, err := d.find(peer); err != nil {
+		return err
+	}
+	return r.router.Repair(ctx, peer)
+}
+
 func (d *dev) regions(ctx context.Context) *adminv1.RegionsResponse {
 	out := &adminv1.RegionsResponse{}
 	for i, r := range d.all {

@@ -266,6 +266,9 @@ func TestMetricsOfDev(t *testing.T) {
 		`samecart_call_seconds_count{code="",procedure="POST /api/v1/cart/items",region="us-east"}`,
 		`samecart_applied_commands_total{node="us-east/1",region="us-east",shard="0"}`,
 		`samecart_gossip_connected{peer="eu-west",region="us-east",shard="0"} 1`,
+		`peer="eu-west",quantile="0.99",region="us-east",shard="0"}`,
+		`samecart_gossip_rows_waiting{node="us-east/`,
+		`samecart_proven_equal_timestamp_seconds{node="us-east/`,
 	} {
 		if !strings.Contains(body, want) {
 			t.Errorf("no %s in the metrics", want)

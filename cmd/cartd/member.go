@@ -69,6 +69,7 @@ type member struct {
 	node   *region.Node
 	mux    *link.Mux
 	fatal  func(error)
+	forget func()             // takes the node's gauges out of the metrics
 	cancel context.CancelFunc // nil: not started
 	done   chan struct{}
 	err    error // of closing, once done is closed; that of running went to fatal
@@ -90,14 +91,17 @@ func openMember(p place, name, dir string, sz sizes, peers []replication.PeerReg
 		Limits: shard.Limits{Lines: p.limits.LinesMax, Quantity: p.limits.QuantityMax, OpLife: p.limits.OpLife},
 		Timing: sz.timing, CacheBytes: sz.cartCache, SegmentBytes: sz.segment,
 		QueueMax: 8192, RetainRows: sz.retainRows,
-		MayForm: p.mayForm, Lead: g.run, Peers: g.status,
+		MayForm: p.mayForm, Lead: g.run, Peers: g.status, Repair: g.repair,
 		Applied: p.metrics.applied(p.region, name),
 		Fatal:   fatal, Log: p.log,
 	}, mux)
 	if err != nil {
 		return nil, errors.Join(err, mux.Close())
 	}
-	return &member{name: name, node: node, mux: mux, fatal: fatal, done: make(chan struct{})}, nil
+	return &member{
+		name: name, node: node, mux: mux, fatal: fatal, done: make(chan struct{}),
+		forget: p.metrics.pairs.of(p.region, name, g.all),
+	}, nil
 }
 
 // start runs the node until stop or kill; it takes the region's other
@@ -108,6 +112,7 @@ func (m *member) start(ln net.Listener) {
 	go func() {
 		defer close(m.done)
 		err := m.node.Run(ctx, ln)
+		m.forget()
 		m.err = m.node.Close()
 		if err != nil {
 			m.fatal(fmt.Errorf("node %s: %w", m.name, err))
@@ -118,6 +123,7 @@ func (m *member) start(ln net.Listener) {
 // stop hands leaderships over and closes the node.
 func (m *member) stop() error {
 	if m.cancel == nil {
+		m.forget()
 		return m.node.Close()
 	}
 	m.cancel()
@@ -174,6 +180,27 @@ func (g *gossipers) set(id uint32, gossip *replication.Gossiper) {
 	g.running[id] = gossip
 }
 
+// all says how all shards led here stand with the other regions.
+func (g *gossipers) all() (out []replication.Status) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, gossip := range g.running {
+		out = append(out, gossip.Status()...)
+	}
+	return out
+}
+
+// repair begins a repair of a shard led here.
+func (g *gossipers) repair(id uint32, region string) error {
+	g.mu.Lock()
+	gossip := g.running[id]
+	g.mu.Unlock()
+	if gossip == nil {
+		return fmt.Errorf("shard %d is not led here, or has no peer", id)
+	}
+	return gossip.Repair(region)
+}
+
 // status says how a shard led here stands with the other regions.
 func (g *gossipers) status(id uint32) []*regionv1.StatusResponse_Peer {
 	g.mu.Lock()
@@ -187,6 +214,9 @@ func (g *gossipers) status(id uint32) []*regionv1.StatusResponse_Peer {
 		out = append(out, &regionv1.StatusResponse_Peer{
 			Region: s.Name, Acked: s.AckedSeq, LagMs: s.Lag.Milliseconds(),
 			ProvenEqualAtMs: unixMilli(s.ProvenEqualAt), Connected: s.Connected,
+			LagP50Ms: s.Lags.P50.Milliseconds(), LagP99Ms: s.Lags.P99.Milliseconds(), LagWorstMs: s.Lags.Worst.Milliseconds(),
+			WorstCart: s.Lags.WorstCart, RowsWaiting: s.LastSeq - min(s.LastSeq, s.AckedSeq), BytesWaiting: uint64(s.BytesWaiting),
+			Repairing: s.Repairing, DifferentSlots: uint32(s.DifferentSlots), LastError: s.LastError,
 		})
 	}
 	return out

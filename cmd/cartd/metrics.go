@@ -3,6 +3,7 @@ package main
 import (
 	"net/http"
 	"strconv"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -27,7 +28,10 @@ type metrics struct {
 	delivered *prometheus.HistogramVec
 	connected *prometheus.GaugeVec
 	repaired  *prometheus.CounterVec
+	taken     *prometheus.CounterVec
+	repair    *prometheus.CounterVec
 	differing *prometheus.GaugeVec
+	pairs     pairGauges
 }
 
 func newMetrics() *metrics {
@@ -55,10 +59,15 @@ func newMetrics() *metrics {
 			Name: "samecart_gossip_connected", Help: "1 while the shard's stream to the peer region is open."}, []string{"region", "peer", "shard"}),
 		repaired: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "samecart_repaired_carts_total", Help: "Whole carts sent by repair."}, []string{"region", "peer"}),
+		taken: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "samecart_repair_taken_carts_total", Help: "Whole carts that repair took from the peer."}, []string{"region", "peer"}),
+		repair: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "samecart_repair_bytes_total", Help: "Bytes of repair: whole carts sent, whole carts taken, and what it took to find them."},
+			[]string{"region", "peer", "kind"}),
 		differing: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "samecart_differing_slots", Help: "Slots that differed in the last comparison of digests."}, []string{"region", "peer", "shard"}),
 	}
-	m.registry.MustRegister(m.calls, m.entries, m.commands, m.index, m.frames, m.writes, m.delivered, m.connected, m.repaired, m.differing)
+	m.registry.MustRegister(&m.pairs, m.calls, m.entries, m.commands, m.index, m.frames, m.writes, m.delivered, m.connected, m.repaired, m.taken, m.repair, m.differing)
 	return m
 }
 
@@ -108,6 +117,80 @@ func (m *metrics) gossipEvents(region string) replication.Events {
 		},
 		Repaired: func(e replication.RepairDone) {
 			m.repaired.WithLabelValues(region, e.Name).Add(float64(e.Carts))
+			m.taken.WithLabelValues(region, e.Name).Add(float64(e.Taken))
+			for kind, bytes := range map[string]int{"sent": e.Bytes, "taken": e.TakenBytes, "search": e.Search} {
+				m.repair.WithLabelValues(region, e.Name, kind).Add(float64(bytes))
+			}
 		},
+	}
+}
+
+// pairGauges reads how the shards of this process's nodes stand with the other
+// regions, whenever somebody asks for the metrics.
+type pairGauges struct {
+	mu    sync.Mutex
+	nodes map[nodeLabels]func() []replication.Status
+}
+
+type nodeLabels struct{ region, node string }
+
+// of takes in a node until forget is called.
+func (g *pairGauges) of(region, node string, status func() []replication.Status) (forget func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.nodes == nil {
+		g.nodes = make(map[nodeLabels]func() []replication.Status)
+	}
+	n := nodeLabels{region, node}
+	g.nodes[n] = status
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		delete(g.nodes, n)
+	}
+}
+
+var (
+	behindDesc = prometheus.NewDesc("samecart_gossip_behind_seconds", "Age of the oldest row that the peer region has not acknowledged.",
+		[]string{"region", "node", "peer", "shard"}, nil)
+	lagDesc = prometheus.NewDesc("samecart_gossip_lag_recent_seconds", "Lag of the last minute's deliveries, by quantile; 1 is the worst.",
+		[]string{"region", "node", "peer", "shard", "quantile"}, nil)
+	rowsDesc = prometheus.NewDesc("samecart_gossip_rows_waiting", "Rows that the peer region has not acknowledged.",
+		[]string{"region", "node", "peer", "shard"}, nil)
+	bytesDesc = prometheus.NewDesc("samecart_gossip_bytes_waiting", "Bytes of rows in memory or on the wire for the peer region.",
+		[]string{"region", "node", "peer", "shard"}, nil)
+	provenDesc = prometheus.NewDesc("samecart_proven_equal_timestamp_seconds", "When all slots were last proven equal to the peer region's; 0: never.",
+		[]string{"region", "node", "peer", "shard"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (*pairGauges) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{behindDesc, lagDesc, rowsDesc, bytesDesc, provenDesc} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (g *pairGauges) Collect(ch chan<- prometheus.Metric) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for n, status := range g.nodes {
+		n.collect(status(), ch)
+	}
+}
+
+func (n nodeLabels) collect(all []replication.Status, ch chan<- prometheus.Metric) {
+	for _, s := range all {
+		labels := []string{n.region, n.node, s.Name, strconv.Itoa(int(s.Stream.Shard))}
+		gauge := func(d *prometheus.Desc, v float64, more ...string) {
+			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, append(labels[:len(labels):len(labels)], more...)...)
+		}
+		gauge(behindDesc, s.Lag.Seconds())
+		gauge(lagDesc, s.Lags.P50.Seconds(), "0.5")
+		gauge(lagDesc, s.Lags.P99.Seconds(), "0.99")
+		gauge(lagDesc, s.Lags.Worst.Seconds(), "1")
+		gauge(rowsDesc, float64(s.LastSeq-min(s.LastSeq, s.AckedSeq)))
+		gauge(bytesDesc, float64(s.BytesWaiting))
+		gauge(provenDesc, float64(unixMilli(s.ProvenEqualAt))/1000)
 	}
 }

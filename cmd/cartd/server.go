@@ -353,3 +353,13 @@ func (s *server) buckets(name string) (buckets, error) {
 	}
 	return nil, fmt.Errorf("%w: region %q is not scanned from here; ask at its own address", errUnknown, name)
 }
+
+func (s *server) repair(ctx context.Context, name, peer string) error {
+	if name != s.conf.Region {
+		return fmt.Errorf("%w: region %q is not repaired from here; ask at its own address", errUnknown, name)
+	}
+	if _, ok := s.peers[peer]; !ok {
+		return fmt.Errorf("%w: region %q is no peer of %s", errUnknown, peer, name)
+	}
+	return s.router.Repair(ctx, peer)
+}

@@ -438,8 +438,24 @@ type PeerStatus struct {
 	// When digests were last equal; milliseconds since the Unix epoch, 0 never.
 	ProvenEqualAtMs int64 `protobuf:"varint,4,opt,name=proven_equal_at_ms,json=provenEqualAtMs,proto3" json:"proven_equal_at_ms,omitempty"`
 	Connected       bool  `protobuf:"varint,5,opt,name=connected,proto3" json:"connected,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Lag of the last minute's deliveries; the worst also of what waits now,
+	// and the cart it belongs to.
+	LagP50Ms   int64  `protobuf:"varint,6,opt,name=lag_p50_ms,json=lagP50Ms,proto3" json:"lag_p50_ms,omitempty"`
+	LagP99Ms   int64  `protobuf:"varint,7,opt,name=lag_p99_ms,json=lagP99Ms,proto3" json:"lag_p99_ms,omitempty"`
+	LagWorstMs int64  `protobuf:"varint,8,opt,name=lag_worst_ms,json=lagWorstMs,proto3" json:"lag_worst_ms,omitempty"`
+	WorstCart  string `protobuf:"bytes,9,opt,name=worst_cart,json=worstCart,proto3" json:"worst_cart,omitempty"`
+	// What the peer has not acknowledged; the bytes are of what is in memory or on
+	// the wire.
+	RowsWaiting  uint64 `protobuf:"varint,10,opt,name=rows_waiting,json=rowsWaiting,proto3" json:"rows_waiting,omitempty"`
+	BytesWaiting uint64 `protobuf:"varint,11,opt,name=bytes_waiting,json=bytesWaiting,proto3" json:"bytes_waiting,omitempty"`
+	// Carts are being compared and exchanged.
+	Repairing bool `protobuf:"varint,12,opt,name=repairing,proto3" json:"repairing,omitempty"`
+	// Slots that differed in the last comparison of digests.
+	DifferentSlots uint32 `protobuf:"varint,13,opt,name=different_slots,json=differentSlots,proto3" json:"different_slots,omitempty"`
+	// Why the last stream or repair ended; empty when none failed.
+	LastError     string `protobuf:"bytes,14,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PeerStatus) Reset() {
@@ -505,6 +521,69 @@ func (x *PeerStatus) GetConnected() bool {
 		return x.Connected
 	}
 	return false
+}
+
+func (x *PeerStatus) GetLagP50Ms() int64 {
+	if x != nil {
+		return x.LagP50Ms
+	}
+	return 0
+}
+
+func (x *PeerStatus) GetLagP99Ms() int64 {
+	if x != nil {
+		return x.LagP99Ms
+	}
+	return 0
+}
+
+func (x *PeerStatus) GetLagWorstMs() int64 {
+	if x != nil {
+		return x.LagWorstMs
+	}
+	return 0
+}
+
+func (x *PeerStatus) GetWorstCart() string {
+	if x != nil {
+		return x.WorstCart
+	}
+	return ""
+}
+
+func (x *PeerStatus) GetRowsWaiting() uint64 {
+	if x != nil {
+		return x.RowsWaiting
+	}
+	return 0
+}
+
+func (x *PeerStatus) GetBytesWaiting() uint64 {
+	if x != nil {
+		return x.BytesWaiting
+	}
+	return 0
+}
+
+func (x *PeerStatus) GetRepairing() bool {
+	if x != nil {
+		return x.Repairing
+	}
+	return false
+}
+
+func (x *PeerStatus) GetDifferentSlots() uint32 {
+	if x != nil {
+		return x.DifferentSlots
+	}
+	return 0
+}
+
+func (x *PeerStatus) GetLastError() string {
+	if x != nil {
+		return x.LastError
+	}
+	return ""
 }
 
 type LinkStatus struct {
@@ -1021,6 +1100,94 @@ func (*RegionResponse) Descriptor() ([]byte, []int) {
 	return file_admin_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
+type RepairRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Region        string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	Peer          string                 `protobuf:"bytes,2,opt,name=peer,proto3" json:"peer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairRequest) Reset() {
+	*x = RepairRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairRequest) ProtoMessage() {}
+
+func (x *RepairRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
+func (*RepairRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RepairRequest) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *RepairRequest) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+type RepairResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairResponse) Reset() {
+	*x = RepairResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairResponse) ProtoMessage() {}
+
+func (x *RepairResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
+func (*RepairResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+}
+
 var File_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_admin_v1_admin_proto_rawDesc = "" +
@@ -1046,14 +1213,29 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x06leader\x18\x02 \x01(\tR\x06leader\x12#\n" +
 	"\rapplied_index\x18\x03 \x01(\x04R\fappliedIndex\x12\x17\n" +
 	"\alog_seq\x18\x04 \x01(\x04R\x06logSeq\x12*\n" +
-	"\x05peers\x18\x05 \x03(\v2\x14.admin.v1.PeerStatusR\x05peers\"\xa3\x01\n" +
+	"\x05peers\x18\x05 \x03(\v2\x14.admin.v1.PeerStatusR\x05peers\"\xce\x03\n" +
 	"\n" +
 	"PeerStatus\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x1b\n" +
 	"\tacked_seq\x18\x02 \x01(\x04R\backedSeq\x12\x15\n" +
 	"\x06lag_ms\x18\x03 \x01(\x03R\x05lagMs\x12+\n" +
 	"\x12proven_equal_at_ms\x18\x04 \x01(\x03R\x0fprovenEqualAtMs\x12\x1c\n" +
-	"\tconnected\x18\x05 \x01(\bR\tconnected\"U\n" +
+	"\tconnected\x18\x05 \x01(\bR\tconnected\x12\x1c\n" +
+	"\n" +
+	"lag_p50_ms\x18\x06 \x01(\x03R\blagP50Ms\x12\x1c\n" +
+	"\n" +
+	"lag_p99_ms\x18\a \x01(\x03R\blagP99Ms\x12 \n" +
+	"\flag_worst_ms\x18\b \x01(\x03R\n" +
+	"lagWorstMs\x12\x1d\n" +
+	"\n" +
+	"worst_cart\x18\t \x01(\tR\tworstCart\x12!\n" +
+	"\frows_waiting\x18\n" +
+	" \x01(\x04R\vrowsWaiting\x12#\n" +
+	"\rbytes_waiting\x18\v \x01(\x04R\fbytesWaiting\x12\x1c\n" +
+	"\trepairing\x18\f \x01(\bR\trepairing\x12'\n" +
+	"\x0fdifferent_slots\x18\r \x01(\rR\x0edifferentSlots\x12\x1d\n" +
+	"\n" +
+	"last_error\x18\x0e \x01(\tR\tlastError\"U\n" +
 	"\n" +
 	"LinkStatus\x12\f\n" +
 	"\x01a\x18\x01 \x01(\tR\x01a\x12\f\n" +
@@ -1093,13 +1275,18 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\rRegionRequest\x124\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x1c.admin.v1.NodeRequest.ActionR\x06action\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\"\x10\n" +
-	"\x0eRegionResponse2\xb2\x02\n" +
+	"\x0eRegionResponse\";\n" +
+	"\rRepairRequest\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x12\x12\n" +
+	"\x04peer\x18\x02 \x01(\tR\x04peer\"\x10\n" +
+	"\x0eRepairResponse2\xef\x02\n" +
 	"\fAdminService\x12>\n" +
 	"\aRegions\x12\x18.admin.v1.RegionsRequest\x1a\x19.admin.v1.RegionsResponse\x127\n" +
 	"\x04Scan\x12\x15.admin.v1.ScanRequest\x1a\x16.admin.v1.ScanResponse0\x01\x125\n" +
 	"\x04Link\x12\x15.admin.v1.LinkRequest\x1a\x16.admin.v1.LinkResponse\x125\n" +
 	"\x04Node\x12\x15.admin.v1.NodeRequest\x1a\x16.admin.v1.NodeResponse\x12;\n" +
-	"\x06Region\x12\x17.admin.v1.RegionRequest\x1a\x18.admin.v1.RegionResponseB5Z3github.com/samecart/samecart/proto/admin/v1;adminv1b\x06proto3"
+	"\x06Region\x12\x17.admin.v1.RegionRequest\x1a\x18.admin.v1.RegionResponse\x12;\n" +
+	"\x06Repair\x12\x17.admin.v1.RepairRequest\x1a\x18.admin.v1.RepairResponseB5Z3github.com/samecart/samecart/proto/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -1114,7 +1301,7 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_admin_v1_admin_proto_goTypes = []any{
 	(LinkRequest_Action)(0), // 0: admin.v1.LinkRequest.Action
 	(NodeRequest_Action)(0), // 1: admin.v1.NodeRequest.Action
@@ -1134,6 +1321,8 @@ var file_admin_v1_admin_proto_goTypes = []any{
 	(*NodeResponse)(nil),    // 15: admin.v1.NodeResponse
 	(*RegionRequest)(nil),   // 16: admin.v1.RegionRequest
 	(*RegionResponse)(nil),  // 17: admin.v1.RegionResponse
+	(*RepairRequest)(nil),   // 18: admin.v1.RepairRequest
+	(*RepairResponse)(nil),  // 19: admin.v1.RepairResponse
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
 	4,  // 0: admin.v1.RegionsResponse.regions:type_name -> admin.v1.RegionStatus
@@ -1150,13 +1339,15 @@ var file_admin_v1_admin_proto_depIdxs = []int32{
 	12, // 11: admin.v1.AdminService.Link:input_type -> admin.v1.LinkRequest
 	14, // 12: admin.v1.AdminService.Node:input_type -> admin.v1.NodeRequest
 	16, // 13: admin.v1.AdminService.Region:input_type -> admin.v1.RegionRequest
-	3,  // 14: admin.v1.AdminService.Regions:output_type -> admin.v1.RegionsResponse
-	11, // 15: admin.v1.AdminService.Scan:output_type -> admin.v1.ScanResponse
-	13, // 16: admin.v1.AdminService.Link:output_type -> admin.v1.LinkResponse
-	15, // 17: admin.v1.AdminService.Node:output_type -> admin.v1.NodeResponse
-	17, // 18: admin.v1.AdminService.Region:output_type -> admin.v1.RegionResponse
-	14, // [14:19] is the sub-list for method output_type
-	9,  // [9:14] is the sub-list for method input_type
+	18, // 14: admin.v1.AdminService.Repair:input_type -> admin.v1.RepairRequest
+	3,  // 15: admin.v1.AdminService.Regions:output_type -> admin.v1.RegionsResponse
+	11, // 16: admin.v1.AdminService.Scan:output_type -> admin.v1.ScanResponse
+	13, // 17: admin.v1.AdminService.Link:output_type -> admin.v1.LinkResponse
+	15, // 18: admin.v1.AdminService.Node:output_type -> admin.v1.NodeResponse
+	17, // 19: admin.v1.AdminService.Region:output_type -> admin.v1.RegionResponse
+	19, // 20: admin.v1.AdminService.Repair:output_type -> admin.v1.RepairResponse
+	15, // [15:21] is the sub-list for method output_type
+	9,  // [9:15] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name
 	9,  // [9:9] is the sub-list for extension extendee
 	0,  // [0:9] is the sub-list for field type_name
@@ -1173,7 +1364,7 @@ func file_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1484,6 +1484,7 @@ type ShardRequest struct {
 	//	*ShardRequest_Whole_
 	//	*ShardRequest_Cursor
 	//	*ShardRequest_Known_
+	//	*ShardRequest_Repair
 	Request       isShardRequest_Request `protobuf_oneof:"request"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1578,6 +1579,15 @@ func (x *ShardRequest) GetKnown() *ShardRequest_Known {
 	return nil
 }
 
+func (x *ShardRequest) GetRepair() string {
+	if x != nil {
+		if x, ok := x.Request.(*ShardRequest_Repair); ok {
+			return x.Repair
+		}
+	}
+	return ""
+}
+
 type isShardRequest_Request interface {
 	isShardRequest_Request()
 }
@@ -1602,6 +1612,11 @@ type ShardRequest_Known_ struct {
 	Known *ShardRequest_Known `protobuf:"bytes,6,opt,name=known,proto3,oneof"`
 }
 
+type ShardRequest_Repair struct {
+	// The name of a region: compare all carts with it now.
+	Repair string `protobuf:"bytes,7,opt,name=repair,proto3,oneof"`
+}
+
 func (*ShardRequest_Digests) isShardRequest_Request() {}
 
 func (*ShardRequest_Bucket_) isShardRequest_Request() {}
@@ -1611,6 +1626,8 @@ func (*ShardRequest_Whole_) isShardRequest_Request() {}
 func (*ShardRequest_Cursor) isShardRequest_Request() {}
 
 func (*ShardRequest_Known_) isShardRequest_Request() {}
+
+func (*ShardRequest_Repair) isShardRequest_Request() {}
 
 type ShardResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -2459,8 +2476,19 @@ type StatusResponse_Peer struct {
 	LagMs           int64                  `protobuf:"varint,3,opt,name=lag_ms,json=lagMs,proto3" json:"lag_ms,omitempty"`
 	ProvenEqualAtMs int64                  `protobuf:"varint,4,opt,name=proven_equal_at_ms,json=provenEqualAtMs,proto3" json:"proven_equal_at_ms,omitempty"`
 	Connected       bool                   `protobuf:"varint,5,opt,name=connected,proto3" json:"connected,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Over the last minute's deliveries.
+	LagP50Ms     int64  `protobuf:"varint,6,opt,name=lag_p50_ms,json=lagP50Ms,proto3" json:"lag_p50_ms,omitempty"`
+	LagP99Ms     int64  `protobuf:"varint,7,opt,name=lag_p99_ms,json=lagP99Ms,proto3" json:"lag_p99_ms,omitempty"`
+	LagWorstMs   int64  `protobuf:"varint,8,opt,name=lag_worst_ms,json=lagWorstMs,proto3" json:"lag_worst_ms,omitempty"`
+	WorstCart    string `protobuf:"bytes,9,opt,name=worst_cart,json=worstCart,proto3" json:"worst_cart,omitempty"`
+	RowsWaiting  uint64 `protobuf:"varint,10,opt,name=rows_waiting,json=rowsWaiting,proto3" json:"rows_waiting,omitempty"`
+	BytesWaiting uint64 `protobuf:"varint,11,opt,name=bytes_waiting,json=bytesWaiting,proto3" json:"bytes_waiting,omitempty"`
+	Repairing    bool   `protobuf:"varint,12,opt,name=repairing,proto3" json:"repairing,omitempty"`
+	// Slots that differed in the last comparison.
+	DifferentSlots uint32 `protobuf:"varint,13,opt,name=different_slots,json=differentSlots,proto3" json:"different_slots,omitempty"`
+	LastError      string `protobuf:"bytes,14,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *StatusResponse_Peer) Reset() {
@@ -2526,6 +2554,69 @@ func (x *StatusResponse_Peer) GetConnected() bool {
 		return x.Connected
 	}
 	return false
+}
+
+func (x *StatusResponse_Peer) GetLagP50Ms() int64 {
+	if x != nil {
+		return x.LagP50Ms
+	}
+	return 0
+}
+
+func (x *StatusResponse_Peer) GetLagP99Ms() int64 {
+	if x != nil {
+		return x.LagP99Ms
+	}
+	return 0
+}
+
+func (x *StatusResponse_Peer) GetLagWorstMs() int64 {
+	if x != nil {
+		return x.LagWorstMs
+	}
+	return 0
+}
+
+func (x *StatusResponse_Peer) GetWorstCart() string {
+	if x != nil {
+		return x.WorstCart
+	}
+	return ""
+}
+
+func (x *StatusResponse_Peer) GetRowsWaiting() uint64 {
+	if x != nil {
+		return x.RowsWaiting
+	}
+	return 0
+}
+
+func (x *StatusResponse_Peer) GetBytesWaiting() uint64 {
+	if x != nil {
+		return x.BytesWaiting
+	}
+	return 0
+}
+
+func (x *StatusResponse_Peer) GetRepairing() bool {
+	if x != nil {
+		return x.Repairing
+	}
+	return false
+}
+
+func (x *StatusResponse_Peer) GetDifferentSlots() uint32 {
+	if x != nil {
+		return x.DifferentSlots
+	}
+	return 0
+}
+
+func (x *StatusResponse_Peer) GetLastError() string {
+	if x != nil {
+		return x.LastError
+	}
+	return ""
 }
 
 var File_region_v1_region_proto protoreflect.FileDescriptor
@@ -2654,14 +2745,15 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\"T\n" +
 	"\x0eProposeRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12,\n" +
-	"\acommand\x18\x02 \x01(\v2\x12.region.v1.CommandR\acommand\"\xfc\x04\n" +
+	"\acommand\x18\x02 \x01(\v2\x12.region.v1.CommandR\acommand\"\x96\x05\n" +
 	"\fShardRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x129\n" +
 	"\adigests\x18\x02 \x01(\v2\x1d.region.v1.ShardRequest.SlotsH\x00R\adigests\x128\n" +
 	"\x06bucket\x18\x03 \x01(\v2\x1e.region.v1.ShardRequest.BucketH\x00R\x06bucket\x125\n" +
 	"\x05whole\x18\x04 \x01(\v2\x1d.region.v1.ShardRequest.WholeH\x00R\x05whole\x128\n" +
 	"\x06cursor\x18\x05 \x01(\v2\x1e.region.v1.ShardRequest.StreamH\x00R\x06cursor\x125\n" +
-	"\x05known\x18\x06 \x01(\v2\x1d.region.v1.ShardRequest.KnownH\x00R\x05known\x1a'\n" +
+	"\x05known\x18\x06 \x01(\v2\x1d.region.v1.ShardRequest.KnownH\x00R\x05known\x12\x18\n" +
+	"\x06repair\x18\a \x01(\tH\x00R\x06repair\x1a'\n" +
 	"\x05Slots\x12\x0e\n" +
 	"\x02lo\x18\x01 \x01(\rR\x02lo\x12\x0e\n" +
 	"\x02hi\x18\x02 \x01(\rR\x02hi\x1aH\n" +
@@ -2707,7 +2799,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\aapplied\x18\x04 \x01(\x04R\aapplied\"%\n" +
 	"\rAdmitResponse\x12\x14\n" +
 	"\x05voter\x18\x01 \x01(\bR\x05voter\"\x0f\n" +
-	"\rStatusRequest\"\xc3\x03\n" +
+	"\rStatusRequest\"\xee\x05\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x127\n" +
 	"\x06shards\x18\x02 \x03(\v2\x1f.region.v1.StatusResponse.ShardR\x06shards\x1a\xca\x01\n" +
@@ -2718,13 +2810,28 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\aapplied\x18\x04 \x01(\x04R\aapplied\x12\x17\n" +
 	"\alog_seq\x18\x05 \x01(\x04R\x06logSeq\x12\x14\n" +
 	"\x05carts\x18\x06 \x01(\x04R\x05carts\x124\n" +
-	"\x05peers\x18\a \x03(\v2\x1e.region.v1.StatusResponse.PeerR\x05peers\x1a\x96\x01\n" +
+	"\x05peers\x18\a \x03(\v2\x1e.region.v1.StatusResponse.PeerR\x05peers\x1a\xc1\x03\n" +
 	"\x04Peer\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x14\n" +
 	"\x05acked\x18\x02 \x01(\x04R\x05acked\x12\x15\n" +
 	"\x06lag_ms\x18\x03 \x01(\x03R\x05lagMs\x12+\n" +
 	"\x12proven_equal_at_ms\x18\x04 \x01(\x03R\x0fprovenEqualAtMs\x12\x1c\n" +
-	"\tconnected\x18\x05 \x01(\bR\tconnectedB7Z5github.com/samecart/samecart/proto/region/v1;regionv1b\x06proto3"
+	"\tconnected\x18\x05 \x01(\bR\tconnected\x12\x1c\n" +
+	"\n" +
+	"lag_p50_ms\x18\x06 \x01(\x03R\blagP50Ms\x12\x1c\n" +
+	"\n" +
+	"lag_p99_ms\x18\a \x01(\x03R\blagP99Ms\x12 \n" +
+	"\flag_worst_ms\x18\b \x01(\x03R\n" +
+	"lagWorstMs\x12\x1d\n" +
+	"\n" +
+	"worst_cart\x18\t \x01(\tR\tworstCart\x12!\n" +
+	"\frows_waiting\x18\n" +
+	" \x01(\x04R\vrowsWaiting\x12#\n" +
+	"\rbytes_waiting\x18\v \x01(\x04R\fbytesWaiting\x12\x1c\n" +
+	"\trepairing\x18\f \x01(\bR\trepairing\x12'\n" +
+	"\x0fdifferent_slots\x18\r \x01(\rR\x0edifferentSlots\x12\x1d\n" +
+	"\n" +
+	"last_error\x18\x0e \x01(\tR\tlastErrorB7Z5github.com/samecart/samecart/proto/region/v1;regionv1b\x06proto3"
 
 var (
 	file_region_v1_region_proto_rawDescOnce sync.Once
@@ -2829,6 +2936,7 @@ func file_region_v1_region_proto_init() {
 		(*ShardRequest_Whole_)(nil),
 		(*ShardRequest_Cursor)(nil),
 		(*ShardRequest_Known_)(nil),
+		(*ShardRequest_Repair)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

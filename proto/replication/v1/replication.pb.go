@@ -572,6 +572,257 @@ func (x *BucketResponse) GetMore() bool {
 	return false
 }
 
+// SketchRequest asks for coded symbols of a rateless IBLT (arXiv:2402.02668).
+type SketchRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 16 random bytes, and the slots in rising order: in the first message alone.
+	Key   []byte   `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Slots []uint32 `protobuf:"varint,2,rep,packed,name=slots,proto3" json:"slots,omitempty"`
+	// How many symbols come next; at least 1.
+	Symbols       uint32 `protobuf:"varint,3,opt,name=symbols,proto3" json:"symbols,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SketchRequest) Reset() {
+	*x = SketchRequest{}
+	mi := &file_replication_v1_replication_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SketchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SketchRequest) ProtoMessage() {}
+
+func (x *SketchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SketchRequest.ProtoReflect.Descriptor instead.
+func (*SketchRequest) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SketchRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *SketchRequest) GetSlots() []uint32 {
+	if x != nil {
+		return x.Slots
+	}
+	return nil
+}
+
+func (x *SketchRequest) GetSymbols() uint32 {
+	if x != nil {
+		return x.Symbols
+	}
+	return 0
+}
+
+type SketchResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Symbols       []byte                 `protobuf:"bytes,1,opt,name=symbols,proto3" json:"symbols,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SketchResponse) Reset() {
+	*x = SketchResponse{}
+	mi := &file_replication_v1_replication_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SketchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SketchResponse) ProtoMessage() {}
+
+func (x *SketchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SketchResponse.ProtoReflect.Descriptor instead.
+func (*SketchResponse) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SketchResponse) GetSymbols() []byte {
+	if x != nil {
+		return x.Symbols
+	}
+	return nil
+}
+
+// Seen is a cart as the asker has seen it.
+type Seen struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	CartId string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	// A crdt.CausalContext.
+	Context       []byte `protobuf:"bytes,2,opt,name=context,proto3" json:"context,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Seen) Reset() {
+	*x = Seen{}
+	mi := &file_replication_v1_replication_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Seen) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Seen) ProtoMessage() {}
+
+func (x *Seen) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Seen.ProtoReflect.Descriptor instead.
+func (*Seen) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Seen) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *Seen) GetContext() []byte {
+	if x != nil {
+		return x.Context
+	}
+	return nil
+}
+
+type NewerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Carts         []*Seen                `protobuf:"bytes,1,rep,name=carts,proto3" json:"carts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NewerRequest) Reset() {
+	*x = NewerRequest{}
+	mi := &file_replication_v1_replication_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NewerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NewerRequest) ProtoMessage() {}
+
+func (x *NewerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NewerRequest.ProtoReflect.Descriptor instead.
+func (*NewerRequest) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *NewerRequest) GetCarts() []*Seen {
+	if x != nil {
+		return x.Carts
+	}
+	return nil
+}
+
+type NewerResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For the first of the carts asked for, as many as fit: a crdt.State, or
+	// nothing when the receiver has not seen more than the asker.
+	Carts         [][]byte `protobuf:"bytes,1,rep,name=carts,proto3" json:"carts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NewerResponse) Reset() {
+	*x = NewerResponse{}
+	mi := &file_replication_v1_replication_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NewerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NewerResponse) ProtoMessage() {}
+
+func (x *NewerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NewerResponse.ProtoReflect.Descriptor instead.
+func (*NewerResponse) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *NewerResponse) GetCarts() [][]byte {
+	if x != nil {
+		return x.Carts
+	}
+	return nil
+}
+
 type FetchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CartIds       []string               `protobuf:"bytes,1,rep,name=cart_ids,json=cartIds,proto3" json:"cart_ids,omitempty"`
@@ -581,7 +832,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_replication_v1_replication_proto_msgTypes[9]
+	mi := &file_replication_v1_replication_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +844,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[9]
+	mi := &file_replication_v1_replication_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +857,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{9}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *FetchRequest) GetCartIds() []string {
@@ -627,7 +878,7 @@ type WholeCart struct {
 
 func (x *WholeCart) Reset() {
 	*x = WholeCart{}
-	mi := &file_replication_v1_replication_proto_msgTypes[10]
+	mi := &file_replication_v1_replication_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -639,7 +890,7 @@ func (x *WholeCart) String() string {
 func (*WholeCart) ProtoMessage() {}
 
 func (x *WholeCart) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[10]
+	mi := &file_replication_v1_replication_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -652,7 +903,7 @@ func (x *WholeCart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeCart.ProtoReflect.Descriptor instead.
 func (*WholeCart) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{10}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WholeCart) GetCartId() string {
@@ -678,7 +929,7 @@ type FetchResponse struct {
 
 func (x *FetchResponse) Reset() {
 	*x = FetchResponse{}
-	mi := &file_replication_v1_replication_proto_msgTypes[11]
+	mi := &file_replication_v1_replication_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -690,7 +941,7 @@ func (x *FetchResponse) String() string {
 func (*FetchResponse) ProtoMessage() {}
 
 func (x *FetchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[11]
+	mi := &file_replication_v1_replication_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -703,7 +954,7 @@ func (x *FetchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchResponse.ProtoReflect.Descriptor instead.
 func (*FetchResponse) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{11}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FetchResponse) GetCarts() []*WholeCart {
@@ -725,7 +976,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_replication_v1_replication_proto_msgTypes[12]
+	mi := &file_replication_v1_replication_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -737,7 +988,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[12]
+	mi := &file_replication_v1_replication_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -750,7 +1001,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{12}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *JoinRequest) GetCarts() []*WholeCart {
@@ -782,7 +1033,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_replication_v1_replication_proto_msgTypes[13]
+	mi := &file_replication_v1_replication_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -794,7 +1045,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[13]
+	mi := &file_replication_v1_replication_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -807,7 +1058,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{13}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{18}
 }
 
 type KnownRequest struct {
@@ -820,7 +1071,7 @@ type KnownRequest struct {
 
 func (x *KnownRequest) Reset() {
 	*x = KnownRequest{}
-	mi := &file_replication_v1_replication_proto_msgTypes[14]
+	mi := &file_replication_v1_replication_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -832,7 +1083,7 @@ func (x *KnownRequest) String() string {
 func (*KnownRequest) ProtoMessage() {}
 
 func (x *KnownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[14]
+	mi := &file_replication_v1_replication_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -845,7 +1096,7 @@ func (x *KnownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnownRequest.ProtoReflect.Descriptor instead.
 func (*KnownRequest) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{14}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *KnownRequest) GetHello() *Hello {
@@ -865,7 +1116,7 @@ type KnownResponse struct {
 
 func (x *KnownResponse) Reset() {
 	*x = KnownResponse{}
-	mi := &file_replication_v1_replication_proto_msgTypes[15]
+	mi := &file_replication_v1_replication_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -877,7 +1128,7 @@ func (x *KnownResponse) String() string {
 func (*KnownResponse) ProtoMessage() {}
 
 func (x *KnownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[15]
+	mi := &file_replication_v1_replication_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -890,7 +1141,7 @@ func (x *KnownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnownResponse.ProtoReflect.Descriptor instead.
 func (*KnownResponse) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{15}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *KnownResponse) GetIncarnation() uint32 {
@@ -940,7 +1191,20 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\"V\n" +
 	"\x0eBucketResponse\x120\n" +
 	"\x05carts\x18\x01 \x03(\v2\x1a.replication.v1.CartDigestR\x05carts\x12\x12\n" +
-	"\x04more\x18\x02 \x01(\bR\x04more\")\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"Q\n" +
+	"\rSketchRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
+	"\x05slots\x18\x02 \x03(\rR\x05slots\x12\x18\n" +
+	"\asymbols\x18\x03 \x01(\rR\asymbols\"*\n" +
+	"\x0eSketchResponse\x12\x18\n" +
+	"\asymbols\x18\x01 \x01(\fR\asymbols\"9\n" +
+	"\x04Seen\x12\x17\n" +
+	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x18\n" +
+	"\acontext\x18\x02 \x01(\fR\acontext\":\n" +
+	"\fNewerRequest\x12*\n" +
+	"\x05carts\x18\x01 \x03(\v2\x14.replication.v1.SeenR\x05carts\"%\n" +
+	"\rNewerResponse\x12\x14\n" +
+	"\x05carts\x18\x01 \x03(\fR\x05carts\")\n" +
 	"\fFetchRequest\x12\x19\n" +
 	"\bcart_ids\x18\x01 \x03(\tR\acartIds\"8\n" +
 	"\tWholeCart\x12\x17\n" +
@@ -956,11 +1220,13 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\fKnownRequest\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.replication.v1.HelloR\x05hello\"1\n" +
 	"\rKnownResponse\x12 \n" +
-	"\vincarnation\x18\x01 \x01(\rR\vincarnation2\xbf\x03\n" +
+	"\vincarnation\x18\x01 \x01(\rR\vincarnation2\xd2\x04\n" +
 	"\x12ReplicationService\x12E\n" +
 	"\x04Push\x12\x1b.replication.v1.PushRequest\x1a\x1c.replication.v1.PushResponse(\x010\x01\x12J\n" +
 	"\aDigests\x12\x1e.replication.v1.DigestsRequest\x1a\x1f.replication.v1.DigestsResponse\x12G\n" +
-	"\x06Bucket\x12\x1d.replication.v1.BucketRequest\x1a\x1e.replication.v1.BucketResponse\x12D\n" +
+	"\x06Bucket\x12\x1d.replication.v1.BucketRequest\x1a\x1e.replication.v1.BucketResponse\x12K\n" +
+	"\x06Sketch\x12\x1d.replication.v1.SketchRequest\x1a\x1e.replication.v1.SketchResponse(\x010\x01\x12D\n" +
+	"\x05Newer\x12\x1c.replication.v1.NewerRequest\x1a\x1d.replication.v1.NewerResponse\x12D\n" +
 	"\x05Fetch\x12\x1c.replication.v1.FetchRequest\x1a\x1d.replication.v1.FetchResponse\x12A\n" +
 	"\x04Join\x12\x1b.replication.v1.JoinRequest\x1a\x1c.replication.v1.JoinResponse\x12D\n" +
 	"\x05Known\x12\x1c.replication.v1.KnownRequest\x1a\x1d.replication.v1.KnownResponseBAZ?github.com/samecart/samecart/proto/replication/v1;replicationv1b\x06proto3"
@@ -977,7 +1243,7 @@ func file_replication_v1_replication_proto_rawDescGZIP() []byte {
 	return file_replication_v1_replication_proto_rawDescData
 }
 
-var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_replication_v1_replication_proto_goTypes = []any{
 	(*Hello)(nil),           // 0: replication.v1.Hello
 	(*PushRequest)(nil),     // 1: replication.v1.PushRequest
@@ -988,39 +1254,49 @@ var file_replication_v1_replication_proto_goTypes = []any{
 	(*BucketRequest)(nil),   // 6: replication.v1.BucketRequest
 	(*CartDigest)(nil),      // 7: replication.v1.CartDigest
 	(*BucketResponse)(nil),  // 8: replication.v1.BucketResponse
-	(*FetchRequest)(nil),    // 9: replication.v1.FetchRequest
-	(*WholeCart)(nil),       // 10: replication.v1.WholeCart
-	(*FetchResponse)(nil),   // 11: replication.v1.FetchResponse
-	(*JoinRequest)(nil),     // 12: replication.v1.JoinRequest
-	(*JoinResponse)(nil),    // 13: replication.v1.JoinResponse
-	(*KnownRequest)(nil),    // 14: replication.v1.KnownRequest
-	(*KnownResponse)(nil),   // 15: replication.v1.KnownResponse
+	(*SketchRequest)(nil),   // 9: replication.v1.SketchRequest
+	(*SketchResponse)(nil),  // 10: replication.v1.SketchResponse
+	(*Seen)(nil),            // 11: replication.v1.Seen
+	(*NewerRequest)(nil),    // 12: replication.v1.NewerRequest
+	(*NewerResponse)(nil),   // 13: replication.v1.NewerResponse
+	(*FetchRequest)(nil),    // 14: replication.v1.FetchRequest
+	(*WholeCart)(nil),       // 15: replication.v1.WholeCart
+	(*FetchResponse)(nil),   // 16: replication.v1.FetchResponse
+	(*JoinRequest)(nil),     // 17: replication.v1.JoinRequest
+	(*JoinResponse)(nil),    // 18: replication.v1.JoinResponse
+	(*KnownRequest)(nil),    // 19: replication.v1.KnownRequest
+	(*KnownResponse)(nil),   // 20: replication.v1.KnownResponse
 }
 var file_replication_v1_replication_proto_depIdxs = []int32{
 	0,  // 0: replication.v1.PushRequest.hello:type_name -> replication.v1.Hello
 	2,  // 1: replication.v1.PushRequest.interval:type_name -> replication.v1.Interval
 	7,  // 2: replication.v1.BucketResponse.carts:type_name -> replication.v1.CartDigest
-	10, // 3: replication.v1.FetchResponse.carts:type_name -> replication.v1.WholeCart
-	10, // 4: replication.v1.JoinRequest.carts:type_name -> replication.v1.WholeCart
-	0,  // 5: replication.v1.JoinRequest.stream:type_name -> replication.v1.Hello
-	0,  // 6: replication.v1.KnownRequest.hello:type_name -> replication.v1.Hello
-	1,  // 7: replication.v1.ReplicationService.Push:input_type -> replication.v1.PushRequest
-	4,  // 8: replication.v1.ReplicationService.Digests:input_type -> replication.v1.DigestsRequest
-	6,  // 9: replication.v1.ReplicationService.Bucket:input_type -> replication.v1.BucketRequest
-	9,  // 10: replication.v1.ReplicationService.Fetch:input_type -> replication.v1.FetchRequest
-	12, // 11: replication.v1.ReplicationService.Join:input_type -> replication.v1.JoinRequest
-	14, // 12: replication.v1.ReplicationService.Known:input_type -> replication.v1.KnownRequest
-	3,  // 13: replication.v1.ReplicationService.Push:output_type -> replication.v1.PushResponse
-	5,  // 14: replication.v1.ReplicationService.Digests:output_type -> replication.v1.DigestsResponse
-	8,  // 15: replication.v1.ReplicationService.Bucket:output_type -> replication.v1.BucketResponse
-	11, // 16: replication.v1.ReplicationService.Fetch:output_type -> replication.v1.FetchResponse
-	13, // 17: replication.v1.ReplicationService.Join:output_type -> replication.v1.JoinResponse
-	15, // 18: replication.v1.ReplicationService.Known:output_type -> replication.v1.KnownResponse
-	13, // [13:19] is the sub-list for method output_type
-	7,  // [7:13] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	11, // 3: replication.v1.NewerRequest.carts:type_name -> replication.v1.Seen
+	15, // 4: replication.v1.FetchResponse.carts:type_name -> replication.v1.WholeCart
+	15, // 5: replication.v1.JoinRequest.carts:type_name -> replication.v1.WholeCart
+	0,  // 6: replication.v1.JoinRequest.stream:type_name -> replication.v1.Hello
+	0,  // 7: replication.v1.KnownRequest.hello:type_name -> replication.v1.Hello
+	1,  // 8: replication.v1.ReplicationService.Push:input_type -> replication.v1.PushRequest
+	4,  // 9: replication.v1.ReplicationService.Digests:input_type -> replication.v1.DigestsRequest
+	6,  // 10: replication.v1.ReplicationService.Bucket:input_type -> replication.v1.BucketRequest
+	9,  // 11: replication.v1.ReplicationService.Sketch:input_type -> replication.v1.SketchRequest
+	12, // 12: replication.v1.ReplicationService.Newer:input_type -> replication.v1.NewerRequest
+	14, // 13: replication.v1.ReplicationService.Fetch:input_type -> replication.v1.FetchRequest
+	17, // 14: replication.v1.ReplicationService.Join:input_type -> replication.v1.JoinRequest
+	19, // 15: replication.v1.ReplicationService.Known:input_type -> replication.v1.KnownRequest
+	3,  // 16: replication.v1.ReplicationService.Push:output_type -> replication.v1.PushResponse
+	5,  // 17: replication.v1.ReplicationService.Digests:output_type -> replication.v1.DigestsResponse
+	8,  // 18: replication.v1.ReplicationService.Bucket:output_type -> replication.v1.BucketResponse
+	10, // 19: replication.v1.ReplicationService.Sketch:output_type -> replication.v1.SketchResponse
+	13, // 20: replication.v1.ReplicationService.Newer:output_type -> replication.v1.NewerResponse
+	16, // 21: replication.v1.ReplicationService.Fetch:output_type -> replication.v1.FetchResponse
+	18, // 22: replication.v1.ReplicationService.Join:output_type -> replication.v1.JoinResponse
+	20, // 23: replication.v1.ReplicationService.Known:output_type -> replication.v1.KnownResponse
+	16, // [16:24] is the sub-list for method output_type
+	8,  // [8:16] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_replication_v1_replication_proto_init() }
@@ -1038,7 +1314,7 @@ func file_replication_v1_replication_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_replication_v1_replication_proto_rawDesc), len(file_replication_v1_replication_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -44,6 +44,8 @@ const (
 	AdminServiceNodeProcedure = "/admin.v1.AdminService/Node"
 	// AdminServiceRegionProcedure is the fully-qualified name of the AdminService's Region RPC.
 	AdminServiceRegionProcedure = "/admin.v1.AdminService/Region"
+	// AdminServiceRepairProcedure is the fully-qualified name of the AdminService's Repair RPC.
+	AdminServiceRepairProcedure = "/admin.v1.AdminService/Repair"
 )
 
 // AdminServiceClient is a client for the admin.v1.AdminService service.
@@ -59,6 +61,9 @@ type AdminServiceClient interface {
 	Node(context.Context, *connect.Request[v1.NodeRequest]) (*connect.Response[v1.NodeResponse], error)
 	// Region kills or starts all nodes of a region. Only with drills on.
 	Region(context.Context, *connect.Request[v1.RegionRequest]) (*connect.Response[v1.RegionResponse], error)
+	// Repair begins to compare all carts of a region with a peer region's and to
+	// exchange those that differ; Regions shows how it goes.
+	Repair(context.Context, *connect.Request[v1.RepairRequest]) (*connect.Response[v1.RepairResponse], error)
 }
 
 // NewAdminServiceClient constructs a client for the admin.v1.AdminService service. By default, it
@@ -102,6 +107,12 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("Region")),
 			connect.WithClientOptions(opts...),
 		),
+		repair: connect.NewClient[v1.RepairRequest, v1.RepairResponse](
+			httpClient,
+			baseURL+AdminServiceRepairProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("Repair")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -112,6 +123,7 @@ type adminServiceClient struct {
 	link    *connect.Client[v1.LinkRequest, v1.LinkResponse]
 	node    *connect.Client[v1.NodeRequest, v1.NodeResponse]
 	region  *connect.Client[v1.RegionRequest, v1.RegionResponse]
+	repair  *connect.Client[v1.RepairRequest, v1.RepairResponse]
 }
 
 // Regions calls admin.v1.AdminService.Regions.
@@ -139,6 +151,11 @@ func (c *adminServiceClient) Region(ctx context.Context, req *connect.Request[v1
 	return c.region.CallUnary(ctx, req)
 }
 
+// Repair calls admin.v1.AdminService.Repair.
+func (c *adminServiceClient) Repair(ctx context.Context, req *connect.Request[v1.RepairRequest]) (*connect.Response[v1.RepairResponse], error) {
+	return c.repair.CallUnary(ctx, req)
+}
+
 // AdminServiceHandler is an implementation of the admin.v1.AdminService service.
 type AdminServiceHandler interface {
 	// Regions shows regions, nodes, links, lag.
@@ -152,6 +169,9 @@ type AdminServiceHandler interface {
 	Node(context.Context, *connect.Request[v1.NodeRequest]) (*connect.Response[v1.NodeResponse], error)
 	// Region kills or starts all nodes of a region. Only with drills on.
 	Region(context.Context, *connect.Request[v1.RegionRequest]) (*connect.Response[v1.RegionResponse], error)
+	// Repair begins to compare all carts of a region with a peer region's and to
+	// exchange those that differ; Regions shows how it goes.
+	Repair(context.Context, *connect.Request[v1.RepairRequest]) (*connect.Response[v1.RepairResponse], error)
 }
 
 // NewAdminServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -191,6 +211,12 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("Region")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceRepairHandler := connect.NewUnaryHandler(
+		AdminServiceRepairProcedure,
+		svc.Repair,
+		connect.WithSchema(adminServiceMethods.ByName("Repair")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/admin.v1.AdminService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AdminServiceRegionsProcedure:
@@ -203,6 +229,8 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceNodeHandler.ServeHTTP(w, r)
 		case AdminServiceRegionProcedure:
 			adminServiceRegionHandler.ServeHTTP(w, r)
+		case AdminServiceRepairProcedure:
+			adminServiceRepairHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -230,4 +258,8 @@ func (UnimplementedAdminServiceHandler) Node(context.Context, *connect.Request[v
 
 func (UnimplementedAdminServiceHandler) Region(context.Context, *connect.Request[v1.RegionRequest]) (*connect.Response[v1.RegionResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.Region is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) Repair(context.Context, *connect.Request[v1.RepairRequest]) (*connect.Response[v1.RepairResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.Repair is not implemented"))
 }

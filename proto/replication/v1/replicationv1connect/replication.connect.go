@@ -43,6 +43,12 @@ const (
 	// ReplicationServiceBucketProcedure is the fully-qualified name of the ReplicationService's Bucket
 	// RPC.
 	ReplicationServiceBucketProcedure = "/replication.v1.ReplicationService/Bucket"
+	// ReplicationServiceSketchProcedure is the fully-qualified name of the ReplicationService's Sketch
+	// RPC.
+	ReplicationServiceSketchProcedure = "/replication.v1.ReplicationService/Sketch"
+	// ReplicationServiceNewerProcedure is the fully-qualified name of the ReplicationService's Newer
+	// RPC.
+	ReplicationServiceNewerProcedure = "/replication.v1.ReplicationService/Newer"
 	// ReplicationServiceFetchProcedure is the fully-qualified name of the ReplicationService's Fetch
 	// RPC.
 	ReplicationServiceFetchProcedure = "/replication.v1.ReplicationService/Fetch"
@@ -61,6 +67,12 @@ type ReplicationServiceClient interface {
 	Digests(context.Context, *connect.Request[v1.DigestsRequest]) (*connect.Response[v1.DigestsResponse], error)
 	// Bucket returns the digest of every cart in one slot.
 	Bucket(context.Context, *connect.Request[v1.BucketRequest]) (*connect.Response[v1.BucketResponse], error)
+	// Sketch answers with a sketch of the digests of the receiver's carts in some
+	// slots, as long as it is asked for more of it.
+	Sketch(context.Context) *connect.BidiStreamForClient[v1.SketchRequest, v1.SketchResponse]
+	// Newer returns the receiver's whole carts that have seen all that the
+	// asker's have, and more.
+	Newer(context.Context, *connect.Request[v1.NewerRequest]) (*connect.Response[v1.NewerResponse], error)
 	// Fetch returns whole carts.
 	Fetch(context.Context, *connect.Request[v1.FetchRequest]) (*connect.Response[v1.FetchResponse], error)
 	// Join takes whole carts into the receiving region and, when it says so,
@@ -101,6 +113,18 @@ func NewReplicationServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(replicationServiceMethods.ByName("Bucket")),
 			connect.WithClientOptions(opts...),
 		),
+		sketch: connect.NewClient[v1.SketchRequest, v1.SketchResponse](
+			httpClient,
+			baseURL+ReplicationServiceSketchProcedure,
+			connect.WithSchema(replicationServiceMethods.ByName("Sketch")),
+			connect.WithClientOptions(opts...),
+		),
+		newer: connect.NewClient[v1.NewerRequest, v1.NewerResponse](
+			httpClient,
+			baseURL+ReplicationServiceNewerProcedure,
+			connect.WithSchema(replicationServiceMethods.ByName("Newer")),
+			connect.WithClientOptions(opts...),
+		),
 		fetch: connect.NewClient[v1.FetchRequest, v1.FetchResponse](
 			httpClient,
 			baseURL+ReplicationServiceFetchProcedure,
@@ -127,6 +151,8 @@ type replicationServiceClient struct {
 	push    *connect.Client[v1.PushRequest, v1.PushResponse]
 	digests *connect.Client[v1.DigestsRequest, v1.DigestsResponse]
 	bucket  *connect.Client[v1.BucketRequest, v1.BucketResponse]
+	sketch  *connect.Client[v1.SketchRequest, v1.SketchResponse]
+	newer   *connect.Client[v1.NewerRequest, v1.NewerResponse]
 	fetch   *connect.Client[v1.FetchRequest, v1.FetchResponse]
 	join    *connect.Client[v1.JoinRequest, v1.JoinResponse]
 	known   *connect.Client[v1.KnownRequest, v1.KnownResponse]
@@ -145,6 +171,16 @@ func (c *replicationServiceClient) Digests(ctx context.Context, req *connect.Req
 // Bucket calls replication.v1.ReplicationService.Bucket.
 func (c *replicationServiceClient) Bucket(ctx context.Context, req *connect.Request[v1.BucketRequest]) (*connect.Response[v1.BucketResponse], error) {
 	return c.bucket.CallUnary(ctx, req)
+}
+
+// Sketch calls replication.v1.ReplicationService.Sketch.
+func (c *replicationServiceClient) Sketch(ctx context.Context) *connect.BidiStreamForClient[v1.SketchRequest, v1.SketchResponse] {
+	return c.sketch.CallBidiStream(ctx)
+}
+
+// Newer calls replication.v1.ReplicationService.Newer.
+func (c *replicationServiceClient) Newer(ctx context.Context, req *connect.Request[v1.NewerRequest]) (*connect.Response[v1.NewerResponse], error) {
+	return c.newer.CallUnary(ctx, req)
 }
 
 // Fetch calls replication.v1.ReplicationService.Fetch.
@@ -170,6 +206,12 @@ type ReplicationServiceHandler interface {
 	Digests(context.Context, *connect.Request[v1.DigestsRequest]) (*connect.Response[v1.DigestsResponse], error)
 	// Bucket returns the digest of every cart in one slot.
 	Bucket(context.Context, *connect.Request[v1.BucketRequest]) (*connect.Response[v1.BucketResponse], error)
+	// Sketch answers with a sketch of the digests of the receiver's carts in some
+	// slots, as long as it is asked for more of it.
+	Sketch(context.Context, *connect.BidiStream[v1.SketchRequest, v1.SketchResponse]) error
+	// Newer returns the receiver's whole carts that have seen all that the
+	// asker's have, and more.
+	Newer(context.Context, *connect.Request[v1.NewerRequest]) (*connect.Response[v1.NewerResponse], error)
 	// Fetch returns whole carts.
 	Fetch(context.Context, *connect.Request[v1.FetchRequest]) (*connect.Response[v1.FetchResponse], error)
 	// Join takes whole carts into the receiving region and, when it says so,
@@ -206,6 +248,18 @@ func NewReplicationServiceHandler(svc ReplicationServiceHandler, opts ...connect
 		connect.WithSchema(replicationServiceMethods.ByName("Bucket")),
 		connect.WithHandlerOptions(opts...),
 	)
+	replicationServiceSketchHandler := connect.NewBidiStreamHandler(
+		ReplicationServiceSketchProcedure,
+		svc.Sketch,
+		connect.WithSchema(replicationServiceMethods.ByName("Sketch")),
+		connect.WithHandlerOptions(opts...),
+	)
+	replicationServiceNewerHandler := connect.NewUnaryHandler(
+		ReplicationServiceNewerProcedure,
+		svc.Newer,
+		connect.WithSchema(replicationServiceMethods.ByName("Newer")),
+		connect.WithHandlerOptions(opts...),
+	)
 	replicationServiceFetchHandler := connect.NewUnaryHandler(
 		ReplicationServiceFetchProcedure,
 		svc.Fetch,
@@ -232,6 +286,10 @@ func NewReplicationServiceHandler(svc ReplicationServiceHandler, opts ...connect
 			replicationServiceDigestsHandler.ServeHTTP(w, r)
 		case ReplicationServiceBucketProcedure:
 			replicationServiceBucketHandler.ServeHTTP(w, r)
+		case ReplicationServiceSketchProcedure:
+			replicationServiceSketchHandler.ServeHTTP(w, r)
+		case ReplicationServiceNewerProcedure:
+			replicationServiceNewerHandler.ServeHTTP(w, r)
 		case ReplicationServiceFetchProcedure:
 			replicationServiceFetchHandler.ServeHTTP(w, r)
 		case ReplicationServiceJoinProcedure:
@@ -257,6 +315,14 @@ func (UnimplementedReplicationServiceHandler) Digests(context.Context, *connect.
 
 func (UnimplementedReplicationServiceHandler) Bucket(context.Context, *connect.Request[v1.BucketRequest]) (*connect.Response[v1.BucketResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("replication.v1.ReplicationService.Bucket is not implemented"))
+}
+
+func (UnimplementedReplicationServiceHandler) Sketch(context.Context, *connect.BidiStream[v1.SketchRequest, v1.SketchResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("replication.v1.ReplicationService.Sketch is not implemented"))
+}
+
+func (UnimplementedReplicationServiceHandler) Newer(context.Context, *connect.Request[v1.NewerRequest]) (*connect.Response[v1.NewerResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("replication.v1.ReplicationService.Newer is not implemented"))
 }
 
 func (UnimplementedReplicationServiceHandler) Fetch(context.Context, *connect.Request[v1.FetchRequest]) (*connect.Response[v1.FetchResponse], error) {
