@@ -55,7 +55,6 @@ func TestKilledRegionIsLeftAndComesBackTo(t *testing.T) {
 	bubble(t, func(t *testing.T, g *rig) {
 		g.add()
 		g.eu.gossip(g.us)
-		budget := g.Status().Budget
 		g.us.kill()
 		var longest time.Duration
 		for range 20 {
@@ -69,8 +68,8 @@ func TestKilledRegionIsLeftAndComesBackTo(t *testing.T) {
 		if longest != 40*ms {
 			t.Errorf("an add took %v, its region was %v away", longest, 40*ms)
 		}
-		if st := g.Status(); st.Budget < budget || st.Regions[0].Region != "eu" || !st.Regions[0].Listed || st.Regions[2].Healthy {
-			t.Errorf("status %+v, budget before %v", st, budget)
+		if st := g.Status(); st.Budget != 10 || st.Regions[0].Region != "eu" || !st.Regions[0].Listed || st.Regions[2].Healthy {
+			t.Errorf("status %+v", st)
 		}
 		g.told()
 		g.us.start()
@@ -90,7 +89,7 @@ func TestKilledRegionIsLeftAndComesBackTo(t *testing.T) {
 		if told := g.told(); told != "us healthy=true; eu→us nearer" {
 			t.Errorf("told %q", told)
 		}
-	})
+	}, func(c *Config) { c.BudgetMax, c.BudgetShare, c.BudgetPerSecond = 10, 0, 0 }) // whatever is taken shows
 }
 
 func TestSilentRegionCostsOneAttempt(t *testing.T) {
@@ -367,6 +366,21 @@ func TestSessionStaysWhereItWasAnswered(t *testing.T) {
 	})
 }
 
+func TestUpdateThatLacksWhatWasSeenIsStale(t *testing.T) {
+	bubble(t, func(t *testing.T, g *rig) {
+		g.add()
+		old := g.s.Token()
+		g.add()
+		// The region need not know what the session has seen meanwhile.
+		if !g.s.shown(old, false) || g.s.shown(g.s.Token(), false) {
+			t.Error("an update of before the last write is taken for new, or a new one is not")
+		}
+		if g.us.calls(); g.get().Stale || g.us.calls()[0].token != g.s.Token() {
+			t.Error("an old update changes what is asked for")
+		}
+	})
+}
+
 func TestForeignTokenIsSentBack(t *testing.T) {
 	bubble(t, func(t *testing.T, g *rig) {
 		before := g.s.look()
@@ -471,7 +485,10 @@ func TestWatchGoesOnOverFailures(t *testing.T) {
 
 func TestWatchEndsWithItsLoopItsContextAndTheClient(t *testing.T) {
 	bubble(t, func(t *testing.T, g *rig) {
-		for range g.s.Watch(t.Context()) {
+		for u, err := range g.s.Watch(t.Context()) {
+			if err != nil || u.Region != "us" {
+				t.Errorf("%+v, %v", u, err)
+			}
 			break
 		}
 		ctx, cancel := context.WithCancel(t.Context())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -108,17 +109,26 @@ func (r *fakeRegion) Wait(ctx context.Context, id string, seen region.Digest) (r
 // Ready implements rpc.Region.
 func (r *fakeRegion) Ready(context.Context) error { return nil }
 
-// distance is an http.RoundTripper that makes addresses farther away.
-type distance map[string]time.Duration
+// farConn is a connection whose bytes are on their way for long.
+type farConn struct{ net.Conn }
 
-// RoundTrip implements http.RoundTripper.
-func (d distance) RoundTrip(req *http.Request) (*http.Response, error) {
-	select {
-	case <-time.After(d[req.URL.Scheme+"://"+req.URL.Host]):
-	case <-req.Context().Done():
-		return nil, req.Context().Err()
-	}
-	return http.DefaultTransport.RoundTrip(req)
+// Read implements net.Conn.
+func (c farConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	<-time.After(30 * time.Millisecond)
+	return n, err
+}
+
+// farFrom is a transport to which one address is far away.
+func farFrom(far string) *http.Transport {
+	return &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, network, addr)
+		if err == nil && addr == far {
+			conn = farConn{conn}
+		}
+		return conn, err
+	}}
 }
 
 // TestRealServers holds the client together with the real handler, over real
@@ -149,7 +159,9 @@ func TestRealServers(t *testing.T) {
 	us, eu := fakes[0], fakes[1]
 
 	cfg := client.DefaultConfig()
-	cfg.Transport = distance{infos[1].Address: 30 * time.Millisecond}
+	transport := farFrom(servers[1].Listener.Addr().String())
+	t.Cleanup(transport.CloseIdleConnections)
+	cfg.Transport = transport
 	c, err := client.New(servers[0].URL, cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -211,8 +223,9 @@ func TestRealServers(t *testing.T) {
 			t.Fatalf("%+v", c.Status())
 		}
 	}
-	servers[0].CloseClientConnections()
-	servers[0].Listener.Close() //nolint:errcheck // it is closed again at the end
+	if err := servers[0].Config.Close(); err != nil { // its port, then all its connections
+		t.Fatal(err)
+	}
 	if u := next(); !u.Stale || u.Region != "eu" || u.Cart.GetItemCount() != 1 {
 		t.Errorf("shown by the other region: %v", u)
 	}
