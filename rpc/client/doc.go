@@ -87,6 +87,11 @@
 // lasted. Explain is not hedged: it is for people. A stale answer does not
 // call the other attempt off.
 //
+// net/http itself sends a request again when an idle connection turns out to
+// be closed, mutations because they have an Idempotency-Key. That is within one
+// attempt, and as safe. A proxy's Retry-After is not seen: Connect drops the
+// headers of answers that are not its own.
+//
 // Timeouts of attempts double. A fixed one would make every attempt fail
 // where all regions are slow.
 //
