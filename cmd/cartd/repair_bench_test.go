@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -114,6 +115,7 @@ type repairPair struct {
 	clients []*replicationClient
 	meters  []*meter
 	admin   adminv1connect.AdminServiceClient
+	logs    []*output
 }
 
 // replicationClient reaches a region past the meter.
@@ -133,6 +135,7 @@ func startRepairPair(b *testing.B) *repairPair {
 			"--listen", at[0], "--link-listen", at[1], "--peer-listen", at[2], "--trust-headers",
 			"--peers", p.names[other]+"=http://"+p.meters[other].ln.Addr().String())
 		defer c.serves(b)
+		p.logs = append(p.logs, c.errs)
 		b.Cleanup(func() {
 			if b.Failed() {
 				b.Logf("%s: %s", name, c.errs)
@@ -241,6 +244,8 @@ func (p *repairPair) equal() bool {
 	return slices.Equal(all[0], all[1])
 }
 
+const repairDone = `msg="repair done"`
+
 // BenchmarkRepair makes two regions equal that differ in some carts, none of
 // which any delta log has. -repair-carts sets how many carts there are. Run it
 // with -benchtime 1x: a second repair of the same has nothing to do.
@@ -260,20 +265,21 @@ func BenchmarkRepair(b *testing.B) {
 			own := p.load(0, 0, differ, version) + p.load(1, n/2, n/2+differ, version)
 			p.shut(false)
 			p.connected()
+			done := strings.Count(p.logs[0].String(), repairDone)
 			before, begin := p.bytes(), time.Now()
 			if _, err := p.admin.Repair(b.Context(), asAdmin(&adminv1.RepairRequest{Region: "us-east", Peer: "eu-west"})); err != nil {
 				b.Fatal(err)
 			}
-			if differ == 0 {
-				time.Sleep(time.Second)
-			}
-			for !p.equal() {
-				if time.Since(begin) > 10*time.Minute {
-					b.Fatal("the regions do not become equal")
+			for strings.Count(p.logs[0].String(), repairDone) == done {
+				if time.Since(begin) > 30*time.Minute {
+					b.Fatal("the repair does not end")
 				}
-				time.Sleep(20 * time.Millisecond)
+				time.Sleep(2 * time.Millisecond)
 			}
 			took, bytes := time.Since(begin), p.bytes()-before
+			if !p.equal() {
+				b.Fatal("the regions are not equal")
+			}
 			b.ReportMetric(took.Seconds(), "s/repair")
 			b.ReportMetric(0, "ns/op")
 			b.ReportMetric(float64(bytes), "wire-B")

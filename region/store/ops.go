@@ -469,6 +469,9 @@ func (s *Space) RecordAndOps(slot uint32, id string) (r *Record, ops map[crdt.Op
 			}
 		}
 	}
+	if r != nil && !r.Asked.Full { // S3
+		return r, ops, nil
+	}
 	if err := s.eachIndexed(t.tx, id, func(_ crdt.OpID, n uint64) (bool, error) { return true, take(n) }); err != nil {
 		return nil, nil, err
 	}

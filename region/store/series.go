@@ -118,8 +118,29 @@ func (t *Tx) finish(a *appending, kind byte, n uint64) {
 	}
 }
 
+// lastRead is the chunk that a transaction read last: what belongs to one cart
+// often came together, and is asked for one by one.
+type lastRead struct {
+	kind  byte // 0: none
+	chunk uint64
+	value []byte
+}
+
+// readChunk returns a chunk of a series, nil when there is none.
+func (t *Tx) readChunk(kind byte, chunk uint64) ([]byte, error) {
+	if l := t.lastRead; l.kind == kind && l.chunk == chunk {
+		return l.value, nil
+	}
+	v, err := get(t.tx, t.space.chunkKey(kind, chunk))
+	if err == nil {
+		t.lastRead = lastRead{kind, chunk, v}
+	}
+	return v, err
+}
+
 // writeChunk writes what append has counted already.
 func (t *Tx) writeChunk(kind byte, chunk uint64, value []byte) {
+	t.lastRead = lastRead{}
 	key := t.space.chunkKey(kind, chunk)
 	if kind != kindRow || t.bytes < t.space.store.db.MaxBatchSize()/2 {
 		if err := t.tx.Set(key, value); err != nil {
@@ -141,7 +162,7 @@ func (t *Tx) value(a *appending, kind byte, last, n uint64) (value []byte, err e
 	chunk, place := chunkOf(n)
 	v := a.tail
 	if tailChunk, _ := chunkOf(last + 1); chunk != tailChunk || v == nil { // a reader has no tail
-		if v, err = get(t.tx, t.space.chunkKey(kind, chunk)); err != nil {
+		if v, err = t.readChunk(kind, chunk); err != nil {
 			return nil, err
 		}
 	}

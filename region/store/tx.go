@@ -22,6 +22,7 @@ type Tx struct {
 	err    error
 
 	rows, ops appending
+	lastRead  lastRead
 	loose     []looseOp
 	// spilled takes rows that would not fit the transaction; see AppendRow.
 	spilled *badger.WriteBatch

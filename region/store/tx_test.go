@@ -69,18 +69,23 @@ func TestCommitIsOneStep(t *testing.T) {
 	sp := openSpace(t, s, 1)
 	st := crdt.Stream{Region: 2, Incarnation: 3, Shard: 4}
 	tx := sp.Begin()
-	r := put(t, tx, 9, "c", cartOf(2))
+	asked, err := tx.ListNextOp("c", crdt.OpID{1}, Asked{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := NewRecord("c", 1, cartOf(2), asked)
+	tx.PutRecord(9, "c", nil, r)
 	if d, ok := tx.Dirty("c"); !ok || d != r {
 		t.Fatal("a written record is not dirty")
 	}
 	tx.AppendRow(rowOf("c"))
-	tx.PutLooseOp("c", crdt.OpID{1}, OpRecord{Fingerprint: 5, At: 6, Outcome: []byte("out")}, 1<<62)
+	tx.PutOp("c", crdt.OpID{1}, OpRecord{Fingerprint: 5, At: 6, Outcome: []byte("out")}, 1<<62)
 	tx.SetCursor(st, 8)
 	tx.Marker().Applied = 3
 	if cur, err := tx.Cursor(st); err != nil || cur != 8 {
 		t.Fatalf("cursor in the transaction %d, %v", cur, err)
 	}
-	if rec, ok, err := tx.Op("c", crdt.OpID{1}, nil); err != nil || !ok || string(rec.Outcome) != "out" {
+	if rec, ok, err := tx.Op("c", crdt.OpID{1}, r); err != nil || !ok || string(rec.Outcome) != "out" {
 		t.Fatalf("op in the transaction %+v %v %v", rec, ok, err)
 	}
 	if got := dump(t, s, sp.prefix); len(got) != 0 || sp.Marker() != (Marker{}) {
