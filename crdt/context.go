@@ -228,6 +228,51 @@ func (cc CausalContext) Covers(o CausalContext) bool {
 	return true
 }
 
+// Lack is how many dots of one replica a context lacks.
+type Lack struct {
+	Replica Replica
+	Dots    uint64
+}
+
+// Lacks returns what o has seen and cc has not: by replica, in order, and only
+// those with a dot.
+func (cc CausalContext) Lacks(o CausalContext) []Lack {
+	var out []Lack
+	for _, e := range o.entries {
+		var have []seqRange
+		if i, ok := cc.find(e.replica); ok {
+			have = cc.entries[i].ranges
+		}
+		if n := countOf(e.ranges) - countOf(intersect(e.ranges, have)); n > 0 {
+			out = append(out, Lack{e.replica, n})
+		}
+	}
+	return out
+}
+
+// intersect returns what both lists of ranges hold.
+func intersect(a, b []seqRange) []seqRange {
+	var out []seqRange
+	for len(a) > 0 && len(b) > 0 {
+		if lo, hi := max(a[0].lo, b[0].lo), min(a[0].hi, b[0].hi); lo <= hi {
+			out = append(out, seqRange{lo, hi})
+		}
+		if a[0].hi < b[0].hi {
+			a = a[1:]
+		} else {
+			b = b[1:]
+		}
+	}
+	return out
+}
+
+func countOf(rs []seqRange) (n uint64) {
+	for _, r := range rs {
+		n += r.hi - r.lo + 1
+	}
+	return n
+}
+
 // Equal reports whether both hold the same dots.
 func (cc CausalContext) Equal(o CausalContext) bool {
 	return slices.EqualFunc(cc.entries, o.entries, func(a, b contextEntry) bool {

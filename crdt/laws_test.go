@@ -41,6 +41,25 @@ func TestContextIsASet(t *testing.T) {
 		}
 		crdttest.Equal(t, "order does not matter", one, ca)
 
+		lacks := map[crdt.Replica]uint64{}
+		for _, d := range b {
+			if ca.Has(d) {
+				continue
+			}
+			lacks[d.Replica]++
+			ca = ca.With(d) // a dot may come twice in b
+		}
+		ca = crdt.ContextOf(a...)
+		for _, l := range ca.Lacks(cb) {
+			if lacks[l.Replica] != l.Dots || l.Dots == 0 {
+				t.Fatalf("%v lacks %d dots of %v of %v, want %d", ca, l.Dots, l.Replica, cb, lacks[l.Replica])
+			}
+			delete(lacks, l.Replica)
+		}
+		if len(lacks) > 0 {
+			t.Fatalf("%v does not say that it lacks %v", ca, lacks)
+		}
+
 		in := map[crdt.Dot]bool{}
 		for _, d := range append(slices.Clone(a), b...) {
 			in[d] = true

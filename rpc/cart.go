@@ -245,6 +245,9 @@ func (s *service) describe(ctx context.Context, c call, edits []edit, out *regio
 		cartID: c.cartID, count: out.GetItemCount(), stale: stale,
 		results: make([]*cartv1.ItemResponse, len(edits)),
 	}
+	if stale {
+		a.missing = missingText(s.missing(c.context, cc))
+	}
 	lines := out.GetLines()
 	refs := make([]productRef, len(lines))
 	for i, l := range lines {
@@ -288,7 +291,10 @@ func (s *service) cart(ctx context.Context, c call) (*cartv1.Cart, meta, error) 
 	if err != nil {
 		return nil, meta{}, err
 	}
-	return s.render(ctx, v), metaOf(v), nil
+	m, missing := s.metaFor(c, v)
+	cart := s.render(ctx, v)
+	cart.Missing = missing
+	return cart, m, nil
 }
 
 // count reads the number of items in the caller's cart.
@@ -297,7 +303,8 @@ func (s *service) count(ctx context.Context, c call) (*cartv1.CountResponse, met
 	if err != nil {
 		return nil, meta{}, err
 	}
-	return &cartv1.CountResponse{CartId: v.CartID, ItemCount: cartOf(v).ItemCount(s.cfg.QuantityMax), Stale: v.Stale}, metaOf(v), nil
+	m, _ := s.metaFor(c, v)
+	return &cartv1.CountResponse{CartId: v.CartID, ItemCount: cartOf(v).ItemCount(s.cfg.QuantityMax), Stale: v.Stale}, m, nil
 }
 
 // cartOf returns a view's cart; a cart that nobody knows is an empty one.

@@ -65,6 +65,11 @@ type rejectedJSON struct {
 	Reason string `json:"reason"`
 }
 
+type missingJSON struct {
+	Region string `json:"region"`
+	Edits  uint64 `json:"edits"`
+}
+
 type cartJSON struct {
 	CartID             string          `json:"cart_id"`
 	Items              []itemJSON      `json:"items"`
@@ -78,6 +83,7 @@ type cartJSON struct {
 	EstimatedTotal     amount          `json:"estimated_total"`
 	ExpiresAt          *string         `json:"expires_at"`
 	Stale              bool            `json:"stale"`
+	Missing            []missingJSON   `json:"missing,omitempty"`
 	Conflicts          []conflictJSON  `json:"conflicts"`
 	Warnings           []string        `json:"warnings"`
 }
@@ -137,6 +143,7 @@ func cartJSONOf(c *cartv1.Cart) cartJSON {
 		Subtotal: amountOf(c.GetSubtotal()), ItemCount: c.GetItemCount(), Currency: c.GetCurrency(),
 		PromotionsApplied: []promotionJSON{}, PromotionsRejected: []rejectedJSON{},
 		EstimatedTotal: amountOf(c.GetEstimatedTotal()), Stale: c.GetStale(),
+		Missing:   mapped(c.GetMissing(), func(m *cartv1.Missing) missingJSON { return missingJSON{m.GetRegion(), m.GetEdits()} }),
 		Conflicts: mapped(c.GetConflicts(), conflictJSONOf), Warnings: append([]string{}, c.GetWarnings()...),
 	}
 }

@@ -42,7 +42,8 @@ func (s *service) explain(ctx context.Context, c call) (*cartv1.ExplainCartRespo
 			out.Lines = append(out.Lines, x.line(e))
 		}
 	}
-	return out, metaOf(v), nil
+	m, _ := s.metaFor(c, v)
+	return out, m, nil
 }
 
 type explainer struct {

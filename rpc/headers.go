@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/samecart/samecart/crdt"
+	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	"github.com/samecart/samecart/region"
 )
 
@@ -100,10 +101,21 @@ type meta struct {
 	token    string
 	etag     string
 	replayed bool
+	missing  string // see missingText
 }
 
 func metaOf(v region.View) meta {
 	return meta{token: tokenOf(v), etag: etag(v.Digest)}
+}
+
+// metaFor is metaOf, and what the view lacks of what the caller has seen.
+func (s *service) metaFor(c call, v region.View) (m meta, missing []*cartv1.Missing) {
+	m = metaOf(v)
+	if v.Stale && c.hasToken {
+		missing = s.missing(c.context, cartOf(v).Context)
+		m.missing = missingText(missing)
+	}
+	return m, missing
 }
 
 func tokenOf(v region.View) string {
@@ -124,5 +136,8 @@ func (m meta) write(h http.Header) {
 	}
 	if m.replayed {
 		h.Set("Idempotent-Replayed", "true")
+	}
+	if m.missing != "" {
+		h.Set("Cart-Missing", m.missing)
 	}
 }

@@ -80,9 +80,10 @@ func (s *service) encodedCart(ctx context.Context, c call) (*cartv1.Cart, meta, 
 	if err != nil {
 		return nil, meta{}, err
 	}
-	out := &cartv1.Cart{}
+	m, missing := s.metaFor(c, v)
+	out := &cartv1.Cart{Missing: missing} // of this caller, not of the page
 	out.ProtoReflect().SetUnknown(encoded)
-	return out, metaOf(v), nil
+	return out, m, nil
 }
 
 func (s *service) encodedPage(ctx context.Context, v region.View) ([]byte, error) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/samecart/samecart/crdt"
+	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 	"github.com/samecart/samecart/region"
 )
@@ -59,12 +60,24 @@ func TestCausalToken(t *testing.T) {
 	}
 	// A region that has not seen what the token names says so, in reads and in writes.
 	behind := start(t)
-	if r := behind.do("GET", "/api/v1/cart", "", "Cart-Token", token); r.json(t)["stale"] != true {
-		t.Errorf("read of a region that is behind: %s", r.body)
+	const lacking = "us-east=1"
+	if r := behind.do("GET", "/api/v1/cart", "", "Cart-Token", token); r.json(t)["stale"] != true || r.header.Get("Cart-Missing") != lacking ||
+		!strings.Contains(string(r.body), `"missing":[{"region":"us-east","edits":1}]`) {
+		t.Errorf("read of a region that is behind: %s, missing %q", r.body, r.header.Get("Cart-Missing"))
 	}
-	if r := behind.do("GET", "/api/v1/cart/count", "", "Cart-Token", token); r.json(t)["stale"] != true {
-		t.Errorf("count of a region that is behind: %s", r.body)
+	if r := behind.do("GET", "/api/v1/cart/count", "", "Cart-Token", token); r.json(t)["stale"] != true || r.header.Get("Cart-Missing") != lacking {
+		t.Errorf("count of a region that is behind: %s, missing %q", r.body, r.header.Get("Cart-Missing"))
 	}
+	if got, err := behind.client().GetCart(t.Context(), request(&cartv1.GetCartRequest{}, "Cart-Token", token)); err != nil || !got.Msg.Stale ||
+		len(got.Msg.Missing) != 1 || got.Msg.Missing[0].Edits != 1 || got.Msg.CartId != "cart:user-123" {
+		t.Errorf("page of a region that is behind: %v, %v", got, err)
+	}
+	// The page that others get is not this caller's.
+	if r := behind.do("GET", "/api/v1/cart", ""); r.json(t)["stale"] != false || r.json(t)["missing"] != nil || r.header.Get("Cart-Missing") != "" {
+		t.Errorf("read without a token: %s", r.body)
+	}
+	// The write has the very dot that the token names, in this test: two regions
+	// of one name.
 	if r := behind.add("SKU-1", "1", "Cart-Token", token); r.json(t)["stale"] != true {
 		t.Errorf("write to a region that is behind: %s", r.body)
 	}

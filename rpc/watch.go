@@ -47,7 +47,9 @@ func (s *service) watch(ctx context.Context, c call, resume string, send func(ca
 			}
 		} else {
 			next := token{cartID: c.cartID, context: cartOf(v).Context, digest: v.Digest, resume: true}.encode()
-			if err := send(s.render(ctx, v), next); err != nil {
+			cart := s.render(ctx, v)
+			_, cart.Missing = s.metaFor(c, v)
+			if err := send(cart, next); err != nil {
 				return gone(err)
 			}
 		}

@@ -719,9 +719,12 @@ type Cart struct {
 	EstimatedTotal *Money                 `protobuf:"bytes,8,opt,name=estimated_total,json=estimatedTotal,proto3" json:"estimated_total,omitempty"`
 	// True when the answer may lack writes that the caller's token names, or
 	// when the region's shard had no leader to ask.
-	Stale         bool        `protobuf:"varint,9,opt,name=stale,proto3" json:"stale,omitempty"`
-	Conflicts     []*Conflict `protobuf:"bytes,10,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
-	Warnings      []string    `protobuf:"bytes,11,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Stale     bool        `protobuf:"varint,9,opt,name=stale,proto3" json:"stale,omitempty"`
+	Conflicts []*Conflict `protobuf:"bytes,10,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	Warnings  []string    `protobuf:"bytes,11,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// What a stale answer lacks of what the caller's token names. Empty when the
+	// region cannot tell: its shard had no leader to ask.
+	Missing       []*Missing `protobuf:"bytes,12,rep,name=missing,proto3" json:"missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -833,6 +836,66 @@ func (x *Cart) GetWarnings() []string {
 	return nil
 }
 
+func (x *Cart) GetMissing() []*Missing {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+// Missing is how many edits of a region an answer lacks.
+type Missing struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Region        string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	Edits         uint64                 `protobuf:"varint,2,opt,name=edits,proto3" json:"edits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Missing) Reset() {
+	*x = Missing{}
+	mi := &file_cart_v1_cart_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Missing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Missing) ProtoMessage() {}
+
+func (x *Missing) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Missing.ProtoReflect.Descriptor instead.
+func (*Missing) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Missing) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *Missing) GetEdits() uint64 {
+	if x != nil {
+		return x.Edits
+	}
+	return 0
+}
+
 // ItemResponse tells what became of one line.
 type ItemResponse struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -848,7 +911,7 @@ type ItemResponse struct {
 
 func (x *ItemResponse) Reset() {
 	*x = ItemResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[12]
+	mi := &file_cart_v1_cart_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -860,7 +923,7 @@ func (x *ItemResponse) String() string {
 func (*ItemResponse) ProtoMessage() {}
 
 func (x *ItemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[12]
+	mi := &file_cart_v1_cart_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -873,7 +936,7 @@ func (x *ItemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ItemResponse.ProtoReflect.Descriptor instead.
 func (*ItemResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{12}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ItemResponse) GetCartId() string {
@@ -922,7 +985,7 @@ type CountResponse struct {
 
 func (x *CountResponse) Reset() {
 	*x = CountResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[13]
+	mi := &file_cart_v1_cart_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -934,7 +997,7 @@ func (x *CountResponse) String() string {
 func (*CountResponse) ProtoMessage() {}
 
 func (x *CountResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[13]
+	mi := &file_cart_v1_cart_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -947,7 +1010,7 @@ func (x *CountResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountResponse.ProtoReflect.Descriptor instead.
 func (*CountResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{13}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CountResponse) GetCartId() string {
@@ -986,7 +1049,7 @@ type Edit struct {
 
 func (x *Edit) Reset() {
 	*x = Edit{}
-	mi := &file_cart_v1_cart_proto_msgTypes[14]
+	mi := &file_cart_v1_cart_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1061,7 @@ func (x *Edit) String() string {
 func (*Edit) ProtoMessage() {}
 
 func (x *Edit) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[14]
+	mi := &file_cart_v1_cart_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1011,7 +1074,7 @@ func (x *Edit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edit.ProtoReflect.Descriptor instead.
 func (*Edit) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{14}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Edit) GetEdit() isEdit_Edit {
@@ -1095,7 +1158,7 @@ type BatchEditRequest struct {
 
 func (x *BatchEditRequest) Reset() {
 	*x = BatchEditRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[15]
+	mi := &file_cart_v1_cart_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1107,7 +1170,7 @@ func (x *BatchEditRequest) String() string {
 func (*BatchEditRequest) ProtoMessage() {}
 
 func (x *BatchEditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[15]
+	mi := &file_cart_v1_cart_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1120,7 +1183,7 @@ func (x *BatchEditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchEditRequest.ProtoReflect.Descriptor instead.
 func (*BatchEditRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{15}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *BatchEditRequest) GetEdits() []*Edit {
@@ -1143,7 +1206,7 @@ type BatchEditResponse struct {
 
 func (x *BatchEditResponse) Reset() {
 	*x = BatchEditResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[16]
+	mi := &file_cart_v1_cart_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1155,7 +1218,7 @@ func (x *BatchEditResponse) String() string {
 func (*BatchEditResponse) ProtoMessage() {}
 
 func (x *BatchEditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[16]
+	mi := &file_cart_v1_cart_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1168,7 +1231,7 @@ func (x *BatchEditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchEditResponse.ProtoReflect.Descriptor instead.
 func (*BatchEditResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{16}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *BatchEditResponse) GetCartId() string {
@@ -1209,7 +1272,7 @@ type WatchCartRequest struct {
 
 func (x *WatchCartRequest) Reset() {
 	*x = WatchCartRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[17]
+	mi := &file_cart_v1_cart_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1221,7 +1284,7 @@ func (x *WatchCartRequest) String() string {
 func (*WatchCartRequest) ProtoMessage() {}
 
 func (x *WatchCartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[17]
+	mi := &file_cart_v1_cart_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1234,7 +1297,7 @@ func (x *WatchCartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCartRequest.ProtoReflect.Descriptor instead.
 func (*WatchCartRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{17}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WatchCartRequest) GetResume() string {
@@ -1255,7 +1318,7 @@ type WatchCartResponse struct {
 
 func (x *WatchCartResponse) Reset() {
 	*x = WatchCartResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[18]
+	mi := &file_cart_v1_cart_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1267,7 +1330,7 @@ func (x *WatchCartResponse) String() string {
 func (*WatchCartResponse) ProtoMessage() {}
 
 func (x *WatchCartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[18]
+	mi := &file_cart_v1_cart_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1280,7 +1343,7 @@ func (x *WatchCartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCartResponse.ProtoReflect.Descriptor instead.
 func (*WatchCartResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{18}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WatchCartResponse) GetCart() *Cart {
@@ -1305,7 +1368,7 @@ type ExplainCartRequest struct {
 
 func (x *ExplainCartRequest) Reset() {
 	*x = ExplainCartRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[19]
+	mi := &file_cart_v1_cart_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1317,7 +1380,7 @@ func (x *ExplainCartRequest) String() string {
 func (*ExplainCartRequest) ProtoMessage() {}
 
 func (x *ExplainCartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[19]
+	mi := &file_cart_v1_cart_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1330,7 +1393,7 @@ func (x *ExplainCartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainCartRequest.ProtoReflect.Descriptor instead.
 func (*ExplainCartRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{19}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{20}
 }
 
 type ExplainCartResponse struct {
@@ -1345,7 +1408,7 @@ type ExplainCartResponse struct {
 
 func (x *ExplainCartResponse) Reset() {
 	*x = ExplainCartResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[20]
+	mi := &file_cart_v1_cart_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1357,7 +1420,7 @@ func (x *ExplainCartResponse) String() string {
 func (*ExplainCartResponse) ProtoMessage() {}
 
 func (x *ExplainCartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[20]
+	mi := &file_cart_v1_cart_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1370,7 +1433,7 @@ func (x *ExplainCartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainCartResponse.ProtoReflect.Descriptor instead.
 func (*ExplainCartResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{20}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExplainCartResponse) GetCartId() string {
@@ -1406,7 +1469,7 @@ type ExplainedLine struct {
 
 func (x *ExplainedLine) Reset() {
 	*x = ExplainedLine{}
-	mi := &file_cart_v1_cart_proto_msgTypes[21]
+	mi := &file_cart_v1_cart_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1418,7 +1481,7 @@ func (x *ExplainedLine) String() string {
 func (*ExplainedLine) ProtoMessage() {}
 
 func (x *ExplainedLine) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[21]
+	mi := &file_cart_v1_cart_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1431,7 +1494,7 @@ func (x *ExplainedLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedLine.ProtoReflect.Descriptor instead.
 func (*ExplainedLine) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{21}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ExplainedLine) GetSkuId() string {
@@ -1476,7 +1539,7 @@ type ExplainedField struct {
 
 func (x *ExplainedField) Reset() {
 	*x = ExplainedField{}
-	mi := &file_cart_v1_cart_proto_msgTypes[22]
+	mi := &file_cart_v1_cart_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1551,7 @@ func (x *ExplainedField) String() string {
 func (*ExplainedField) ProtoMessage() {}
 
 func (x *ExplainedField) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[22]
+	mi := &file_cart_v1_cart_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1564,7 @@ func (x *ExplainedField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedField.ProtoReflect.Descriptor instead.
 func (*ExplainedField) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{22}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ExplainedField) GetField() string {
@@ -1550,7 +1613,7 @@ type ExplainedWrite struct {
 
 func (x *ExplainedWrite) Reset() {
 	*x = ExplainedWrite{}
-	mi := &file_cart_v1_cart_proto_msgTypes[23]
+	mi := &file_cart_v1_cart_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1625,7 @@ func (x *ExplainedWrite) String() string {
 func (*ExplainedWrite) ProtoMessage() {}
 
 func (x *ExplainedWrite) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[23]
+	mi := &file_cart_v1_cart_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1638,7 @@ func (x *ExplainedWrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedWrite.ProtoReflect.Descriptor instead.
 func (*ExplainedWrite) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{23}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExplainedWrite) GetRegion() string {
@@ -1648,7 +1711,7 @@ type ErrorDetail struct {
 
 func (x *ErrorDetail) Reset() {
 	*x = ErrorDetail{}
-	mi := &file_cart_v1_cart_proto_msgTypes[24]
+	mi := &file_cart_v1_cart_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1660,7 +1723,7 @@ func (x *ErrorDetail) String() string {
 func (*ErrorDetail) ProtoMessage() {}
 
 func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[24]
+	mi := &file_cart_v1_cart_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1673,7 +1736,7 @@ func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorDetail.ProtoReflect.Descriptor instead.
 func (*ErrorDetail) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{24}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ErrorDetail) GetCode() string {
@@ -1756,7 +1819,7 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\tseller_id\x18\x01 \x01(\tR\bsellerId\x12*\n" +
 	"\bsubtotal\x18\x02 \x01(\v2\x0e.cart.v1.MoneyR\bsubtotal\x12\x1d\n" +
 	"\n" +
-	"item_count\x18\x03 \x01(\x04R\titemCount\"\xa7\x03\n" +
+	"item_count\x18\x03 \x01(\x04R\titemCount\"\xd3\x03\n" +
 	"\x04Cart\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12#\n" +
 	"\x05items\x18\x02 \x03(\v2\r.cart.v1.ItemR\x05items\x12.\n" +
@@ -1771,7 +1834,11 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x05stale\x18\t \x01(\bR\x05stale\x12/\n" +
 	"\tconflicts\x18\n" +
 	" \x03(\v2\x11.cart.v1.ConflictR\tconflicts\x12\x1a\n" +
-	"\bwarnings\x18\v \x03(\tR\bwarnings\"\xb0\x01\n" +
+	"\bwarnings\x18\v \x03(\tR\bwarnings\x12*\n" +
+	"\amissing\x18\f \x03(\v2\x10.cart.v1.MissingR\amissing\"7\n" +
+	"\aMissing\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x12\x14\n" +
+	"\x05edits\x18\x02 \x01(\x04R\x05edits\"\xb0\x01\n" +
 	"\fItemResponse\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x1d\n" +
 	"\n" +
@@ -1861,7 +1928,7 @@ func file_cart_v1_cart_proto_rawDescGZIP() []byte {
 	return file_cart_v1_cart_proto_rawDescData
 }
 
-var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_cart_v1_cart_proto_goTypes = []any{
 	(*Money)(nil),               // 0: cart.v1.Money
 	(*LineRef)(nil),             // 1: cart.v1.LineRef
@@ -1875,31 +1942,32 @@ var file_cart_v1_cart_proto_goTypes = []any{
 	(*Conflict)(nil),            // 9: cart.v1.Conflict
 	(*SellerTotal)(nil),         // 10: cart.v1.SellerTotal
 	(*Cart)(nil),                // 11: cart.v1.Cart
-	(*ItemResponse)(nil),        // 12: cart.v1.ItemResponse
-	(*CountResponse)(nil),       // 13: cart.v1.CountResponse
-	(*Edit)(nil),                // 14: cart.v1.Edit
-	(*BatchEditRequest)(nil),    // 15: cart.v1.BatchEditRequest
-	(*BatchEditResponse)(nil),   // 16: cart.v1.BatchEditResponse
-	(*WatchCartRequest)(nil),    // 17: cart.v1.WatchCartRequest
-	(*WatchCartResponse)(nil),   // 18: cart.v1.WatchCartResponse
-	(*ExplainCartRequest)(nil),  // 19: cart.v1.ExplainCartRequest
-	(*ExplainCartResponse)(nil), // 20: cart.v1.ExplainCartResponse
-	(*ExplainedLine)(nil),       // 21: cart.v1.ExplainedLine
-	(*ExplainedField)(nil),      // 22: cart.v1.ExplainedField
-	(*ExplainedWrite)(nil),      // 23: cart.v1.ExplainedWrite
-	(*ErrorDetail)(nil),         // 24: cart.v1.ErrorDetail
-	nil,                         // 25: cart.v1.LineRef.OptionsEntry
-	nil,                         // 26: cart.v1.Item.OptionsEntry
-	nil,                         // 27: cart.v1.ExplainedLine.OptionsEntry
-	nil,                         // 28: cart.v1.ErrorDetail.DetailsEntry
+	(*Missing)(nil),             // 12: cart.v1.Missing
+	(*ItemResponse)(nil),        // 13: cart.v1.ItemResponse
+	(*CountResponse)(nil),       // 14: cart.v1.CountResponse
+	(*Edit)(nil),                // 15: cart.v1.Edit
+	(*BatchEditRequest)(nil),    // 16: cart.v1.BatchEditRequest
+	(*BatchEditResponse)(nil),   // 17: cart.v1.BatchEditResponse
+	(*WatchCartRequest)(nil),    // 18: cart.v1.WatchCartRequest
+	(*WatchCartResponse)(nil),   // 19: cart.v1.WatchCartResponse
+	(*ExplainCartRequest)(nil),  // 20: cart.v1.ExplainCartRequest
+	(*ExplainCartResponse)(nil), // 21: cart.v1.ExplainCartResponse
+	(*ExplainedLine)(nil),       // 22: cart.v1.ExplainedLine
+	(*ExplainedField)(nil),      // 23: cart.v1.ExplainedField
+	(*ExplainedWrite)(nil),      // 24: cart.v1.ExplainedWrite
+	(*ErrorDetail)(nil),         // 25: cart.v1.ErrorDetail
+	nil,                         // 26: cart.v1.LineRef.OptionsEntry
+	nil,                         // 27: cart.v1.Item.OptionsEntry
+	nil,                         // 28: cart.v1.ExplainedLine.OptionsEntry
+	nil,                         // 29: cart.v1.ErrorDetail.DetailsEntry
 }
 var file_cart_v1_cart_proto_depIdxs = []int32{
-	25, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
+	26, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
 	1,  // 1: cart.v1.AddItemRequest.line:type_name -> cart.v1.LineRef
 	0,  // 2: cart.v1.AddItemRequest.price:type_name -> cart.v1.Money
 	1,  // 3: cart.v1.SetQuantityRequest.line:type_name -> cart.v1.LineRef
 	1,  // 4: cart.v1.RemoveItemRequest.line:type_name -> cart.v1.LineRef
-	26, // 5: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
+	27, // 5: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
 	0,  // 6: cart.v1.Item.price_at_add:type_name -> cart.v1.Money
 	0,  // 7: cart.v1.Item.current_price:type_name -> cart.v1.Money
 	0,  // 8: cart.v1.Item.price:type_name -> cart.v1.Money
@@ -1910,44 +1978,45 @@ var file_cart_v1_cart_proto_depIdxs = []int32{
 	0,  // 13: cart.v1.Cart.subtotal:type_name -> cart.v1.Money
 	0,  // 14: cart.v1.Cart.estimated_total:type_name -> cart.v1.Money
 	9,  // 15: cart.v1.Cart.conflicts:type_name -> cart.v1.Conflict
-	8,  // 16: cart.v1.ItemResponse.item:type_name -> cart.v1.Item
-	9,  // 17: cart.v1.ItemResponse.conflicts:type_name -> cart.v1.Conflict
-	2,  // 18: cart.v1.Edit.add:type_name -> cart.v1.AddItemRequest
-	3,  // 19: cart.v1.Edit.set:type_name -> cart.v1.SetQuantityRequest
-	4,  // 20: cart.v1.Edit.remove:type_name -> cart.v1.RemoveItemRequest
-	5,  // 21: cart.v1.Edit.clear:type_name -> cart.v1.ClearCartRequest
-	14, // 22: cart.v1.BatchEditRequest.edits:type_name -> cart.v1.Edit
-	12, // 23: cart.v1.BatchEditResponse.results:type_name -> cart.v1.ItemResponse
-	11, // 24: cart.v1.WatchCartResponse.cart:type_name -> cart.v1.Cart
-	21, // 25: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
-	27, // 26: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
-	22, // 27: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
-	23, // 28: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
-	28, // 29: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
-	11, // 30: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
-	2,  // 31: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
-	3,  // 32: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
-	4,  // 33: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
-	5,  // 34: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
-	6,  // 35: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
-	7,  // 36: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
-	15, // 37: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
-	17, // 38: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
-	19, // 39: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
-	12, // 40: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
-	12, // 41: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
-	13, // 42: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
-	13, // 43: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
-	11, // 44: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
-	13, // 45: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
-	16, // 46: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
-	18, // 47: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
-	20, // 48: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
-	40, // [40:49] is the sub-list for method output_type
-	31, // [31:40] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	12, // 16: cart.v1.Cart.missing:type_name -> cart.v1.Missing
+	8,  // 17: cart.v1.ItemResponse.item:type_name -> cart.v1.Item
+	9,  // 18: cart.v1.ItemResponse.conflicts:type_name -> cart.v1.Conflict
+	2,  // 19: cart.v1.Edit.add:type_name -> cart.v1.AddItemRequest
+	3,  // 20: cart.v1.Edit.set:type_name -> cart.v1.SetQuantityRequest
+	4,  // 21: cart.v1.Edit.remove:type_name -> cart.v1.RemoveItemRequest
+	5,  // 22: cart.v1.Edit.clear:type_name -> cart.v1.ClearCartRequest
+	15, // 23: cart.v1.BatchEditRequest.edits:type_name -> cart.v1.Edit
+	13, // 24: cart.v1.BatchEditResponse.results:type_name -> cart.v1.ItemResponse
+	11, // 25: cart.v1.WatchCartResponse.cart:type_name -> cart.v1.Cart
+	22, // 26: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
+	28, // 27: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
+	23, // 28: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
+	24, // 29: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
+	29, // 30: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
+	11, // 31: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
+	2,  // 32: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
+	3,  // 33: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
+	4,  // 34: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
+	5,  // 35: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
+	6,  // 36: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
+	7,  // 37: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
+	16, // 38: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
+	18, // 39: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
+	20, // 40: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
+	13, // 41: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
+	13, // 42: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
+	14, // 43: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
+	14, // 44: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
+	11, // 45: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
+	14, // 46: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
+	17, // 47: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
+	19, // 48: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
+	21, // 49: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
+	41, // [41:50] is the sub-list for method output_type
+	32, // [32:41] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_cart_v1_cart_proto_init() }
@@ -1956,7 +2025,7 @@ func file_cart_v1_cart_proto_init() {
 		return
 	}
 	file_cart_v1_cart_proto_msgTypes[8].OneofWrappers = []any{}
-	file_cart_v1_cart_proto_msgTypes[14].OneofWrappers = []any{
+	file_cart_v1_cart_proto_msgTypes[15].OneofWrappers = []any{
 		(*Edit_Add)(nil),
 		(*Edit_Set)(nil),
 		(*Edit_Remove)(nil),
@@ -1968,7 +2037,7 @@ func file_cart_v1_cart_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cart_v1_cart_proto_rawDesc), len(file_cart_v1_cart_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
