@@ -157,12 +157,17 @@ type nodeCommand struct {
 	CartCache   int64             `help:"Bytes of decoded carts kept in memory." default:"268435456" env:"SAMECART_CART_CACHE"`
 	Incarnation uint32            `help:"Raise it, on all nodes, when the region has lost the disks of all its nodes; while one has its data, that counts." default:"1" env:"SAMECART_INCARNATION"`
 	RetainRows  uint64            `help:"Delta log rows kept, per shard, for a region that is away; after that it is repaired." default:"1000000" env:"SAMECART_RETAIN_ROWS"`
+
+	RepairBandwidth int `help:"Bytes a second that this node's repairs take of the links to other regions, whole carts and what finds them; rows of edits go beside it, without a bound." default:"8388608" env:"SAMECART_REPAIR_BANDWIDTH"`
 }
 
 func (c nodeCommand) validate() error {
 	errs := []error{c.deployed.validate()}
 	if _, ok := c.Nodes[c.name()]; !ok {
 		errs = append(errs, fmt.Errorf("--node %s: %s is none of --nodes (%s)", c.Node, c.name(), strings.Join(c.names(), ", ")))
+	}
+	if c.RepairBandwidth < 1<<10 {
+		errs = append(errs, fmt.Errorf("--repair-bandwidth %d: give at least 1024 bytes a second", c.RepairBandwidth))
 	}
 	scheme := "http" // peers speak TLS when this node does, and only then
 	if c.TLSCA != "" {

@@ -60,6 +60,7 @@ type sizes struct {
 	memtable, cartCache int64
 	segment             int
 	retainRows          uint64
+	repairBandwidth     int // bytes a second
 	timing              shard.Timing
 }
 
@@ -82,7 +83,7 @@ func openMember(p place, name, dir string, sz sizes, peers []replication.PeerReg
 	if err != nil {
 		return nil, err
 	}
-	g := &gossipers{place: p, peers: peers, throttle: replication.NewThrottle(replication.DefaultConfig().RepairBandwidth)}
+	g := &gossipers{place: p, peers: peers, throttle: replication.NewThrottle(sz.repairBandwidth)}
 	st := store.DefaultConfig(dir, p.log)
 	st.MemTableBytes = sz.memtable
 	node, err := region.Open(region.Config{

@@ -268,6 +268,7 @@ func TestRefusedFlags(t *testing.T) {
 		"health without time":  {[]string{"health", "--timeout", "0s"}, []string{"--timeout 0s"}},
 		"peer without address": {alone(dir, "--peers", "eu-west="), []string{"--peers eu-west"}},
 		"memtable too small":   {alone(dir, "--memtable", "1000"), []string{"--memtable 1000"}},
+		"no room for repair":   {alone(dir, "--repair-bandwidth", "10"), []string{"--repair-bandwidth 10", "1024"}},
 		"negative cache":       {alone(dir, "--cart-cache=-1"), []string{"--cart-cache -1"}},
 		"incarnation 0":        {alone(dir, "--incarnation", "0"), []string{"--incarnation 0"}},
 		"shards of a node":     {alone(dir, "--shards", "65"), []string{"--shards 65"}},

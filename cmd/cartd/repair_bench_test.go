@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"flag"
@@ -31,7 +32,8 @@ var repairCarts = flag.Int("repair-carts", 20_000, "how many carts BenchmarkRepa
 type meter struct {
 	ln    net.Listener
 	to    string
-	bytes atomic.Int64 // both ways
+	bytes atomic.Int64  // both ways
+	delay time.Duration // one way; set before it is used
 
 	mu    sync.Mutex
 	shut  bool
@@ -73,7 +75,9 @@ func (m *meter) forward(in net.Conn) {
 	var both sync.WaitGroup
 	for _, p := range [][2]net.Conn{{in, out}, {out, in}} {
 		both.Go(func() {
-			_, _ = io.Copy(countedWriter{p[0], &m.bytes}, p[1])
+			w, end := m.slow(countedWriter{p[0], &m.bytes})
+			_, _ = io.Copy(w, p[1])
+			end()
 			_, _ = p[0].Close(), p[1].Close()
 		})
 	}
@@ -82,6 +86,39 @@ func (m *meter) forward(in net.Conn) {
 	defer m.mu.Unlock()
 	delete(m.conns, in)
 	delete(m.conns, out)
+}
+
+// slow delays what is written, and keeps its order.
+func (m *meter) slow(w io.Writer) (slowed io.Writer, end func()) {
+	if m.delay == 0 {
+		return w, func() {}
+	}
+	d := &delayedWriter{delay: m.delay, parts: make(chan delayed, 4096)}
+	go func() {
+		var err error
+		for p := range d.parts {
+			time.Sleep(time.Until(p.due))
+			if err == nil { // the reading side ends with the connection
+				_, err = w.Write(p.data)
+			}
+		}
+	}()
+	return d, func() { close(d.parts) }
+}
+
+type delayed struct {
+	due  time.Time
+	data []byte
+}
+
+type delayedWriter struct {
+	delay time.Duration
+	parts chan delayed
+}
+
+func (d *delayedWriter) Write(p []byte) (int, error) {
+	d.parts <- delayed{time.Now().Add(d.delay), bytes.Clone(p)}
+	return len(p), nil
 }
 
 type countedWriter struct {
@@ -116,6 +153,7 @@ type repairPair struct {
 	meters  []*meter
 	admin   adminv1connect.AdminServiceClient
 	logs    []*output
+	api     []string
 }
 
 // replicationClient reaches a region past the meter.
@@ -135,7 +173,7 @@ func startRepairPair(b *testing.B) *repairPair {
 			"--listen", at[0], "--link-listen", at[1], "--peer-listen", at[2], "--trust-headers",
 			"--peers", p.names[other]+"=http://"+p.meters[other].ln.Addr().String())
 		defer c.serves(b)
-		p.logs = append(p.logs, c.errs)
+		p.logs, p.api = append(p.logs, c.errs), append(p.api, "http://"+at[0])
 		b.Cleanup(func() {
 			if b.Failed() {
 				b.Logf("%s: %s", name, c.errs)
@@ -177,7 +215,7 @@ func benchCart(i, version int) replication.WholeCart {
 // returns their size.
 func (p *repairPair) load(region, lo, hi, version int) (size int64) {
 	g, ctx := errgroup.WithContext(context.Background())
-	g.SetLimit(4)
+	g.SetLimit(2)
 	var total atomic.Int64
 	const part = 512
 	for from := lo; from < hi; from += part {
@@ -252,6 +290,7 @@ const repairDone = `msg="repair done"`
 func BenchmarkRepair(b *testing.B) {
 	n := *repairCarts
 	p := startRepairPair(b)
+	p.shut(true)
 	full := p.load(0, 0, n, 0)
 	p.load(1, 0, n, 0)
 	if !p.equal() {
@@ -276,16 +315,16 @@ func BenchmarkRepair(b *testing.B) {
 				}
 				time.Sleep(2 * time.Millisecond)
 			}
-			took, bytes := time.Since(begin), p.bytes()-before
+			took, wire := time.Since(begin), p.bytes()-before
 			if !p.equal() {
 				b.Fatal("the regions are not equal")
 			}
 			b.ReportMetric(took.Seconds(), "s/repair")
 			b.ReportMetric(0, "ns/op")
-			b.ReportMetric(float64(bytes), "wire-B")
-			b.ReportMetric(float64(full)/float64(bytes), "full÷wire")
+			b.ReportMetric(float64(wire), "wire-B")
+			b.ReportMetric(float64(full)/float64(wire), "full÷wire")
 			if own > 0 {
-				b.ReportMetric(float64(bytes)/float64(own), "wire÷own")
+				b.ReportMetric(float64(wire)/float64(own), "wire÷own")
 			}
 		})
 	}
