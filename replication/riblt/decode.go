@@ -1,125 +1,196 @@
 package riblt
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrCollision is returned when two of one's own items have one hash under a
+// key: start again with another.
+var ErrCollision = errors.New("two items have one hash under this key")
 
 // Decoder finds the difference between one's own set and the one that coded
 // symbols are of. Not safe for concurrent use.
+//
+// It keeps a set that it believes to be theirs, at first its own, and what the
+// symbols hold that this does not explain. A symbol that holds one item alone
+// corrects the belief; when no symbol holds anything, the belief is the truth.
 type Decoder struct {
-	key   Key
-	own   *Encoder
-	items map[uint64]Item // own, by hash
+	own    []Item
+	belief set               // own, without those they lack, then those found
+	place  map[uint64]uint32 // in belief, by hash
+	header header            // of theirs less belief
 
-	symbols []symbol // of their set less ours, less what is found
-	live    int      // symbols that are not zero
-	found   []element
-	counts  []int64 // 1: theirs, -1: ours; of found
-	seen    map[uint64]bool
-	mine    []Item
+	symbols  []symbol // of theirs less belief; from received on of belief alone
+	received int
+	open     int // received symbols that are not zero
+
+	mine   []Item
+	theirs int
+
+	look []int    // received symbols that may hold one item alone
+	path []uint32 // symbols that the item found falls in
 }
 
 // NewDecoder returns a decoder for one's own set, under the key that the other
-// side encodes with. It fails with ErrCollision when two items have one hash;
-// no item may be in the set twice.
+// side encodes with; it keeps own. It fails with ErrCollision when two items
+// have one hash; no item may be in the set twice.
 func NewDecoder(key Key, own []Item) (*Decoder, error) {
-	d := &Decoder{key: key, own: NewEncoder(key, own), items: make(map[uint64]Item, len(own)), seen: make(map[uint64]bool)}
-	for i, it := range own {
-		h := d.own.elements[i].hash
-		if _, twice := d.items[h]; twice {
-			return nil, ErrCollision
-		}
-		d.items[h] = it
+	d := &Decoder{own: own, place: make(map[uint64]uint32, len(own))}
+	d.header.items = -uint64(len(own))
+	d.belief.hashes = make([]uint64, len(own))
+	d.belief.next = make([]uint32, len(own))
+	for k := range own {
+		h := key.hash(&own[k])
+		d.belief.hashes[k] = h
+		d.place[h] = uint32(k)
+		d.header.proof -= checkOf(h)
+	}
+	if len(d.place) < len(own) {
+		return nil, ErrCollision
 	}
 	return d, nil
 }
 
 // Add takes the next coded symbols of the other side's set, of an untrusted
-// sender. done says that the whole difference is known. An error wraps
-// ErrCorrupt; the decoder is of no use after it.
+// sender: any part of its stream that ends where a symbol ends. done says that
+// the whole difference is known. An error wraps ErrCorrupt; the decoder is of
+// no use after it. Cost: as for the encoder, and for each item found the
+// logarithm of the number of symbols.
+//
+// A sender can always keep a decoder from being done; Symbols says when it is
+// cheaper to ask in another way.
 func (d *Decoder) Add(b []byte) (done bool, err error) {
-	from := len(d.symbols)
-	for len(b) > 0 {
-		var s symbol
-		if s, b, err = decodeSymbol(b); err != nil {
+	if d.received == 0 && len(b) > 0 {
+		var h header
+		if h, b, err = decodeHeader(b); err != nil {
 			return false, err
 		}
-		d.symbols = append(d.symbols, s)
-	}
-	run := d.symbols[from:]
-	for i, s := range d.own.run(len(run)) {
-		run[i].sum ^= s.sum
-		run[i].check ^= s.check
-		run[i].count -= s.count
-	}
-	for i := range d.found {
-		spread(d.found[i:i+1], run, uint64(from), -d.counts[i])
-	}
-	var look []int // symbols that may show an item
-	for i := range run {
-		if !run[i].isZero() {
-			d.live++
+		if len(b) == 0 {
+			return false, fmt.Errorf("%w: a header without symbols", ErrCorrupt)
 		}
-		if run[i].isSingle() {
-			look = append(look, from+i)
-		}
+		d.header.items += h.items
+		d.header.proof += h.proof
 	}
-	if err := d.peel(look); err != nil {
+	if len(b)%symbolBytes != 0 {
+		return false, fmt.Errorf("%w: %d bytes of a symbol", ErrCorrupt, len(b)%symbolBytes)
+	}
+	d.extend(d.received + len(b)/symbolBytes)
+	for ; len(b) > 0; b = b[symbolBytes:] {
+		theirs := decodeSymbol(b)
+		s := &d.symbols[d.received]
+		s.toggle(theirs.sum, theirs.check)
+		if !s.isZero() {
+			d.open++
+		}
+		if s.isSingle() {
+			d.look = append(d.look, d.received)
+		}
+		d.received++
+	}
+	if err := d.peel(); err != nil || d.received == 0 || d.open > 0 {
 		return false, err
 	}
-	return d.live == 0 && len(d.symbols) > 0, nil
+	if d.header != (header{}) {
+		return false, fmt.Errorf("%w: two items of one hash, or a header of another set", ErrCorrupt)
+	}
+	return true, nil
 }
 
-// peel takes out items for as long as a symbol shows one.
+// extend makes room for n symbols, and for half as many again as there are: it
+// goes over all of belief.
+func (d *Decoder) extend(n int) {
+	from := len(d.symbols)
+	if n <= from {
+		return
+	}
+	n = max(n, from+from/2)
+	d.symbols = append(d.symbols, make([]symbol, n-from)...)
+	d.belief.spread(d.symbols[from:], from)
+}
+
+// peel corrects belief for as long as a symbol holds one item alone.
 //
-//	R1  An item is found once: a set has it once, and it goes out of every
-//	    symbol that it falls in. So peeling ends, whatever the symbols are.
-func (d *Decoder) peel(look []int) error {
-	for len(look) > 0 {
-		i := look[len(look)-1]
-		look = look[:len(look)-1]
+//	D1  An item found was not found before, and each of a set's items is found
+//	    in a symbol that holds nothing from then on. So of a set's symbols there
+//	    are at least as many as items found, and others are refused as soon as
+//	    there are not: peeling ends.
+func (d *Decoder) peel() error {
+	for len(d.look) > 0 {
+		i := d.look[len(d.look)-1]
+		d.look = d.look[:len(d.look)-1]
 		s := d.symbols[i]
-		if !s.isSingle() {
+		if !s.isSingle() || !d.walk(s.sum, uint32(i)) {
 			continue
 		}
-		e := elementOf(&d.key, s.sum)
-		if e.check != s.check {
-			continue
+		if len(d.mine)+d.theirs == d.received {
+			return fmt.Errorf("%w: more items than the %d symbols", ErrCorrupt, d.received)
 		}
-		if d.seen[e.hash] {
-			return fmt.Errorf("%w: one item twice", ErrCorrupt)
+		if err := d.correct(s.sum); err != nil {
+			return err
 		}
-		d.seen[e.hash] = true
-		it, own := d.items[e.hash]
-		if own != (s.count < 0) {
-			return fmt.Errorf("%w: an item on the wrong side", ErrCorrupt)
-		}
-		if own {
-			d.mine = append(d.mine, it)
-		}
-		for end := uint64(len(d.symbols)); e.next < end; e.step() {
-			t := &d.symbols[e.next]
+		for _, j := range d.path {
+			t := &d.symbols[j]
 			was := t.isZero()
-			t.add(&e, -s.count)
+			t.toggle(s.sum, s.check)
+			if int(j) >= d.received {
+				continue
+			}
 			switch is := t.isZero(); {
 			case is && !was:
-				d.live--
+				d.open--
 			case was && !is:
-				d.live++
+				d.open++
 			}
 			if t.isSingle() {
-				look = append(look, int(e.next))
+				d.look = append(d.look, int(j))
 			}
 		}
-		d.found = append(d.found, e)
-		d.counts = append(d.counts, s.count)
 	}
 	return nil
 }
 
-// Own returns the items found so far that only one's own set has.
+// walk sets path to the symbols so far that an item falls in, and reports
+// whether i is one: else i holds several items that only look like this one.
+func (d *Decoder) walk(hash uint64, i uint32) (falls bool) {
+	d.path = d.path[:0]
+	end := uint32(min(len(d.symbols), indexMax))
+	for j := uint32(0); j < end; j = after(hash, j) {
+		if j > i && !falls {
+			return false
+		}
+		falls = falls || j == i
+		d.path = append(d.path, j)
+	}
+	return falls
+}
+
+// correct takes an item out of belief, or puts it in where path ends.
+func (d *Decoder) correct(hash uint64) error {
+	k, known := d.place[hash]
+	switch {
+	case !known:
+		d.place[hash] = uint32(len(d.belief.hashes))
+		d.belief.add(hash, after(hash, d.path[len(d.path)-1]))
+		d.theirs++
+		d.header.items--
+		d.header.proof -= checkOf(hash)
+	case int(k) < len(d.own) && d.belief.next[k] != gone:
+		d.belief.next[k] = gone
+		d.mine = append(d.mine, d.own[k])
+		d.header.items++
+		d.header.proof += checkOf(hash)
+	default:
+		return fmt.Errorf("%w: one item twice", ErrCorrupt)
+	}
+	return nil
+}
+
+// Own returns the items found so far that only one's own set has, in no order.
 func (d *Decoder) Own() []Item { return d.mine }
 
 // Theirs returns the number of items found so far that only the other set has.
-func (d *Decoder) Theirs() int { return len(d.found) - len(d.mine) }
+func (d *Decoder) Theirs() int { return d.theirs }
 
 // Symbols returns the number of symbols taken in.
-func (d *Decoder) Symbols() int { return len(d.symbols) }
+func (d *Decoder) Symbols() int { return d.received }
