@@ -28,7 +28,7 @@
 //
 //	digests   one per slot; equal slots are done
 //	sketch    of the carts in the others, a rateless one (package riblt): some
-//	          40 bytes for each cart that differs, however many do not
+//	          35 bytes for each cart that differs, however many do not
 //	newer     ids and contexts of those: the peer answers with its whole cart
 //	          where it has seen more, and is sent ours where it has not
 //

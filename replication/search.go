@@ -41,7 +41,7 @@ func (r *repairer) group(ctx context.Context, g *group) error {
 		return nil
 	}
 	ids, less, err := r.sketch(ctx, g)
-	if isUnsupported(err) || errors.Is(err, riblt.ErrCorrupt) || errors.Is(err, errNoEnd) {
+	if isUnsupported(err) || errors.Is(err, riblt.ErrCorrupt) || errors.Is(err, riblt.ErrCollision) || errors.Is(err, errNoEnd) {
 		// Bounded: each cart of the group is named once.
 		ids, less, err = r.list(ctx, g)
 	}

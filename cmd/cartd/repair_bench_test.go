@@ -290,6 +290,7 @@ const repairDone = `msg="repair done"`
 func BenchmarkRepair(b *testing.B) {
 	n := *repairCarts
 	p := startRepairPair(b)
+	p.connected() // each waits for the other before it is formed
 	p.shut(true)
 	full := p.load(0, 0, n, 0)
 	p.load(1, 0, n, 0)
