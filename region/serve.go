@@ -203,6 +203,11 @@ func wholeCart(s *shard.Shard, id string) ([]byte, error) {
 
 func (n *Node) onStatus(context.Context, string, []byte) ([]byte, error) {
 	resp := &regionv1.StatusResponse{Node: n.cfg.Node}
+	select {
+	case <-n.formed:
+		resp.Incarnation = n.Incarnation()
+	default: // what is configured need not be what the region has
+	}
 	for _, id := range n.heldShards() {
 		s := n.here(id)
 		if s == nil {

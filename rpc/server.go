@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,8 @@ type Mount struct {
 	// is let in.
 	Public bool
 	Scope  string
+	// BodyBytesMax bounds a request's body; 0: as Config.BodyBytesMax.
+	BodyBytesMax int64
 }
 
 // Handler serves the whole public surface of a node: Connect, gRPC, gRPC-Web,
@@ -126,11 +129,12 @@ func (h *Handler) mountHealth() {
 }
 
 func (h *Handler) mount(m Mount) {
+	bodyMax := cmp.Or(m.BodyBytesMax, h.cfg.BodyBytesMax)
 	h.mounts.Handle(m.Pattern, m.Handler)
 	h.mounted[m.Pattern] = &route{
 		name: m.Pattern, access: access{public: m.Public, scope: m.Scope}, raw: true,
 		serve: func(w http.ResponseWriter, r *http.Request) error {
-			r.Body = http.MaxBytesReader(w, r.Body, h.cfg.BodyBytesMax)
+			r.Body = http.MaxBytesReader(w, r.Body, bodyMax)
 			m.Handler.ServeHTTP(w, r)
 			return nil
 		},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -28,11 +29,21 @@ type buckets interface {
 	Bucket(ctx context.Context, slot uint32, after string, limit int) (carts []replication.CartDigest, more bool, err error)
 }
 
+// carts is a region whose carts are read and joined whole.
+type carts interface {
+	Digests(ctx context.Context, lo, hi uint32) ([]replication.Digest, error)
+	// Fetch returns the carts in the order of the ids, without data where there
+	// is none.
+	Fetch(ctx context.Context, cartIDs []string) ([]replication.WholeCart, error)
+	JoinCarts(ctx context.Context, carts []replication.WholeCart) error
+}
+
 // operations is what the admin service can do; cartd dev and cartd node each
 // do it in their way. Errors wrap errNoDrills, errUnknown or errRefused.
 type operations interface {
 	regions(ctx context.Context) *adminv1.RegionsResponse
 	buckets(region string) (buckets, error)
+	carts(region string) (carts, error)
 	link(ctx context.Context, p pair, cut bool, delay time.Duration) error
 	node(ctx context.Context, name string, start bool) error
 	region(ctx context.Context, name string, start bool) error
@@ -176,13 +187,102 @@ func (a admin) Repair(ctx context.Context, req *connect.Request[adminv1.RepairRe
 	return connect.NewResponse(&adminv1.RepairResponse{}), nil
 }
 
+// Limits of the calls that carry whole carts. The largest cart takes less than
+// half of adminBytesMax, which bounds a request.
+const (
+	adminBytesMax = 8 << 20
+	exportMax     = 1000    // carts of one call
+	importMax     = 1000    // carts of one call
+	exportPage    = 64      // carts read at a time
+	exportBytes   = 1 << 20 // of an answer; a larger cart has one of its own
+)
+
+// Digests implements the service.
+func (a admin) Digests(ctx context.Context, req *connect.Request[adminv1.DigestsRequest]) (*connect.Response[adminv1.DigestsResponse], error) {
+	r, err := a.ops.carts(req.Msg.Region)
+	if err != nil {
+		return nil, adminError(err)
+	}
+	digests, err := r.Digests(ctx, 0, shard.SlotCount)
+	if err != nil {
+		return nil, adminError(err)
+	}
+	out := &adminv1.DigestsResponse{Digests: make([][]byte, len(digests))}
+	for i, d := range digests {
+		out.Digests[i] = d[:]
+	}
+	return connect.NewResponse(out), nil
+}
+
+// Export implements the service.
+func (a admin) Export(ctx context.Context, req *connect.Request[adminv1.ExportRequest], out *connect.ServerStream[adminv1.ExportResponse]) error {
+	if n := len(req.Msg.CartIds); n > exportMax {
+		return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("%d carts: at most %d a call", n, exportMax))
+	}
+	r, err := a.ops.carts(req.Msg.Region)
+	if err != nil {
+		return adminError(err)
+	}
+	for ids := range slices.Chunk(req.Msg.CartIds, exportPage) {
+		whole, err := r.Fetch(ctx, ids)
+		if err != nil {
+			return adminError(err)
+		}
+		page, size := &adminv1.ExportResponse{}, 0
+		for _, c := range whole {
+			if c.Data == nil {
+				continue
+			}
+			if size += len(c.Data); size > exportBytes && len(page.Carts) > 0 {
+				if err := out.Send(page); err != nil {
+					return err
+				}
+				page, size = &adminv1.ExportResponse{}, len(c.Data)
+			}
+			page.Carts = append(page.Carts, &adminv1.WholeCart{CartId: c.CartID, State: c.Data})
+		}
+		if len(page.Carts) == 0 {
+			continue
+		}
+		if err := out.Send(page); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Import implements the service.
+func (a admin) Import(ctx context.Context, req *connect.Request[adminv1.ImportRequest]) (*connect.Response[adminv1.ImportResponse], error) {
+	if n := len(req.Msg.Carts); n > importMax {
+		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("%d carts: at most %d a call", n, importMax))
+	}
+	r, err := a.ops.carts(req.Msg.Region)
+	if err != nil {
+		return nil, adminError(err)
+	}
+	whole := make([]replication.WholeCart, len(req.Msg.Carts))
+	for i, c := range req.Msg.Carts {
+		whole[i] = replication.WholeCart{CartID: c.CartId, Data: c.State}
+	}
+	limits := replication.DefaultLimits()
+	limits.Now = time.Now()
+	if _, err := replication.ValidateCarts(whole, limits); err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, err)
+	}
+	if err := r.JoinCarts(ctx, whole); err != nil {
+		return nil, adminError(err)
+	}
+	return connect.NewResponse(&adminv1.ImportResponse{}), nil
+}
+
 // statusOf sums up what a region's nodes say.
-func statusOf(name, address string, nodes []string, answers []*regionv1.StatusResponse, shards uint32) *adminv1.RegionStatus {
-	out := &adminv1.RegionStatus{Region: name, Address: address, Ready: true}
+func statusOf(p place, address string, answers []*regionv1.StatusResponse) *adminv1.RegionStatus {
+	out := &adminv1.RegionStatus{Region: p.region, Address: address, Ready: true, RegionId: uint32(p.id)}
 	alive := make(map[string]bool)
 	byShard := make(map[uint32]*adminv1.ShardStatus)
 	for _, a := range answers {
 		alive[a.Node] = true
+		out.Incarnation = max(out.Incarnation, a.Incarnation)
 		for _, s := range a.Shards {
 			have := byShard[s.Shard]
 			if have == nil {
@@ -204,10 +304,10 @@ func statusOf(name, address string, nodes []string, answers []*regionv1.StatusRe
 			}
 		}
 	}
-	for _, n := range nodes {
+	for _, n := range p.nodes {
 		out.Nodes = append(out.Nodes, &adminv1.NodeStatus{Node: n, Alive: alive[n]})
 	}
-	for id := range shards {
+	for id := range p.shards {
 		s := byShard[id]
 		if s == nil {
 			s = &adminv1.ShardStatus{Shard: id}

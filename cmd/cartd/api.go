@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"net/http"
 
+	"connectrpc.com/connect"
+
 	"github.com/samecart/samecart/crdt"
 	"github.com/samecart/samecart/proto/admin/v1/adminv1connect"
 	"github.com/samecart/samecart/proto/catalog/v1/catalogv1connect"
@@ -32,9 +34,9 @@ func (s surface) handler() (*rpc.Handler, error) {
 	cfg.TokenWait = s.limits.RequestTimeout / 2
 	cfg.CatalogTimeout = min(cfg.CatalogTimeout, s.limits.RequestTimeout/2)
 	cfg.Events = s.metrics.rpcEvents(s.region)
-	path, admin := adminv1connect.NewAdminServiceHandler(s.admin)
+	path, admin := adminv1connect.NewAdminServiceHandler(s.admin, connect.WithReadMaxBytes(adminBytesMax))
 	return rpc.NewHandler(cfg, s.serves, s.catalog, s.auth, s.log,
-		rpc.Mount{Pattern: path, Handler: admin, Scope: rpc.ScopeAdmin},
+		rpc.Mount{Pattern: path, Handler: admin, Scope: rpc.ScopeAdmin, BodyBytesMax: adminBytesMax},
 		rpc.Mount{Pattern: "/metrics", Handler: s.metrics.handler(), Public: true},
 	)
 }

@@ -63,6 +63,8 @@ type devCommand struct {
 	Shards    uint32 `help:"Raft groups of each region, when the state is new." default:"1" env:"SAMECART_SHARDS"`
 	Redis     string `help:"Hot cache; without it each region caches in memory." placeholder:"ADDRESS" env:"SAMECART_REDIS"`
 	Drills    bool   `help:"Take faults: links, nodes and regions can be cut and killed." default:"true" negatable:"" env:"SAMECART_DRILLS"`
+
+	Incarnation uint32 `help:"Of the regions, when the state is new: raise it to restore a backup of a state that is lost." default:"1" env:"SAMECART_INCARNATION"`
 	limits
 }
 
@@ -191,13 +193,15 @@ func (c nodeCommand) validate() error {
 		errs = append(errs, fmt.Errorf("--memtable %d: give 16 MiB (16777216) or more: the largest cart must fit one transaction", c.Memtable))
 	}
 	if c.Incarnation < 1 {
-		errs = append(errs, errors.New("--incarnation 0: incarnations start at 1"))
+		errs = append(errs, errIncarnation)
 	}
 	if c.CartCache < 0 {
 		errs = append(errs, fmt.Errorf("--cart-cache %d is negative", c.CartCache))
 	}
 	return errors.Join(errs...)
 }
+
+var errIncarnation = errors.New("--incarnation 0: incarnations start at 1")
 
 func (c nodeCommand) name() string { return c.Region + "/" + c.Node }
 

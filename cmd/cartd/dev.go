@@ -140,6 +140,9 @@ func (c devCommand) validate() error {
 	if c.Shards < 1 || c.Shards > 64 {
 		errs = append(errs, fmt.Errorf("--shards %d: give 1 to 64", c.Shards))
 	}
+	if c.Incarnation < 1 {
+		errs = append(errs, errIncarnation)
+	}
 	return errors.Join(errs...)
 }
 
@@ -394,7 +397,7 @@ func (r *devRegion) prepare(public net.Listener) error {
 		return err
 	}
 	r.place = place{
-		cluster: "dev", region: r.name, id: crdt.RegionID(r.id), nodes: names, shards: d.cmd.Shards, incarnation: 1,
+		cluster: "dev", region: r.name, id: crdt.RegionID(r.id), nodes: names, shards: d.cmd.Shards, incarnation: d.cmd.Incarnation,
 		dial: r.dial, hot: r.hot, fetcher: fetch, limits: d.cmd.limits, metrics: d.metrics,
 		log: d.log.With(slog.String("region", r.name)),
 	}
@@ -558,6 +561,14 @@ func (d *dev) buckets(name string) (buckets, error) {
 	return sink{r.router}, nil
 }
 
+func (d *dev) carts(name string) (carts, error) {
+	r, err := d.find(name)
+	if err != nil {
+		return nil, err
+	}
+	return sink{r.router}, nil
+}
+
 func (d *dev) repair(ctx context.Context, name, peer string) error {
 	r, err := d.find(name)
 	if err != nil {
@@ -572,7 +583,7 @@ func (d *dev) repair(ctx context.Context, name, peer string) error {
 func (d *dev) regions(ctx context.Context) *adminv1.RegionsResponse {
 	out := &adminv1.RegionsResponse{}
 	for i, r := range d.all {
-		st := statusOf(r.name, "http://"+r.address, r.place.nodes, r.router.Status(ctx), d.cmd.Shards)
+		st := statusOf(r.place, "http://"+r.address, r.router.Status(ctx))
 		st.Ready = st.Ready && r.serving.Load()
 		out.Regions = append(out.Regions, st)
 		for _, o := range d.all[i+1:] {

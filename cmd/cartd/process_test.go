@@ -246,6 +246,7 @@ func TestRefusedFlags(t *testing.T) {
 		"no number":            {[]string{"dev", "--port", "many"}, []string{"--port", "many"}},
 		"port out of range":    {[]string{"dev", "--port", "65535", "--data", dir}, []string{"--port 65535"}},
 		"shards out of range":  {[]string{"dev", "--shards", "0", "--data", dir}, []string{"--shards 0"}},
+		"dev incarnation 0":    {[]string{"dev", "--incarnation", "0", "--data", dir}, []string{"--incarnation 0"}},
 		"limits out of range":  {[]string{"dev", "--data", dir, "--lines-max", "501", "--op-life", "1s"}, []string{"--lines-max 501", "--op-life 1s"}},
 		"log level":            {[]string{"--log", "loud", "dev"}, []string{"loud"}},
 		"debug address in use": {[]string{"--debug-listen", "127.0.0.1:x", "dev", "--data", dir}, []string{"--debug-listen 127.0.0.1:x"}},

@@ -332,7 +332,7 @@ func (s *server) regions(ctx context.Context) *adminv1.RegionsResponse {
 	out := &adminv1.RegionsResponse{}
 	for _, name := range sortedKeys(s.conf.Regions) {
 		if name == s.conf.Region {
-			out.Regions = append(out.Regions, statusOf(name, s.conf.Addresses[name], s.place.nodes, s.router.Status(ctx), s.conf.Shards))
+			out.Regions = append(out.Regions, statusOf(s.place, s.conf.Addresses[name], s.router.Status(ctx)))
 			continue
 		}
 		addr := s.conf.Addresses[name]
@@ -352,6 +352,13 @@ func (s *server) buckets(name string) (buckets, error) {
 		return p, nil
 	}
 	return nil, fmt.Errorf("%w: region %q is not scanned from here; ask at its own address", errUnknown, name)
+}
+
+func (s *server) carts(name string) (carts, error) {
+	if name != s.conf.Region {
+		return nil, fmt.Errorf("%w: carts of region %q are not read whole or joined from here; ask at its own address", errUnknown, name)
+	}
+	return sink{s.router}, nil
 }
 
 func (s *server) repair(ctx context.Context, name, peer string) error {

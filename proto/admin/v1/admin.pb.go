@@ -216,11 +216,14 @@ type RegionStatus struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Region string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
 	// Where clients reach it.
-	Address       string         `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
-	Ready         bool           `protobuf:"varint,3,opt,name=ready,proto3" json:"ready,omitempty"`
-	Nodes         []*NodeStatus  `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"`
-	Shards        []*ShardStatus `protobuf:"bytes,5,rep,name=shards,proto3" json:"shards,omitempty"`
-	Carts         uint64         `protobuf:"varint,6,opt,name=carts,proto3" json:"carts,omitempty"`
+	Address string         `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Ready   bool           `protobuf:"varint,3,opt,name=ready,proto3" json:"ready,omitempty"`
+	Nodes   []*NodeStatus  `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Shards  []*ShardStatus `protobuf:"bytes,5,rep,name=shards,proto3" json:"shards,omitempty"`
+	Carts   uint64         `protobuf:"varint,6,opt,name=carts,proto3" json:"carts,omitempty"`
+	// Of the dots that the region mints; the incarnation is 0 while it is not known.
+	RegionId      uint32 `protobuf:"varint,7,opt,name=region_id,json=regionId,proto3" json:"region_id,omitempty"`
+	Incarnation   uint32 `protobuf:"varint,8,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -293,6 +296,20 @@ func (x *RegionStatus) GetShards() []*ShardStatus {
 func (x *RegionStatus) GetCarts() uint64 {
 	if x != nil {
 		return x.Carts
+	}
+	return 0
+}
+
+func (x *RegionStatus) GetRegionId() uint32 {
+	if x != nil {
+		return x.RegionId
+	}
+	return 0
+}
+
+func (x *RegionStatus) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
 	}
 	return 0
 }
@@ -1188,6 +1205,334 @@ func (*RepairResponse) Descriptor() ([]byte, []int) {
 	return file_admin_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
+type DigestsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Region        string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DigestsRequest) Reset() {
+	*x = DigestsRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DigestsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DigestsRequest) ProtoMessage() {}
+
+func (x *DigestsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DigestsRequest.ProtoReflect.Descriptor instead.
+func (*DigestsRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *DigestsRequest) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+type DigestsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 16 bytes each, in the order of slots.
+	Digests       [][]byte `protobuf:"bytes,1,rep,name=digests,proto3" json:"digests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DigestsResponse) Reset() {
+	*x = DigestsResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DigestsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DigestsResponse) ProtoMessage() {}
+
+func (x *DigestsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DigestsResponse.ProtoReflect.Descriptor instead.
+func (*DigestsResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *DigestsResponse) GetDigests() [][]byte {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
+type ExportRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Region string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	// At most 1,000.
+	CartIds       []string `protobuf:"bytes,2,rep,name=cart_ids,json=cartIds,proto3" json:"cart_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportRequest) Reset() {
+	*x = ExportRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportRequest) ProtoMessage() {}
+
+func (x *ExportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
+func (*ExportRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ExportRequest) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *ExportRequest) GetCartIds() []string {
+	if x != nil {
+		return x.CartIds
+	}
+	return nil
+}
+
+type WholeCart struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	CartId string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	// The cart with the requests that are remembered for it.
+	State         []byte `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WholeCart) Reset() {
+	*x = WholeCart{}
+	mi := &file_admin_v1_admin_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WholeCart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WholeCart) ProtoMessage() {}
+
+func (x *WholeCart) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WholeCart.ProtoReflect.Descriptor instead.
+func (*WholeCart) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *WholeCart) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *WholeCart) GetState() []byte {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+type ExportResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Carts         []*WholeCart           `protobuf:"bytes,1,rep,name=carts,proto3" json:"carts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportResponse) Reset() {
+	*x = ExportResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportResponse) ProtoMessage() {}
+
+func (x *ExportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
+func (*ExportResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ExportResponse) GetCarts() []*WholeCart {
+	if x != nil {
+		return x.Carts
+	}
+	return nil
+}
+
+type ImportRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Region string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	// At most 1,000, and 4 MiB together.
+	Carts         []*WholeCart `protobuf:"bytes,2,rep,name=carts,proto3" json:"carts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportRequest) Reset() {
+	*x = ImportRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportRequest) ProtoMessage() {}
+
+func (x *ImportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
+func (*ImportRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ImportRequest) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *ImportRequest) GetCarts() []*WholeCart {
+	if x != nil {
+		return x.Carts
+	}
+	return nil
+}
+
+type ImportResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportResponse) Reset() {
+	*x = ImportResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportResponse) ProtoMessage() {}
+
+func (x *ImportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
+func (*ImportResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+}
+
 var File_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_admin_v1_admin_proto_rawDesc = "" +
@@ -1196,14 +1541,16 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x0eRegionsRequest\"o\n" +
 	"\x0fRegionsResponse\x120\n" +
 	"\aregions\x18\x01 \x03(\v2\x16.admin.v1.RegionStatusR\aregions\x12*\n" +
-	"\x05links\x18\x02 \x03(\v2\x14.admin.v1.LinkStatusR\x05links\"\xc7\x01\n" +
+	"\x05links\x18\x02 \x03(\v2\x14.admin.v1.LinkStatusR\x05links\"\x86\x02\n" +
 	"\fRegionStatus\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
 	"\x05ready\x18\x03 \x01(\bR\x05ready\x12*\n" +
 	"\x05nodes\x18\x04 \x03(\v2\x14.admin.v1.NodeStatusR\x05nodes\x12-\n" +
 	"\x06shards\x18\x05 \x03(\v2\x15.admin.v1.ShardStatusR\x06shards\x12\x14\n" +
-	"\x05carts\x18\x06 \x01(\x04R\x05carts\"6\n" +
+	"\x05carts\x18\x06 \x01(\x04R\x05carts\x12\x1b\n" +
+	"\tregion_id\x18\a \x01(\rR\bregionId\x12 \n" +
+	"\vincarnation\x18\b \x01(\rR\vincarnation\"6\n" +
 	"\n" +
 	"NodeStatus\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
@@ -1279,14 +1626,33 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\rRepairRequest\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x12\n" +
 	"\x04peer\x18\x02 \x01(\tR\x04peer\"\x10\n" +
-	"\x0eRepairResponse2\xef\x02\n" +
+	"\x0eRepairResponse\"(\n" +
+	"\x0eDigestsRequest\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\"+\n" +
+	"\x0fDigestsResponse\x12\x18\n" +
+	"\adigests\x18\x01 \x03(\fR\adigests\"B\n" +
+	"\rExportRequest\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x12\x19\n" +
+	"\bcart_ids\x18\x02 \x03(\tR\acartIds\":\n" +
+	"\tWholeCart\x12\x17\n" +
+	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\fR\x05state\";\n" +
+	"\x0eExportResponse\x12)\n" +
+	"\x05carts\x18\x01 \x03(\v2\x13.admin.v1.WholeCartR\x05carts\"R\n" +
+	"\rImportRequest\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x12)\n" +
+	"\x05carts\x18\x02 \x03(\v2\x13.admin.v1.WholeCartR\x05carts\"\x10\n" +
+	"\x0eImportResponse2\xab\x04\n" +
 	"\fAdminService\x12>\n" +
 	"\aRegions\x12\x18.admin.v1.RegionsRequest\x1a\x19.admin.v1.RegionsResponse\x127\n" +
 	"\x04Scan\x12\x15.admin.v1.ScanRequest\x1a\x16.admin.v1.ScanResponse0\x01\x125\n" +
 	"\x04Link\x12\x15.admin.v1.LinkRequest\x1a\x16.admin.v1.LinkResponse\x125\n" +
 	"\x04Node\x12\x15.admin.v1.NodeRequest\x1a\x16.admin.v1.NodeResponse\x12;\n" +
 	"\x06Region\x12\x17.admin.v1.RegionRequest\x1a\x18.admin.v1.RegionResponse\x12;\n" +
-	"\x06Repair\x12\x17.admin.v1.RepairRequest\x1a\x18.admin.v1.RepairResponseB5Z3github.com/samecart/samecart/proto/admin/v1;adminv1b\x06proto3"
+	"\x06Repair\x12\x17.admin.v1.RepairRequest\x1a\x18.admin.v1.RepairResponse\x12>\n" +
+	"\aDigests\x12\x18.admin.v1.DigestsRequest\x1a\x19.admin.v1.DigestsResponse\x12=\n" +
+	"\x06Export\x12\x17.admin.v1.ExportRequest\x1a\x18.admin.v1.ExportResponse0\x01\x12;\n" +
+	"\x06Import\x12\x17.admin.v1.ImportRequest\x1a\x18.admin.v1.ImportResponseB5Z3github.com/samecart/samecart/proto/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -1301,7 +1667,7 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_admin_v1_admin_proto_goTypes = []any{
 	(LinkRequest_Action)(0), // 0: admin.v1.LinkRequest.Action
 	(NodeRequest_Action)(0), // 1: admin.v1.NodeRequest.Action
@@ -1323,6 +1689,13 @@ var file_admin_v1_admin_proto_goTypes = []any{
 	(*RegionResponse)(nil),  // 17: admin.v1.RegionResponse
 	(*RepairRequest)(nil),   // 18: admin.v1.RepairRequest
 	(*RepairResponse)(nil),  // 19: admin.v1.RepairResponse
+	(*DigestsRequest)(nil),  // 20: admin.v1.DigestsRequest
+	(*DigestsResponse)(nil), // 21: admin.v1.DigestsResponse
+	(*ExportRequest)(nil),   // 22: admin.v1.ExportRequest
+	(*WholeCart)(nil),       // 23: admin.v1.WholeCart
+	(*ExportResponse)(nil),  // 24: admin.v1.ExportResponse
+	(*ImportRequest)(nil),   // 25: admin.v1.ImportRequest
+	(*ImportResponse)(nil),  // 26: admin.v1.ImportResponse
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
 	4,  // 0: admin.v1.RegionsResponse.regions:type_name -> admin.v1.RegionStatus
@@ -1334,23 +1707,31 @@ var file_admin_v1_admin_proto_depIdxs = []int32{
 	0,  // 6: admin.v1.LinkRequest.action:type_name -> admin.v1.LinkRequest.Action
 	1,  // 7: admin.v1.NodeRequest.action:type_name -> admin.v1.NodeRequest.Action
 	1,  // 8: admin.v1.RegionRequest.action:type_name -> admin.v1.NodeRequest.Action
-	2,  // 9: admin.v1.AdminService.Regions:input_type -> admin.v1.RegionsRequest
-	9,  // 10: admin.v1.AdminService.Scan:input_type -> admin.v1.ScanRequest
-	12, // 11: admin.v1.AdminService.Link:input_type -> admin.v1.LinkRequest
-	14, // 12: admin.v1.AdminService.Node:input_type -> admin.v1.NodeRequest
-	16, // 13: admin.v1.AdminService.Region:input_type -> admin.v1.RegionRequest
-	18, // 14: admin.v1.AdminService.Repair:input_type -> admin.v1.RepairRequest
-	3,  // 15: admin.v1.AdminService.Regions:output_type -> admin.v1.RegionsResponse
-	11, // 16: admin.v1.AdminService.Scan:output_type -> admin.v1.ScanResponse
-	13, // 17: admin.v1.AdminService.Link:output_type -> admin.v1.LinkResponse
-	15, // 18: admin.v1.AdminService.Node:output_type -> admin.v1.NodeResponse
-	17, // 19: admin.v1.AdminService.Region:output_type -> admin.v1.RegionResponse
-	19, // 20: admin.v1.AdminService.Repair:output_type -> admin.v1.RepairResponse
-	15, // [15:21] is the sub-list for method output_type
-	9,  // [9:15] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	23, // 9: admin.v1.ExportResponse.carts:type_name -> admin.v1.WholeCart
+	23, // 10: admin.v1.ImportRequest.carts:type_name -> admin.v1.WholeCart
+	2,  // 11: admin.v1.AdminService.Regions:input_type -> admin.v1.RegionsRequest
+	9,  // 12: admin.v1.AdminService.Scan:input_type -> admin.v1.ScanRequest
+	12, // 13: admin.v1.AdminService.Link:input_type -> admin.v1.LinkRequest
+	14, // 14: admin.v1.AdminService.Node:input_type -> admin.v1.NodeRequest
+	16, // 15: admin.v1.AdminService.Region:input_type -> admin.v1.RegionRequest
+	18, // 16: admin.v1.AdminService.Repair:input_type -> admin.v1.RepairRequest
+	20, // 17: admin.v1.AdminService.Digests:input_type -> admin.v1.DigestsRequest
+	22, // 18: admin.v1.AdminService.Export:input_type -> admin.v1.ExportRequest
+	25, // 19: admin.v1.AdminService.Import:input_type -> admin.v1.ImportRequest
+	3,  // 20: admin.v1.AdminService.Regions:output_type -> admin.v1.RegionsResponse
+	11, // 21: admin.v1.AdminService.Scan:output_type -> admin.v1.ScanResponse
+	13, // 22: admin.v1.AdminService.Link:output_type -> admin.v1.LinkResponse
+	15, // 23: admin.v1.AdminService.Node:output_type -> admin.v1.NodeResponse
+	17, // 24: admin.v1.AdminService.Region:output_type -> admin.v1.RegionResponse
+	19, // 25: admin.v1.AdminService.Repair:output_type -> admin.v1.RepairResponse
+	21, // 26: admin.v1.AdminService.Digests:output_type -> admin.v1.DigestsResponse
+	24, // 27: admin.v1.AdminService.Export:output_type -> admin.v1.ExportResponse
+	26, // 28: admin.v1.AdminService.Import:output_type -> admin.v1.ImportResponse
+	20, // [20:29] is the sub-list for method output_type
+	11, // [11:20] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_admin_proto_init() }
@@ -1364,7 +1745,7 @@ func file_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   18,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -2055,9 +2055,11 @@ func (*StatusRequest) Descriptor() ([]byte, []int) {
 }
 
 type StatusResponse struct {
-	state         protoimpl.MessageState  `protogen:"open.v1"`
-	Node          string                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	Shards        []*StatusResponse_Shard `protobuf:"bytes,2,rep,name=shards,proto3" json:"shards,omitempty"`
+	state  protoimpl.MessageState  `protogen:"open.v1"`
+	Node   string                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Shards []*StatusResponse_Shard `protobuf:"bytes,2,rep,name=shards,proto3" json:"shards,omitempty"`
+	// The region's, 0 until the node is in it.
+	Incarnation   uint32 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2104,6 +2106,13 @@ func (x *StatusResponse) GetShards() []*StatusResponse_Shard {
 		return x.Shards
 	}
 	return nil
+}
+
+func (x *StatusResponse) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
 }
 
 type ShardRequest_Slots struct {
@@ -2799,10 +2808,11 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\aapplied\x18\x04 \x01(\x04R\aapplied\"%\n" +
 	"\rAdmitResponse\x12\x14\n" +
 	"\x05voter\x18\x01 \x01(\bR\x05voter\"\x0f\n" +
-	"\rStatusRequest\"\xee\x05\n" +
+	"\rStatusRequest\"\x90\x06\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x127\n" +
-	"\x06shards\x18\x02 \x03(\v2\x1f.region.v1.StatusResponse.ShardR\x06shards\x1a\xca\x01\n" +
+	"\x06shards\x18\x02 \x03(\v2\x1f.region.v1.StatusResponse.ShardR\x06shards\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\rR\vincarnation\x1a\xca\x01\n" +
 	"\x05Shard\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\tR\x06leader\x12\x14\n" +

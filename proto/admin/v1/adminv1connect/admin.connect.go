@@ -46,6 +46,12 @@ const (
 	AdminServiceRegionProcedure = "/admin.v1.AdminService/Region"
 	// AdminServiceRepairProcedure is the fully-qualified name of the AdminService's Repair RPC.
 	AdminServiceRepairProcedure = "/admin.v1.AdminService/Repair"
+	// AdminServiceDigestsProcedure is the fully-qualified name of the AdminService's Digests RPC.
+	AdminServiceDigestsProcedure = "/admin.v1.AdminService/Digests"
+	// AdminServiceExportProcedure is the fully-qualified name of the AdminService's Export RPC.
+	AdminServiceExportProcedure = "/admin.v1.AdminService/Export"
+	// AdminServiceImportProcedure is the fully-qualified name of the AdminService's Import RPC.
+	AdminServiceImportProcedure = "/admin.v1.AdminService/Import"
 )
 
 // AdminServiceClient is a client for the admin.v1.AdminService service.
@@ -64,6 +70,15 @@ type AdminServiceClient interface {
 	// Repair begins to compare all carts of a region with a peer region's and to
 	// exchange those that differ; Regions shows how it goes.
 	Repair(context.Context, *connect.Request[v1.RepairRequest]) (*connect.Response[v1.RepairResponse], error)
+	// Digests returns the digest of each slot of a region: equal digests mean
+	// equal carts.
+	Digests(context.Context, *connect.Request[v1.DigestsRequest]) (*connect.Response[v1.DigestsResponse], error)
+	// Export streams whole carts of a region, each as it was at one moment, in the
+	// order asked for. Carts that the region does not hold are left out.
+	Export(context.Context, *connect.Request[v1.ExportRequest]) (*connect.ServerStreamForClient[v1.ExportResponse], error)
+	// Import joins whole carts with those of a region. Either all are joined, or
+	// an error says that some may not be; to send them again changes nothing.
+	Import(context.Context, *connect.Request[v1.ImportRequest]) (*connect.Response[v1.ImportResponse], error)
 }
 
 // NewAdminServiceClient constructs a client for the admin.v1.AdminService service. By default, it
@@ -113,6 +128,24 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("Repair")),
 			connect.WithClientOptions(opts...),
 		),
+		digests: connect.NewClient[v1.DigestsRequest, v1.DigestsResponse](
+			httpClient,
+			baseURL+AdminServiceDigestsProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("Digests")),
+			connect.WithClientOptions(opts...),
+		),
+		export: connect.NewClient[v1.ExportRequest, v1.ExportResponse](
+			httpClient,
+			baseURL+AdminServiceExportProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("Export")),
+			connect.WithClientOptions(opts...),
+		),
+		_import: connect.NewClient[v1.ImportRequest, v1.ImportResponse](
+			httpClient,
+			baseURL+AdminServiceImportProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("Import")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -124,6 +157,9 @@ type adminServiceClient struct {
 	node    *connect.Client[v1.NodeRequest, v1.NodeResponse]
 	region  *connect.Client[v1.RegionRequest, v1.RegionResponse]
 	repair  *connect.Client[v1.RepairRequest, v1.RepairResponse]
+	digests *connect.Client[v1.DigestsRequest, v1.DigestsResponse]
+	export  *connect.Client[v1.ExportRequest, v1.ExportResponse]
+	_import *connect.Client[v1.ImportRequest, v1.ImportResponse]
 }
 
 // Regions calls admin.v1.AdminService.Regions.
@@ -156,6 +192,21 @@ func (c *adminServiceClient) Repair(ctx context.Context, req *connect.Request[v1
 	return c.repair.CallUnary(ctx, req)
 }
 
+// Digests calls admin.v1.AdminService.Digests.
+func (c *adminServiceClient) Digests(ctx context.Context, req *connect.Request[v1.DigestsRequest]) (*connect.Response[v1.DigestsResponse], error) {
+	return c.digests.CallUnary(ctx, req)
+}
+
+// Export calls admin.v1.AdminService.Export.
+func (c *adminServiceClient) Export(ctx context.Context, req *connect.Request[v1.ExportRequest]) (*connect.ServerStreamForClient[v1.ExportResponse], error) {
+	return c.export.CallServerStream(ctx, req)
+}
+
+// Import calls admin.v1.AdminService.Import.
+func (c *adminServiceClient) Import(ctx context.Context, req *connect.Request[v1.ImportRequest]) (*connect.Response[v1.ImportResponse], error) {
+	return c._import.CallUnary(ctx, req)
+}
+
 // AdminServiceHandler is an implementation of the admin.v1.AdminService service.
 type AdminServiceHandler interface {
 	// Regions shows regions, nodes, links, lag.
@@ -172,6 +223,15 @@ type AdminServiceHandler interface {
 	// Repair begins to compare all carts of a region with a peer region's and to
 	// exchange those that differ; Regions shows how it goes.
 	Repair(context.Context, *connect.Request[v1.RepairRequest]) (*connect.Response[v1.RepairResponse], error)
+	// Digests returns the digest of each slot of a region: equal digests mean
+	// equal carts.
+	Digests(context.Context, *connect.Request[v1.DigestsRequest]) (*connect.Response[v1.DigestsResponse], error)
+	// Export streams whole carts of a region, each as it was at one moment, in the
+	// order asked for. Carts that the region does not hold are left out.
+	Export(context.Context, *connect.Request[v1.ExportRequest], *connect.ServerStream[v1.ExportResponse]) error
+	// Import joins whole carts with those of a region. Either all are joined, or
+	// an error says that some may not be; to send them again changes nothing.
+	Import(context.Context, *connect.Request[v1.ImportRequest]) (*connect.Response[v1.ImportResponse], error)
 }
 
 // NewAdminServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -217,6 +277,24 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("Repair")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceDigestsHandler := connect.NewUnaryHandler(
+		AdminServiceDigestsProcedure,
+		svc.Digests,
+		connect.WithSchema(adminServiceMethods.ByName("Digests")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceExportHandler := connect.NewServerStreamHandler(
+		AdminServiceExportProcedure,
+		svc.Export,
+		connect.WithSchema(adminServiceMethods.ByName("Export")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceImportHandler := connect.NewUnaryHandler(
+		AdminServiceImportProcedure,
+		svc.Import,
+		connect.WithSchema(adminServiceMethods.ByName("Import")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/admin.v1.AdminService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AdminServiceRegionsProcedure:
@@ -231,6 +309,12 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceRegionHandler.ServeHTTP(w, r)
 		case AdminServiceRepairProcedure:
 			adminServiceRepairHandler.ServeHTTP(w, r)
+		case AdminServiceDigestsProcedure:
+			adminServiceDigestsHandler.ServeHTTP(w, r)
+		case AdminServiceExportProcedure:
+			adminServiceExportHandler.ServeHTTP(w, r)
+		case AdminServiceImportProcedure:
+			adminServiceImportHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -262,4 +346,16 @@ func (UnimplementedAdminServiceHandler) Region(context.Context, *connect.Request
 
 func (UnimplementedAdminServiceHandler) Repair(context.Context, *connect.Request[v1.RepairRequest]) (*connect.Response[v1.RepairResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.Repair is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) Digests(context.Context, *connect.Request[v1.DigestsRequest]) (*connect.Response[v1.DigestsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.Digests is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) Export(context.Context, *connect.Request[v1.ExportRequest], *connect.ServerStream[v1.ExportResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.Export is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) Import(context.Context, *connect.Request[v1.ImportRequest]) (*connect.Response[v1.ImportResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.Import is not implemented"))
 }
