@@ -314,6 +314,25 @@ func (r *Router) Repair(ctx context.Context, region string) error {
 	return nil
 }
 
+// Repairing reports whether the leader of a shard with one of the slots [lo, hi)
+// repairs the named region at the moment.
+func (r *Router) Repairing(ctx context.Context, region string, lo, hi uint32) (bool, error) {
+	shards, err := r.overlapping(lo, hi)
+	if err != nil {
+		return false, err
+	}
+	for _, node := range r.Status(ctx) {
+		for _, s := range node.Shards {
+			for _, p := range s.Peers { // of leaders alone
+				if p.Region == region && p.Repairing && slices.Contains(shards, s.Shard) {
+					return true, nil
+				}
+			}
+		}
+	}
+	return false, nil
+}
+
 // Status returns what each reachable node says of its shards.
 func (r *Router) Status(ctx context.Context) []*regionv1.StatusResponse {
 	var out []*regionv1.StatusResponse

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -379,5 +380,63 @@ func TestKnown(t *testing.T) {
 		if got, err := known(gate, otherID, slots[0], slots[1]); err == nil {
 			t.Errorf("slots %v: %d", slots, got)
 		}
+	}
+}
+
+// What repairs is begun at the leaders, and told by them.
+func TestRepairAndRepairing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 3, 2)
+	var mu sync.Mutex
+	running := map[uint32]string{} // by shard
+	w.tune = func(c *Config) {
+		c.Repair = func(shard uint32, region string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if region == "mars" {
+				return errors.New("no peer")
+			}
+			running[shard] = region
+			return nil
+		}
+		c.Peers = func(shard uint32) []*regionv1.StatusResponse_Peer {
+			mu.Lock()
+			defer mu.Unlock()
+			return []*regionv1.StatusResponse_Peer{{Region: "eu", Repairing: running[shard] == "eu"}, {Region: "ap"}}
+		}
+	}
+	w.start(w.names...)
+	w.ready()
+	gate := w.gateway()
+	if err := gate.Repair(soon(t), "mars"); err == nil {
+		t.Error("a region that is no peer was repaired")
+	}
+	const half = 512
+	for _, c := range []struct {
+		region string
+		lo, hi uint32
+		want   bool
+	}{{"eu", 0, 1024, false}, {"ap", 0, 1024, false}} {
+		if got, err := gate.Repairing(soon(t), c.region, c.lo, c.hi); err != nil || got != c.want {
+			t.Errorf("%s before: %v, %v", c.region, got, err)
+		}
+	}
+	if err := gate.Repair(soon(t), "eu"); err != nil || len(running) != 2 {
+		t.Fatalf("%d shards repair: %v", len(running), err)
+	}
+	mu.Lock()
+	delete(running, 1)
+	mu.Unlock()
+	for _, c := range []struct {
+		region string
+		lo, hi uint32
+		want   bool
+	}{{"eu", 0, 1024, true}, {"eu", 0, half, true}, {"eu", half, 1024, false}, {"ap", 0, 1024, false}} {
+		if got, err := gate.Repairing(soon(t), c.region, c.lo, c.hi); err != nil || got != c.want {
+			t.Errorf("%s in slots [%d,%d): %v, %v", c.region, c.lo, c.hi, got, err)
+		}
+	}
+	if _, err := gate.Repairing(soon(t), "eu", 5, 5); err == nil {
+		t.Error("an empty range was taken")
 	}
 }

@@ -40,7 +40,8 @@
 //
 // While connected, digests are compared again and again: what is equal is
 // recorded with its time, what stays different without a reason is repaired,
-// by one of the two: the other waits a round longer.
+// by one of the two: the other waits a round longer, and does nothing while it
+// is told that a repair is under way.
 // This also closes a partial partition: a region cut off from the origin
 // gets its carts, whole, from a third one that has them.
 //

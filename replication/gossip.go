@@ -376,6 +376,10 @@ func (l *link) tell(in Message) {
 			}
 		}
 	case Repaired:
+		if m.Left {
+			l.logger.Info("repair is left to the peer")
+			return
+		}
 		if m.Err != nil {
 			l.logger.Warn("repair ended", slog.Int("carts", m.Carts), slog.Any("err", m.Err))
 		} else {

@@ -297,6 +297,10 @@ func (f *wireFake) Newer(ctx context.Context, carts []Seen) ([][]byte, error) {
 	return Newer(ctx, f.to, carts, 300)
 }
 
+func (f *wireFake) Repairing(ctx context.Context, _ Hello) (bool, error) {
+	return false, f.call(ctx)
+}
+
 func (f *wireFake) Join(ctx context.Context, carts []WholeCart, h Hello, cursor uint64) error {
 	if err := f.call(ctx); err != nil {
 		return err

@@ -105,6 +105,9 @@ type Transport interface {
 	// has, and more, and nil where it has not: for the first of the given
 	// carts, at least one, as many as one answer takes.
 	Newer(ctx context.Context, carts []Seen) ([][]byte, error)
+	// Repairing reports whether the peer repairs hello's region in hello's slots
+	// at the moment.
+	Repairing(ctx context.Context, hello Hello) (bool, error)
 	// Join hands over whole carts; then, unless cursor is 0, it moves the
 	// peer's cursor of hello's stream up to it. It returns when the peer
 	// has committed both.
@@ -156,6 +159,9 @@ type Sink interface {
 	// in hello's slots, by rows or whole carts; 0: none is, or this region is
 	// not formed yet.
 	Known(ctx context.Context, hello Hello) (incarnation uint32, err error)
+	// Repairing reports whether a shard here, in hello's slots, repairs hello's
+	// region at the moment.
+	Repairing(ctx context.Context, hello Hello) (bool, error)
 	// Digests, Bucket are those of Log, over all shards of the region.
 	Digests(ctx context.Context, lo, hi uint32) ([]Digest, error)
 	Bucket(ctx context.Context, slot uint32, after string, limit int) (carts []CartDigest, more bool, err error)

@@ -59,6 +59,8 @@ type Repaired struct {
 	// Taken is the number of the peer's whole carts that were joined here,
 	// TakenBytes their size.
 	Taken, TakenBytes int
+	// Left: nothing was done, as the peer is repairing this region.
+	Left bool
 	// Search is what it took to find them: digests, symbols, contexts; in bytes.
 	Search int
 	Err    error
@@ -97,9 +99,11 @@ type Prove struct{}
 // Repair asks for carts to be exchanged: of the slots given, or of all when
 // Slots is nil. Cursor says that the peer's cursor is to move afterwards; it
 // comes with all slots.
+// Leave says to do nothing when the peer is at it already, from its side.
 type Repair struct {
 	Slots  []uint32
 	Cursor bool
+	Leave  bool
 }
 
 func (Appended) message()     {}

@@ -259,6 +259,21 @@ func (f far) Newer(ctx context.Context, carts []Seen) ([][]byte, error) {
 	return Newer(ctx, f.l.to, carts, 300)
 }
 
+func (f far) Repairing(_ context.Context, h Hello) (bool, error) {
+	if err := f.pass(); err != nil {
+		return false, err
+	}
+	if f.l.w.oldPeers {
+		return false, ErrUnsupported
+	}
+	for _, l := range f.l.w.links { // of the peer's shard with the same slots, back to here
+		if l.log.r == f.l.to && l.to == f.l.log.r && l.log.stream.Shard == h.Stream.Shard && l.peer.repairRuns {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 func (f far) Push(context.Context, Hello) (PushStream, error) { return nil, errCut }
 
 // Fetch is Sink's.

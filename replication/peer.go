@@ -448,12 +448,16 @@ func (p *Peer) proved(now time.Time, m Proved, out []Message) []Message {
 		return out
 	}
 	p.repairRuns, p.repairAll = true, false
-	return append(out, Repair{Slots: slots})
+	return append(out, Repair{Slots: slots, Leave: true})
 }
 
 // repaired takes the end of a repair.
 func (p *Peer) repaired(now time.Time, m Repaired) {
 	p.repairRuns = false
+	if m.Left {
+		p.unequal = true // see soon how far the peer got
+		return
+	}
 	p.stats.repairedCarts += uint64(m.Carts)
 	p.stats.takenCarts += uint64(m.Taken)
 	if m.Err == nil {

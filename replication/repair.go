@@ -40,8 +40,21 @@ type repairer struct {
 //	I4  Memory: the digests of one group, one chunk of whole carts, one Join.
 func (r *repairer) run(ctx context.Context, m Repair) Repaired {
 	r.done = Repaired{Position: r.log.LastSeq(), Own: make(map[uint32]Digest)}
+	if m.Leave && r.peerRepairs(ctx) {
+		r.done.Left = true
+		return r.done
+	}
 	r.done.Err = r.slots(ctx, m)
 	return r.done
+}
+
+// peerRepairs reports whether the peer is at it from its side. One that cannot
+// say so is taken not to be.
+func (r *repairer) peerRepairs(ctx context.Context) bool {
+	call, cancel := context.WithTimeout(ctx, r.cfg.CallTimeout)
+	defer cancel()
+	busy, err := r.tr.Repairing(call, r.hello)
+	return err == nil && busy
 }
 
 func (r *repairer) slots(ctx context.Context, m Repair) error {

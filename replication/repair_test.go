@@ -18,6 +18,7 @@ type direct struct {
 	sketch func(key riblt.Key, slots []uint32) (SketchStream, error)
 	newer  func([]Seen) ([][]byte, error)
 	pages  int // that were listed
+	busy   bool
 	given  []WholeCart
 }
 
@@ -51,6 +52,8 @@ func (d *direct) Join(_ context.Context, carts []WholeCart, h Hello, cursor uint
 	d.to.move(h.Stream, cursor)
 	return nil
 }
+
+func (d *direct) Repairing(context.Context, Hello) (bool, error) { return d.busy, nil }
 
 func (d *direct) Push(context.Context, Hello) (PushStream, error) { return nil, errCut }
 
@@ -315,4 +318,24 @@ func (f *manyCarts) Bucket(_ context.Context, _ uint32, _ string, limit int) ([]
 		out[i].CartID = fmt.Sprintf("%09d", f.listed)
 	}
 	return out, true, nil
+}
+
+// Both ends repairing at once would send everything twice.
+func TestRepairIsLeftToAPeerThatIsAtIt(t *testing.T) {
+	a, b := twoRegions(t, 5)
+	for id := range a.carts {
+		a.put(id, "milk")
+	}
+	tr := &direct{to: b, busy: true}
+	if done := repair(t, a, tr, Repair{Leave: true}); !done.Left || len(tr.given) > 0 || done.Search > 0 {
+		t.Errorf("left %v, %d carts sent", done.Left, len(tr.given))
+	}
+	// One that was asked for, or whose cursor must move, is made all the same.
+	if done := repair(t, a, tr, Repair{Cursor: true}); done.Left || len(tr.given) != 5 {
+		t.Errorf("left %v, %d carts sent", done.Left, len(tr.given))
+	}
+	tr.busy = false
+	if done := repair(t, a, tr, Repair{Leave: true}); done.Left || done.Err != nil {
+		t.Errorf("left %v: %v", done.Left, done.Err)
+	}
 }

@@ -28,7 +28,8 @@ import (
 // peerRegionFake is one region of one shard in memory: replication's Log
 // and Sink, without a Raft log behind them.
 type peerRegionFake struct {
-	id crdt.RegionID
+	repairs string // the region that it says it repairs
+	id      crdt.RegionID
 
 	mu      sync.Mutex
 	carts   map[string]*crdt.Cart
@@ -200,6 +201,12 @@ func (r *peerRegionFake) MoveCursor(_ context.Context, h replication.Hello, curs
 }
 
 // Known of the fake goes by cursors alone, in slots 1 and above.
+func (r *peerRegionFake) Repairing(_ context.Context, h replication.Hello) (bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.repairs == h.Region && h.SlotHi == 4, r.fail
+}
+
 func (r *peerRegionFake) Known(_ context.Context, h replication.Hello) (highest uint32, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

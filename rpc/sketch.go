@@ -107,6 +107,31 @@ func (c *PeerClient) Newer(ctx context.Context, carts []replication.Seen) ([][]b
 	return out, nil
 }
 
+// Repairing reports whether the region repairs hello's in hello's slots. A peer
+// of a version that does not say so is taken not to.
+func (c *PeerClient) Repairing(ctx context.Context, hello replication.Hello) (bool, error) {
+	resp, err := peerCall(ctx, c, func(to replicationv1connect.ReplicationServiceClient) (*connect.Response[replicationv1.RepairingResponse], error) {
+		return to.Repairing(ctx, connect.NewRequest(&replicationv1.RepairingRequest{Hello: peerHello(hello)}))
+	})
+	if err != nil {
+		return false, unsupported(err)
+	}
+	return resp.Msg.Repairing, nil
+}
+
+// Repairing says whether this region is repairing the asking one.
+func (h *PeerHandler) Repairing(ctx context.Context, req *connect.Request[replicationv1.RepairingRequest]) (*connect.Response[replicationv1.RepairingResponse], error) {
+	hello, err := h.hello(ctx, req.Msg.Hello)
+	if err != nil {
+		return nil, err
+	}
+	repairing, err := h.sink.Repairing(ctx, hello)
+	if err != nil {
+		return nil, peerError(fmt.Errorf("look for repairs of region %q: %w", hello.Region, err))
+	}
+	return connect.NewResponse(&replicationv1.RepairingResponse{Repairing: repairing}), nil
+}
+
 // Sketch answers with symbols as long as the peer asks for more.
 func (h *PeerHandler) Sketch(ctx context.Context, s *connect.BidiStream[replicationv1.SketchRequest, replicationv1.SketchResponse]) error {
 	caller, _ := ctx.Value(peerCallerKey{}).(peerCaller)

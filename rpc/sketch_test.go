@@ -194,11 +194,36 @@ func TestPeerOfAnOlderVersion(t *testing.T) {
 	if _, err := c.Newer(t.Context(), make([]replication.Seen, 1)); !errors.Is(err, replication.ErrUnsupported) {
 		t.Errorf("Newer: got %v", err)
 	}
+	if _, err := c.Repairing(t.Context(), peerHi()); !errors.Is(err, replication.ErrUnsupported) {
+		t.Errorf("Repairing: got %v", err)
+	}
 	s, err := c.Sketch(t.Context(), riblt.Key{}, []uint32{1})
 	if err == nil {
 		_, err = s.Next(1)
 	}
 	if !errors.Is(err, replication.ErrUnsupported) {
 		t.Errorf("Sketch: got %v", err)
+	}
+}
+
+func TestPeerRepairing(t *testing.T) {
+	eu := peerNewRegion(2)
+	srv, _ := peerServe(t, eu, nil)
+	c := peerDial(t, srv.URL)
+	if busy, err := c.Repairing(t.Context(), peerHi()); busy || err != nil {
+		t.Errorf("nothing runs: %v, %v", busy, err)
+	}
+	eu.set(func() { eu.repairs = "us" })
+	if busy, err := c.Repairing(t.Context(), peerHi()); !busy || err != nil {
+		t.Errorf("a repair runs: %v, %v", busy, err)
+	}
+	other := peerHi()
+	other.Region = "mars"
+	if _, err := c.Repairing(t.Context(), other); connect.CodeOf(err) != connect.CodePermissionDenied {
+		t.Errorf("of another name: %v", err)
+	}
+	eu.set(func() { eu.fail = errors.New("no leader") })
+	if _, err := c.Repairing(t.Context(), peerHi()); connect.CodeOf(err) != connect.CodeUnavailable {
+		t.Errorf("without a leader: %v", err)
 	}
 }

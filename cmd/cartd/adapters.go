@@ -118,6 +118,11 @@ func (s sink) Known(ctx context.Context, h replication.Hello) (uint32, error) {
 	return s.router.Known(ctx, h.Stream.Region, h.SlotLo, h.SlotHi)
 }
 
+// Repairing implements replication.Sink.
+func (s sink) Repairing(ctx context.Context, h replication.Hello) (bool, error) {
+	return s.router.Repairing(ctx, h.Region, h.SlotLo, h.SlotHi)
+}
+
 // Digests implements replication.Sink.
 func (s sink) Digests(ctx context.Context, lo, hi uint32) ([]replication.Digest, error) {
 	return s.router.Digests(ctx, lo, hi)

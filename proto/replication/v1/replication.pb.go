@@ -1106,6 +1106,95 @@ func (x *KnownRequest) GetHello() *Hello {
 	return nil
 }
 
+type RepairingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who asks, and for which slots.
+	Hello         *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairingRequest) Reset() {
+	*x = RepairingRequest{}
+	mi := &file_replication_v1_replication_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairingRequest) ProtoMessage() {}
+
+func (x *RepairingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairingRequest.ProtoReflect.Descriptor instead.
+func (*RepairingRequest) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RepairingRequest) GetHello() *Hello {
+	if x != nil {
+		return x.Hello
+	}
+	return nil
+}
+
+type RepairingResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Repairing     bool                   `protobuf:"varint,1,opt,name=repairing,proto3" json:"repairing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairingResponse) Reset() {
+	*x = RepairingResponse{}
+	mi := &file_replication_v1_replication_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairingResponse) ProtoMessage() {}
+
+func (x *RepairingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairingResponse.ProtoReflect.Descriptor instead.
+func (*RepairingResponse) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RepairingResponse) GetRepairing() bool {
+	if x != nil {
+		return x.Repairing
+	}
+	return false
+}
+
 type KnownResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 0: the receiver knows none, or is no region yet.
@@ -1116,7 +1205,7 @@ type KnownResponse struct {
 
 func (x *KnownResponse) Reset() {
 	*x = KnownResponse{}
-	mi := &file_replication_v1_replication_proto_msgTypes[20]
+	mi := &file_replication_v1_replication_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1128,7 +1217,7 @@ func (x *KnownResponse) String() string {
 func (*KnownResponse) ProtoMessage() {}
 
 func (x *KnownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[20]
+	mi := &file_replication_v1_replication_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1141,7 +1230,7 @@ func (x *KnownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnownResponse.ProtoReflect.Descriptor instead.
 func (*KnownResponse) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{20}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *KnownResponse) GetIncarnation() uint32 {
@@ -1218,9 +1307,13 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\x06cursor\x18\x03 \x01(\x04R\x06cursor\"\x0e\n" +
 	"\fJoinResponse\";\n" +
 	"\fKnownRequest\x12+\n" +
+	"\x05hello\x18\x01 \x01(\v2\x15.replication.v1.HelloR\x05hello\"?\n" +
+	"\x10RepairingRequest\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.replication.v1.HelloR\x05hello\"1\n" +
+	"\x11RepairingResponse\x12\x1c\n" +
+	"\trepairing\x18\x01 \x01(\bR\trepairing\"1\n" +
 	"\rKnownResponse\x12 \n" +
-	"\vincarnation\x18\x01 \x01(\rR\vincarnation2\xd2\x04\n" +
+	"\vincarnation\x18\x01 \x01(\rR\vincarnation2\xa4\x05\n" +
 	"\x12ReplicationService\x12E\n" +
 	"\x04Push\x12\x1b.replication.v1.PushRequest\x1a\x1c.replication.v1.PushResponse(\x010\x01\x12J\n" +
 	"\aDigests\x12\x1e.replication.v1.DigestsRequest\x1a\x1f.replication.v1.DigestsResponse\x12G\n" +
@@ -1229,7 +1322,8 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\x05Newer\x12\x1c.replication.v1.NewerRequest\x1a\x1d.replication.v1.NewerResponse\x12D\n" +
 	"\x05Fetch\x12\x1c.replication.v1.FetchRequest\x1a\x1d.replication.v1.FetchResponse\x12A\n" +
 	"\x04Join\x12\x1b.replication.v1.JoinRequest\x1a\x1c.replication.v1.JoinResponse\x12D\n" +
-	"\x05Known\x12\x1c.replication.v1.KnownRequest\x1a\x1d.replication.v1.KnownResponseBAZ?github.com/samecart/samecart/proto/replication/v1;replicationv1b\x06proto3"
+	"\x05Known\x12\x1c.replication.v1.KnownRequest\x1a\x1d.replication.v1.KnownResponse\x12P\n" +
+	"\tRepairing\x12 .replication.v1.RepairingRequest\x1a!.replication.v1.RepairingResponseBAZ?github.com/samecart/samecart/proto/replication/v1;replicationv1b\x06proto3"
 
 var (
 	file_replication_v1_replication_proto_rawDescOnce sync.Once
@@ -1243,29 +1337,31 @@ func file_replication_v1_replication_proto_rawDescGZIP() []byte {
 	return file_replication_v1_replication_proto_rawDescData
 }
 
-var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_replication_v1_replication_proto_goTypes = []any{
-	(*Hello)(nil),           // 0: replication.v1.Hello
-	(*PushRequest)(nil),     // 1: replication.v1.PushRequest
-	(*Interval)(nil),        // 2: replication.v1.Interval
-	(*PushResponse)(nil),    // 3: replication.v1.PushResponse
-	(*DigestsRequest)(nil),  // 4: replication.v1.DigestsRequest
-	(*DigestsResponse)(nil), // 5: replication.v1.DigestsResponse
-	(*BucketRequest)(nil),   // 6: replication.v1.BucketRequest
-	(*CartDigest)(nil),      // 7: replication.v1.CartDigest
-	(*BucketResponse)(nil),  // 8: replication.v1.BucketResponse
-	(*SketchRequest)(nil),   // 9: replication.v1.SketchRequest
-	(*SketchResponse)(nil),  // 10: replication.v1.SketchResponse
-	(*Seen)(nil),            // 11: replication.v1.Seen
-	(*NewerRequest)(nil),    // 12: replication.v1.NewerRequest
-	(*NewerResponse)(nil),   // 13: replication.v1.NewerResponse
-	(*FetchRequest)(nil),    // 14: replication.v1.FetchRequest
-	(*WholeCart)(nil),       // 15: replication.v1.WholeCart
-	(*FetchResponse)(nil),   // 16: replication.v1.FetchResponse
-	(*JoinRequest)(nil),     // 17: replication.v1.JoinRequest
-	(*JoinResponse)(nil),    // 18: replication.v1.JoinResponse
-	(*KnownRequest)(nil),    // 19: replication.v1.KnownRequest
-	(*KnownResponse)(nil),   // 20: replication.v1.KnownResponse
+	(*Hello)(nil),             // 0: replication.v1.Hello
+	(*PushRequest)(nil),       // 1: replication.v1.PushRequest
+	(*Interval)(nil),          // 2: replication.v1.Interval
+	(*PushResponse)(nil),      // 3: replication.v1.PushResponse
+	(*DigestsRequest)(nil),    // 4: replication.v1.DigestsRequest
+	(*DigestsResponse)(nil),   // 5: replication.v1.DigestsResponse
+	(*BucketRequest)(nil),     // 6: replication.v1.BucketRequest
+	(*CartDigest)(nil),        // 7: replication.v1.CartDigest
+	(*BucketResponse)(nil),    // 8: replication.v1.BucketResponse
+	(*SketchRequest)(nil),     // 9: replication.v1.SketchRequest
+	(*SketchResponse)(nil),    // 10: replication.v1.SketchResponse
+	(*Seen)(nil),              // 11: replication.v1.Seen
+	(*NewerRequest)(nil),      // 12: replication.v1.NewerRequest
+	(*NewerResponse)(nil),     // 13: replication.v1.NewerResponse
+	(*FetchRequest)(nil),      // 14: replication.v1.FetchRequest
+	(*WholeCart)(nil),         // 15: replication.v1.WholeCart
+	(*FetchResponse)(nil),     // 16: replication.v1.FetchResponse
+	(*JoinRequest)(nil),       // 17: replication.v1.JoinRequest
+	(*JoinResponse)(nil),      // 18: replication.v1.JoinResponse
+	(*KnownRequest)(nil),      // 19: replication.v1.KnownRequest
+	(*RepairingRequest)(nil),  // 20: replication.v1.RepairingRequest
+	(*RepairingResponse)(nil), // 21: replication.v1.RepairingResponse
+	(*KnownResponse)(nil),     // 22: replication.v1.KnownResponse
 }
 var file_replication_v1_replication_proto_depIdxs = []int32{
 	0,  // 0: replication.v1.PushRequest.hello:type_name -> replication.v1.Hello
@@ -1276,27 +1372,30 @@ var file_replication_v1_replication_proto_depIdxs = []int32{
 	15, // 5: replication.v1.JoinRequest.carts:type_name -> replication.v1.WholeCart
 	0,  // 6: replication.v1.JoinRequest.stream:type_name -> replication.v1.Hello
 	0,  // 7: replication.v1.KnownRequest.hello:type_name -> replication.v1.Hello
-	1,  // 8: replication.v1.ReplicationService.Push:input_type -> replication.v1.PushRequest
-	4,  // 9: replication.v1.ReplicationService.Digests:input_type -> replication.v1.DigestsRequest
-	6,  // 10: replication.v1.ReplicationService.Bucket:input_type -> replication.v1.BucketRequest
-	9,  // 11: replication.v1.ReplicationService.Sketch:input_type -> replication.v1.SketchRequest
-	12, // 12: replication.v1.ReplicationService.Newer:input_type -> replication.v1.NewerRequest
-	14, // 13: replication.v1.ReplicationService.Fetch:input_type -> replication.v1.FetchRequest
-	17, // 14: replication.v1.ReplicationService.Join:input_type -> replication.v1.JoinRequest
-	19, // 15: replication.v1.ReplicationService.Known:input_type -> replication.v1.KnownRequest
-	3,  // 16: replication.v1.ReplicationService.Push:output_type -> replication.v1.PushResponse
-	5,  // 17: replication.v1.ReplicationService.Digests:output_type -> replication.v1.DigestsResponse
-	8,  // 18: replication.v1.ReplicationService.Bucket:output_type -> replication.v1.BucketResponse
-	10, // 19: replication.v1.ReplicationService.Sketch:output_type -> replication.v1.SketchResponse
-	13, // 20: replication.v1.ReplicationService.Newer:output_type -> replication.v1.NewerResponse
-	16, // 21: replication.v1.ReplicationService.Fetch:output_type -> replication.v1.FetchResponse
-	18, // 22: replication.v1.ReplicationService.Join:output_type -> replication.v1.JoinResponse
-	20, // 23: replication.v1.ReplicationService.Known:output_type -> replication.v1.KnownResponse
-	16, // [16:24] is the sub-list for method output_type
-	8,  // [8:16] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	0,  // 8: replication.v1.RepairingRequest.hello:type_name -> replication.v1.Hello
+	1,  // 9: replication.v1.ReplicationService.Push:input_type -> replication.v1.PushRequest
+	4,  // 10: replication.v1.ReplicationService.Digests:input_type -> replication.v1.DigestsRequest
+	6,  // 11: replication.v1.ReplicationService.Bucket:input_type -> replication.v1.BucketRequest
+	9,  // 12: replication.v1.ReplicationService.Sketch:input_type -> replication.v1.SketchRequest
+	12, // 13: replication.v1.ReplicationService.Newer:input_type -> replication.v1.NewerRequest
+	14, // 14: replication.v1.ReplicationService.Fetch:input_type -> replication.v1.FetchRequest
+	17, // 15: replication.v1.ReplicationService.Join:input_type -> replication.v1.JoinRequest
+	19, // 16: replication.v1.ReplicationService.Known:input_type -> replication.v1.KnownRequest
+	20, // 17: replication.v1.ReplicationService.Repairing:input_type -> replication.v1.RepairingRequest
+	3,  // 18: replication.v1.ReplicationService.Push:output_type -> replication.v1.PushResponse
+	5,  // 19: replication.v1.ReplicationService.Digests:output_type -> replication.v1.DigestsResponse
+	8,  // 20: replication.v1.ReplicationService.Bucket:output_type -> replication.v1.BucketResponse
+	10, // 21: replication.v1.ReplicationService.Sketch:output_type -> replication.v1.SketchResponse
+	13, // 22: replication.v1.ReplicationService.Newer:output_type -> replication.v1.NewerResponse
+	16, // 23: replication.v1.ReplicationService.Fetch:output_type -> replication.v1.FetchResponse
+	18, // 24: replication.v1.ReplicationService.Join:output_type -> replication.v1.JoinResponse
+	22, // 25: replication.v1.ReplicationService.Known:output_type -> replication.v1.KnownResponse
+	21, // 26: replication.v1.ReplicationService.Repairing:output_type -> replication.v1.RepairingResponse
+	18, // [18:27] is the sub-list for method output_type
+	9,  // [9:18] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_replication_v1_replication_proto_init() }
@@ -1314,7 +1413,7 @@ func file_replication_v1_replication_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_replication_v1_replication_proto_rawDesc), len(file_replication_v1_replication_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -57,6 +57,9 @@ const (
 	// ReplicationServiceKnownProcedure is the fully-qualified name of the ReplicationService's Known
 	// RPC.
 	ReplicationServiceKnownProcedure = "/replication.v1.ReplicationService/Known"
+	// ReplicationServiceRepairingProcedure is the fully-qualified name of the ReplicationService's
+	// Repairing RPC.
+	ReplicationServiceRepairingProcedure = "/replication.v1.ReplicationService/Repairing"
 )
 
 // ReplicationServiceClient is a client for the replication.v1.ReplicationService service.
@@ -82,6 +85,9 @@ type ReplicationServiceClient interface {
 	// the receiver knows edits of: one that lost all its disks must not use it
 	// again.
 	Known(context.Context, *connect.Request[v1.KnownRequest]) (*connect.Response[v1.KnownResponse], error)
+	// Repairing says whether the receiver is repairing the asking region's carts
+	// at the moment: both at once would send everything twice.
+	Repairing(context.Context, *connect.Request[v1.RepairingRequest]) (*connect.Response[v1.RepairingResponse], error)
 }
 
 // NewReplicationServiceClient constructs a client for the replication.v1.ReplicationService
@@ -143,19 +149,26 @@ func NewReplicationServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(replicationServiceMethods.ByName("Known")),
 			connect.WithClientOptions(opts...),
 		),
+		repairing: connect.NewClient[v1.RepairingRequest, v1.RepairingResponse](
+			httpClient,
+			baseURL+ReplicationServiceRepairingProcedure,
+			connect.WithSchema(replicationServiceMethods.ByName("Repairing")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // replicationServiceClient implements ReplicationServiceClient.
 type replicationServiceClient struct {
-	push    *connect.Client[v1.PushRequest, v1.PushResponse]
-	digests *connect.Client[v1.DigestsRequest, v1.DigestsResponse]
-	bucket  *connect.Client[v1.BucketRequest, v1.BucketResponse]
-	sketch  *connect.Client[v1.SketchRequest, v1.SketchResponse]
-	newer   *connect.Client[v1.NewerRequest, v1.NewerResponse]
-	fetch   *connect.Client[v1.FetchRequest, v1.FetchResponse]
-	join    *connect.Client[v1.JoinRequest, v1.JoinResponse]
-	known   *connect.Client[v1.KnownRequest, v1.KnownResponse]
+	push      *connect.Client[v1.PushRequest, v1.PushResponse]
+	digests   *connect.Client[v1.DigestsRequest, v1.DigestsResponse]
+	bucket    *connect.Client[v1.BucketRequest, v1.BucketResponse]
+	sketch    *connect.Client[v1.SketchRequest, v1.SketchResponse]
+	newer     *connect.Client[v1.NewerRequest, v1.NewerResponse]
+	fetch     *connect.Client[v1.FetchRequest, v1.FetchResponse]
+	join      *connect.Client[v1.JoinRequest, v1.JoinResponse]
+	known     *connect.Client[v1.KnownRequest, v1.KnownResponse]
+	repairing *connect.Client[v1.RepairingRequest, v1.RepairingResponse]
 }
 
 // Push calls replication.v1.ReplicationService.Push.
@@ -198,6 +211,11 @@ func (c *replicationServiceClient) Known(ctx context.Context, req *connect.Reque
 	return c.known.CallUnary(ctx, req)
 }
 
+// Repairing calls replication.v1.ReplicationService.Repairing.
+func (c *replicationServiceClient) Repairing(ctx context.Context, req *connect.Request[v1.RepairingRequest]) (*connect.Response[v1.RepairingResponse], error) {
+	return c.repairing.CallUnary(ctx, req)
+}
+
 // ReplicationServiceHandler is an implementation of the replication.v1.ReplicationService service.
 type ReplicationServiceHandler interface {
 	// Push opens one stream for one origin stream (shard) to one region.
@@ -221,6 +239,9 @@ type ReplicationServiceHandler interface {
 	// the receiver knows edits of: one that lost all its disks must not use it
 	// again.
 	Known(context.Context, *connect.Request[v1.KnownRequest]) (*connect.Response[v1.KnownResponse], error)
+	// Repairing says whether the receiver is repairing the asking region's carts
+	// at the moment: both at once would send everything twice.
+	Repairing(context.Context, *connect.Request[v1.RepairingRequest]) (*connect.Response[v1.RepairingResponse], error)
 }
 
 // NewReplicationServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -278,6 +299,12 @@ func NewReplicationServiceHandler(svc ReplicationServiceHandler, opts ...connect
 		connect.WithSchema(replicationServiceMethods.ByName("Known")),
 		connect.WithHandlerOptions(opts...),
 	)
+	replicationServiceRepairingHandler := connect.NewUnaryHandler(
+		ReplicationServiceRepairingProcedure,
+		svc.Repairing,
+		connect.WithSchema(replicationServiceMethods.ByName("Repairing")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/replication.v1.ReplicationService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ReplicationServicePushProcedure:
@@ -296,6 +323,8 @@ func NewReplicationServiceHandler(svc ReplicationServiceHandler, opts ...connect
 			replicationServiceJoinHandler.ServeHTTP(w, r)
 		case ReplicationServiceKnownProcedure:
 			replicationServiceKnownHandler.ServeHTTP(w, r)
+		case ReplicationServiceRepairingProcedure:
+			replicationServiceRepairingHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -335,4 +364,8 @@ func (UnimplementedReplicationServiceHandler) Join(context.Context, *connect.Req
 
 func (UnimplementedReplicationServiceHandler) Known(context.Context, *connect.Request[v1.KnownRequest]) (*connect.Response[v1.KnownResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("replication.v1.ReplicationService.Known is not implemented"))
+}
+
+func (UnimplementedReplicationServiceHandler) Repairing(context.Context, *connect.Request[v1.RepairingRequest]) (*connect.Response[v1.RepairingResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("replication.v1.ReplicationService.Repairing is not implemented"))
 }
