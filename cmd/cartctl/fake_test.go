@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,10 +18,12 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/samecart/samecart/crdt"
 	adminv1 "github.com/samecart/samecart/proto/admin/v1"
 	"github.com/samecart/samecart/proto/admin/v1/adminv1connect"
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	"github.com/samecart/samecart/proto/cart/v1/cartv1connect"
+	"github.com/samecart/samecart/region/store"
 )
 
 // fake is a small imitation of three regions for the tests of the commands: it
@@ -32,7 +35,9 @@ type fake struct {
 	address map[string]string
 	regions map[string]map[string]map[string]uint32 // region, owner, SKU
 	keys    map[string]*cartv1.ItemResponse
-	prices  map[string]int64 // by SKU
+	prices  map[string]int64                 // by SKU
+	whole   map[string]map[string]crdt.State // region, cart id: carts for backups, beside the others
+	reborn  uint32                           // the regions' incarnation
 	cut     map[[2]string]bool
 	log     []string // faults
 	busy    int      // how many adds are answered with 503 first
@@ -56,7 +61,7 @@ func newFake(t *testing.T) (*fake, string) {
 	t.Helper()
 	f := &fake{
 		names: []string{"us-east", "eu-west", "ap-south"}, address: map[string]string{}, regions: map[string]map[string]map[string]uint32{},
-		keys: map[string]*cartv1.ItemResponse{}, prices: map[string]int64{}, cut: map[[2]string]bool{}, drills: true, faulted: make(chan struct{}, 100),
+		keys: map[string]*cartv1.ItemResponse{}, prices: map[string]int64{}, cut: map[[2]string]bool{}, drills: true, whole: map[string]map[string]crdt.State{}, reborn: 1, faulted: make(chan struct{}, 100),
 	}
 	for _, name := range f.names {
 		r := fakeRegion{fake: f, name: name}
@@ -75,6 +80,7 @@ func newFake(t *testing.T) (*fake, string) {
 		server := httptest.NewServer(mux)
 		t.Cleanup(server.Close)
 		f.regions[name] = map[string]map[string]uint32{}
+		f.whole[name] = map[string]crdt.State{}
 		f.address[name] = server.URL
 	}
 	return f, f.address["us-east"]
@@ -272,6 +278,9 @@ func (r fakeRegion) Regions(_ context.Context, req *connect.Request[adminv1.Regi
 	out := &adminv1.RegionsResponse{Links: []*adminv1.LinkStatus{{A: "us-east", B: "eu-west", Cut: true}}}
 	for _, name := range r.names {
 		s := &adminv1.RegionStatus{Region: name, Address: r.address[name], Ready: true, Nodes: []*adminv1.NodeStatus{{Node: name + "/1", Alive: true}, {Node: name + "/2"}}}
+		if name == r.name { // of the others a server knows less
+			s.RegionId, s.Incarnation, s.Carts = uint32(slices.Index(r.names, name)+1), r.reborn, uint64(len(r.whole[name]))
+		}
 		for shard := range uint32(2) {
 			status := &adminv1.ShardStatus{Shard: shard, Leader: name + "/1"}
 			for i, other := range r.names {
@@ -311,6 +320,9 @@ func (r fakeRegion) Scan(_ context.Context, req *connect.Request[adminv1.ScanReq
 		user string
 	}
 	var all []cart
+	for id := range r.whole[req.Msg.GetRegion()] {
+		all = append(all, cart{wholeSlot(id), id})
+	}
 	for user := range r.regions[req.Msg.GetRegion()] {
 		sum := sha256.Sum256([]byte(user))
 		all = append(all, cart{uint32(sum[0]) * 4, user})
@@ -321,6 +333,13 @@ func (r fakeRegion) Scan(_ context.Context, req *connect.Request[adminv1.ScanReq
 	hi := cmp.Or(req.Msg.GetSlotHi(), 1024)
 	for _, c := range all {
 		if c.slot < req.Msg.GetSlotLo() || c.slot > hi { // hi too, as some servers might
+			continue
+		}
+		if s, ok := r.whole[req.Msg.GetRegion()][c.user]; ok {
+			digest := store.DigestOf(c.user, s.Cart.Encode(nil))
+			if err := stream.Send(&adminv1.ScanResponse{Slot: c.slot, Carts: []*adminv1.ScannedCart{{CartId: c.user, Digest: digest[:]}}}); err != nil {
+				return err
+			}
 			continue
 		}
 		lines := r.regions[req.Msg.GetRegion()][c.user]
@@ -334,6 +353,77 @@ func (r fakeRegion) Scan(_ context.Context, req *connect.Request[adminv1.ScanReq
 		}
 	}
 	return nil
+}
+
+// wholeSlot is where a whole cart of the fake is.
+func wholeSlot(id string) uint32 { return uint32(id[len(id)-1]) }
+
+// own refuses what only a region's own server does.
+func (r fakeRegion) own(h http.Header, region string) error {
+	if region != r.name {
+		return connect.NewError(connect.CodeNotFound, fmt.Errorf("ask for carts of %q at its own address", region))
+	}
+	return admitted(h)
+}
+
+func (r fakeRegion) Digests(_ context.Context, req *connect.Request[adminv1.DigestsRequest]) (*connect.Response[adminv1.DigestsResponse], error) {
+	if err := r.own(req.Header(), req.Msg.GetRegion()); err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var sums [1024][2]uint64
+	for id, s := range r.whole[r.name] {
+		d := store.DigestOf(id, s.Cart.Encode(nil))
+		sums[wholeSlot(id)][0] += binary.BigEndian.Uint64(d[:8])
+		sums[wholeSlot(id)][1] += binary.BigEndian.Uint64(d[8:])
+	}
+	out := &adminv1.DigestsResponse{}
+	for _, s := range sums {
+		out.Digests = append(out.Digests, binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, s[0]), s[1]))
+	}
+	return connect.NewResponse(out), nil
+}
+
+func (r fakeRegion) Export(_ context.Context, req *connect.Request[adminv1.ExportRequest], stream *connect.ServerStream[adminv1.ExportResponse]) error {
+	if err := r.own(req.Header(), req.Msg.GetRegion()); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.busy > 0 {
+		r.busy--
+		return apiError(connect.CodeUnavailable, "NO_QUORUM", "no majority")
+	}
+	for _, id := range req.Msg.GetCartIds() {
+		s, ok := r.whole[r.name][id]
+		if !ok {
+			continue
+		}
+		if err := stream.Send(&adminv1.ExportResponse{Carts: []*adminv1.WholeCart{{CartId: id, State: s.Encode(nil)}}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r fakeRegion) Import(_ context.Context, req *connect.Request[adminv1.ImportRequest]) (*connect.Response[adminv1.ImportResponse], error) {
+	if err := r.own(req.Header(), req.Msg.GetRegion()); err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range req.Msg.GetCarts() {
+		s, err := crdt.DecodeState(c.GetState())
+		if err != nil {
+			return nil, connect.NewError(connect.CodeInvalidArgument, err)
+		}
+		if old, ok := r.whole[r.name][c.GetCartId()]; ok {
+			s.Cart = crdt.Join(old.Cart, s.Cart)
+		}
+		r.whole[r.name][c.GetCartId()] = s
+	}
+	return connect.NewResponse(&adminv1.ImportResponse{}), nil
 }
 
 // fault enters a fault in the log, where the caller may make it; mu is held.

@@ -50,6 +50,8 @@ type cli struct {
 
 	Regions regionsCmd `cmd:"" help:"Show regions, nodes, links and lag." group:"Cluster"`
 	Verify  verifyCmd  `cmd:"" help:"Compare every cart in every region." group:"Cluster"`
+	Backup  backupCmd  `cmd:"" help:"Back up a region; list and check backups." group:"Cluster"`
+	Restore restoreCmd `cmd:"" help:"Join a backup with a region's carts: what was removed since stays removed." group:"Cluster"`
 	Link    linkCmd    `cmd:"" help:"Cut, heal or delay the link of two regions." group:"Faults"`
 	Node    nodeCmd    `cmd:"" help:"Kill or start a node." group:"Faults"`
 	Region  regionCmd  `cmd:"" help:"Kill or start all nodes of a region." group:"Faults"`
@@ -116,6 +118,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 		kong.Name("cartctl"),
 		kong.Description("Edit carts, cut links, and prove that all regions hold the same."),
 		kong.Configuration(kongyaml.Loader),
+		kong.Vars{"address": addressHelp},
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { panic(exit(code)) }),

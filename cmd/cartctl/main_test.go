@@ -117,6 +117,17 @@ func TestWrongUsageExits2(t *testing.T) {
 		{"replay --data " + bad, "bad.csv, line 2: Quantity \"one\" is not a whole number"},
 		{"bench swim", "swim"},
 		{"bench add --clients 0", "--clients"},
+		{"backup", "--region"},
+		{"backup --region us-east", "--to"},
+		{"backup --region mars --to " + dir, `"mars" is unknown`},
+		{"backup --region us-east --to ftp://host", "ftp://host"},
+		{"backup --region us-east --to " + bad, "bad.csv"},
+		{"backup --region us-east --full-every=-1 --to " + dir, "--full-every"},
+		{"backup list --from " + filepath.Join(dir, "none"), "none"},
+		{"backup verify --from " + dir, "no such backup"},
+		{"restore --region us-east", "--from"},
+		{"restore --region us-east --from " + dir, "no such backup"},
+		{"restore --region us-east --from " + dir + " --at yesterday", "yesterday"},
 		{"token --user u", "--key"},
 		{"token --key none.pem --user u", "none.pem"},
 		{"token --key none.pem", "whose token"},
@@ -138,7 +149,7 @@ func TestWrongUsageExits2(t *testing.T) {
 }
 
 func TestHelpExits0(t *testing.T) {
-	for _, args := range [][]string{{"--help"}, {"replay", "--help"}, {"link", "--help"}} {
+	for _, args := range [][]string{{"--help"}, {"replay", "--help"}, {"link", "--help"}, {"backup", "--help"}, {"restore", "--help"}} {
 		if r := ctl(t, args...); r.code != exitGood || !strings.Contains(r.stdout, "Usage: cartctl") {
 			t.Errorf("%v: exit %d, %q", args, r.code, r.stdout)
 		}

@@ -79,7 +79,7 @@ func (c *replayCmd) Run(a *app) error {
 	}
 	a.notef("%d edits, %d other rows (returns, corrections, free of charge), %d clients", total, others, c.Clients)
 
-	bar := newProgress(a.stderr, total)
+	bar := newProgress(a.stderr, total, "edits")
 	carts := newReplayCarts(a, regions, c.EditTimeout)
 	scans := a.scans(regions)
 	report, err := replay.Run(a.ctx, replay.Config{
@@ -276,18 +276,21 @@ type progress struct {
 	bar *progressbar.ProgressBar // nil: no terminal, or finished
 }
 
-func newProgress(stderr io.Writer, total int) *progress {
+// newProgress returns the bar of a command; a total of -1 is not known.
+func newProgress(stderr io.Writer, total int, what string) *progress {
 	f, ok := stderr.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return &progress{}
 	}
 	return &progress{bar: progressbar.NewOptions(total,
-		progressbar.OptionSetWriter(f), progressbar.OptionSetDescription("edits"), progressbar.OptionSetWidth(30),
+		progressbar.OptionSetWriter(f), progressbar.OptionSetDescription(what), progressbar.OptionSetWidth(30),
 		progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionThrottle(100*time.Millisecond),
 		progressbar.OptionClearOnFinish())}
 }
 
-func (p *progress) add() { p.do(func(b *progressbar.ProgressBar) error { return b.Add(1) }) }
+func (p *progress) add() { p.addMany(1) }
+
+func (p *progress) addMany(n int) { p.do(func(b *progressbar.ProgressBar) error { return b.Add(n) }) }
 
 func (p *progress) clear() { p.do((*progressbar.ProgressBar).Clear) }
 
