@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -207,39 +209,42 @@ func bytesOf(n int64) string {
 type wholeRegion struct {
 	app    *app
 	status *adminv1.RegionStatus
-	client adminv1connect.AdminServiceClient // of the region's own address
+	client adminv1connect.AdminServiceClient // of a server that has its carts
 }
 
-// wholeRegion finds a region by its name.
+// wholeRegion finds a region by its name. A server has the carts of its own
+// region alone, and knows the incarnation of that.
 func (a *app) wholeRegion(name string) (*wholeRegion, error) {
-	status, err := a.operator().Status(a.ctx)
-	if err != nil {
-		return nil, err
-	}
-	regions, err := a.cluster(status)
-	if err != nil {
-		return nil, err
-	}
-	var known []api.Region
-	for _, n := range regions.names {
-		known = append(known, api.Region{Region: n, Address: regions.base[n]})
-	}
-	address, err := api.Find(known, name)
-	if err != nil {
-		return nil, usageError{err}
-	}
-	r := &wholeRegion{app: a, client: api.NewAdmin(a.http, address)}
-	// Of another region, a server knows neither incarnation nor carts.
-	if status, err = administer(a.ctx, operator{r.client, a.admin()}, &adminv1.RegionsRequest{}, adminv1connect.AdminServiceClient.Regions); err != nil {
-		return nil, err
-	}
-	for _, s := range status.GetRegions() {
-		if s.GetRegion() == name {
-			r.status = s
-			return r, nil
+	base := a.base
+	for {
+		client := api.NewAdmin(a.http, base)
+		status, err := administer(a.ctx, operator{client, a.admin()}, &adminv1.RegionsRequest{}, adminv1connect.AdminServiceClient.Regions)
+		if err != nil {
+			return nil, err
+		}
+		s, err := regionOf(status, name)
+		if err != nil {
+			return nil, err
+		}
+		if s.GetIncarnation() > 0 || base != a.base {
+			return &wholeRegion{app: a, status: s, client: client}, nil
+		}
+		if base, err = api.BaseURL(s.GetAddress()); err != nil || base == a.base {
+			return nil, fmt.Errorf("%s does not have the carts of region %s, and no other address of it is known: name one with --addr", a.base, name)
 		}
 	}
-	return nil, fmt.Errorf("%s, the address of region %s, does not know it", address, name)
+}
+
+func regionOf(status *adminv1.RegionsResponse, name string) (*adminv1.RegionStatus, error) {
+	var names []string
+	for _, s := range status.GetRegions() {
+		if s.GetRegion() == name {
+			return s, nil
+		}
+		names = append(names, s.GetRegion())
+	}
+	slices.Sort(names)
+	return nil, usageError{fmt.Errorf("region %q is unknown: there are %s", name, strings.Join(names, ", "))}
 }
 
 var (
