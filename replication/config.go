@@ -9,11 +9,12 @@ import (
 // Config holds the settings of a Gossiper and its Peers; the zero value is
 // not valid, see DefaultConfig.
 type Config struct {
-	BatchBytesMax   int // estimated size of one interval sent; 1 KiB to 4 MiB
-	SpanBytesMax    int // log bytes combined into one interval; ≥ BatchBytesMax
-	WindowBytes     int // estimated size of intervals not yet acked; ≥ BatchBytesMax
-	WindowIntervals int // number of intervals not yet acked; ≥ 1
-	RowDotsMax      int // new dots of one combined row; 1 to DefaultLimits().Dots
+	BatchBytesMax   int           // estimated size of one interval sent; 1 KiB to 4 MiB
+	SpanBytesMax    int           // log bytes combined into one interval; ≥ BatchBytesMax
+	WindowBytes     int           // estimated size of intervals not yet acked; ≥ BatchBytesMax
+	WindowIntervals int           // number of intervals not yet acked; ≥ 1
+	Gather          time.Duration // from one interval to the next, unless the next is full; ≥ 0
+	RowDotsMax      int           // new dots of one combined row; 1 to DefaultLimits().Dots
 
 	BackoffMin  time.Duration // wait before the first reconnect; > 0
 	BackoffMax  time.Duration // longest wait before a reconnect; ≥ BackoffMin
@@ -34,11 +35,12 @@ type Config struct {
 // DefaultConfig returns production values.
 func DefaultConfig() Config {
 	return Config{
-		BatchBytesMax:   256 << 10, // one Raft entry of the receiver; some thousand rows
-		SpanBytesMax:    8 << 20,   // enough for hot lines to fold, read in tens of milliseconds
-		WindowBytes:     4 << 20,   // 100 Mbit/s at 300 ms
-		WindowIntervals: 64,        // small intervals at the rate of a WAN's round trips
-		RowDotsMax:      128,       // combining is quadratic in it
+		BatchBytesMax:   256 << 10,             // one Raft entry of the receiver; some thousand rows
+		SpanBytesMax:    8 << 20,               // enough for hot lines to fold, read in tens of milliseconds
+		WindowBytes:     4 << 20,               // 100 Mbit/s at 300 ms
+		WindowIntervals: 64,                    // small intervals at the rate of a WAN's round trips
+		Gather:          10 * time.Millisecond, // a third of what the lag may be, and then some ten edits share what an interval costs
+		RowDotsMax:      128,                   // combining is quadratic in it
 		BackoffMin:      20 * time.Millisecond,
 		BackoffMax:      500 * time.Millisecond,  // a healed cut must converge within two seconds
 		OpenTimeout:     time.Second,             // it bounds, with BackoffMax, what a healed cut takes
@@ -76,6 +78,7 @@ func (c Config) validate() error {
 	within("WindowBytes", c.WindowBytes, max(1, c.BatchBytesMax), many)
 	within("WindowIntervals", c.WindowIntervals, 1, many)
 	within("RowDotsMax", c.RowDotsMax, 1, DefaultLimits().Dots)
+	atLeast("Gather", c.Gather, 0)
 	atLeast("BackoffMin", c.BackoffMin, time.Microsecond)
 	atLeast("BackoffMax", c.BackoffMax, c.BackoffMin)
 	atLeast("OpenTimeout", c.OpenTimeout, time.Microsecond)

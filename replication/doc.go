@@ -14,8 +14,9 @@
 //
 // The receiver's first ack says where its cursor stands; the log is read from
 // there, and each interval starts where the one before ended. Acks are
-// cumulative and come after the receiver's commit. An edit goes out at once.
-// While a send is outstanding or the window is full, rows gather in one
+// cumulative and come after the receiver's commit. An edit goes out at once,
+// unless another went out less than Config.Gather before. Until then, and while
+// a send is outstanding or the window is full, rows gather in one
 // batch, in which rows of one cart and line are combined. Nothing sent is
 // kept: after a lost stream the log is read again from the cursor.
 //
@@ -70,6 +71,12 @@
 // several times. A new stream starts with a new cursor and drops all stale
 // acks. Cost: one round trip, in a case that needs a fault. Rejected:
 // numbering intervals.
+//
+// Edits that come close together share an interval. Alone, a row costs as much
+// again for frames and acks, and compresses badly: at 1,000 edits a second an
+// edit took 158 bytes of the link, and takes 60 with ten to an interval
+// (BenchmarkGossip). An edit after a pause does not wait. Rejected: a longer wait,
+// which a shopper with two devices sees.
 //
 // Combining is always on, in one batch per peer. It needs no mode switch:
 // an idle peer's batch holds one row. Combined rows keep all dots and ops up

@@ -350,6 +350,7 @@ func modelConfig(seed uint64) Config {
 	if seed%2 == 1 {
 		c.ProofEvery, c.ProofIdle = 40*time.Millisecond, 80*time.Millisecond
 	}
+	c.Gather = time.Duration(seed%3) * 7 * time.Millisecond
 	c.BatchBytesMax, c.SpanBytesMax = 1<<10, 4<<10
 	c.WindowBytes, c.WindowIntervals = 2<<10, 3
 	c.RowDotsMax = 5

@@ -53,8 +53,9 @@ type Peer struct {
 	flights     []flight
 	flightBytes int
 	sending     bool
-	lagging     bool   // the last read left rows that were there when it began
-	readID      uint64 // of the last ReadLog
+	gatherUntil time.Time // of the interval sent last: see Config.Gather
+	lagging     bool      // the last read left rows that were there when it began
+	readID      uint64    // of the last ReadLog
 	reading     bool
 
 	// The oldest unacked row, for when no flight or batch tells it.
@@ -161,14 +162,23 @@ func (p *Peer) Deadline() time.Time {
 			d = p.heardAt.Add(p.stallAfter())
 		}
 		if p.canProve() {
-			if at := p.proofDue(); d.IsZero() || at.Before(d) {
-				d = at
-			}
+			d = earlier(d, p.proofDue())
+		}
+		if p.sendable() {
+			d = earlier(d, p.gatherUntil)
 		}
 		return d
 	case repairing:
 	}
 	return time.Time{}
+}
+
+// earlier returns the earlier of two times; a zero one is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // advance does what time, room and rows allow.
@@ -206,11 +216,18 @@ func (p *Peer) advance(now time.Time, out []Message) []Message {
 	return out
 }
 
+// sendable says that the batch could go out now.
+func (p *Peer) sendable() bool {
+	return !p.batch.isEmpty() && !p.sending && (!p.lagging || p.batchFull()) && p.room()
+}
+
 // flow sends the batch when there is room for it and fills the next. While
 // a Send is outstanding or the window is full, rows gather in the batch and
-// fold; with room and no backlog, a row goes out at once.
+// fold; with room and no backlog, a row goes out at once, unless another did just
+// before.
 func (p *Peer) flow(now time.Time, out []Message) []Message {
-	if !p.batch.isEmpty() && !p.sending && (!p.lagging || p.batchFull()) && p.room() {
+	if p.sendable() && (!now.Before(p.gatherUntil) || p.batchFull()) {
+		p.gatherUntil = now.Add(p.cfg.Gather)
 		b := &p.batch
 		p.stats.rowsSent += uint64(len(b.rows))
 		p.stats.rowsCombined += uint64(b.combined)

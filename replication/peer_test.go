@@ -2,8 +2,10 @@ package replication
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -215,6 +217,63 @@ func TestPeerWithMoreGivesIt(t *testing.T) {
 	}
 	if !w.regions[0].cart("cart:a").Equal(w.regions[1].cart("cart:a")) || w.carts != 0 || w.taken != 1 || l.peer.stats.repairs != 1 {
 		t.Errorf("%d repairs, %d carts sent, %d taken", l.peer.stats.repairs, w.carts, w.taken)
+	}
+}
+
+// Edits that come close together share an interval; one after a pause goes out
+// at once, and so does a batch that is full.
+func TestCloseEditsShareAnInterval(t *testing.T) {
+	cfg := DefaultConfig()
+	p := NewPeer(crdt.Stream{Region: 1, Incarnation: 1}, 2, cfg, rand.New(rand.NewPCG(1, 1)))
+	now := time.UnixMilli(1e12)
+	var log uint64
+	// edit appends a row and answers what the Peer asks; it returns what was sent.
+	edit := func(at time.Time, bytes int) (sent []crdt.Interval) {
+		t.Helper()
+		log++
+		out := p.Step(at, Appended{log}, nil)
+		for i := 0; i < len(out); i++ {
+			switch m := out[i].(type) {
+			case ReadLog:
+				iv := crdt.Interval{Stream: p.stream, Lo: m.After, Hi: log}
+				for s := m.After + 1; s <= log; s++ {
+					iv.Rows = append(iv.Rows, crdt.Row{Seq: s, Last: s, CartID: fmt.Sprint("cart:", s), At: 1, Delta: crdt.Delta{
+						Key: crdt.LineKey{SKU: strings.Repeat("s", bytes)}, Dots: []crdt.Dot{{Seq: s}},
+					}})
+				}
+				out = p.Step(at, Read{m.ID, iv, true, nil}, out)
+			case Send:
+				sent = append(sent, m.Interval)
+				out = p.Step(at, Sent{m.Gen, 1}, out)
+				out = p.Step(at, Acknowledged{m.Gen, Ack{Cursor: m.Interval.Hi}}, out)
+			}
+		}
+		return sent
+	}
+	p.Step(now, Appended{0}, nil)
+	p.Step(now, Acknowledged{p.gen, Ack{}}, nil)
+	if n := len(edit(now, 1)); n != 1 {
+		t.Fatalf("the first edit went out in %d intervals", n)
+	}
+	for i := range 5 {
+		if n := len(edit(now.Add(time.Duration(i)*time.Millisecond), 1)); n != 0 {
+			t.Fatalf("edit %d did not wait", i)
+		}
+	}
+	if at := p.Deadline(); !at.Equal(now.Add(cfg.Gather)) {
+		t.Errorf("the next interval is due at %v, want %v", at, now.Add(cfg.Gather))
+	}
+	out := p.Tick(now.Add(cfg.Gather), nil)
+	if m, ok := out[0].(Send); !ok || len(m.Interval.Rows) != 5 {
+		t.Fatalf("then came %v", out)
+	}
+	p.Step(now, Sent{p.gen, 1}, nil)
+	p.Step(now, Acknowledged{p.gen, Ack{Cursor: log}}, nil)
+	if n := len(edit(now.Add(time.Second), 1)); n != 1 {
+		t.Errorf("after a pause an edit went out in %d intervals", n)
+	}
+	if n := len(edit(now.Add(time.Second), cfg.BatchBytesMax)); n != 1 {
+		t.Errorf("a full batch went out in %d intervals", n)
 	}
 }
 

@@ -101,10 +101,7 @@ func peersOf(m *adminv1.RegionsResponse, region string) (out []*adminv1.PeerStat
 func BenchmarkGossip(b *testing.B) {
 	for _, delay := range []time.Duration{0, 40 * time.Millisecond} {
 		b.Run(fmt.Sprintf("rate=%d/oneway=%v", *gossipRate, delay), func(b *testing.B) {
-			p := startRepairPair(b)
-			for _, m := range p.meters {
-				m.delay = delay
-			}
+			p := startRepairPair(b, delay)
 			p.connected()
 			raw := rawEdit("cart:user-0000000", "seller-1", "SKU-100")
 			add := p.adder(b, 200_000)
@@ -133,7 +130,7 @@ func BenchmarkGossip(b *testing.B) {
 // and what those take. Run it with -benchtime 1x.
 func BenchmarkDrain(b *testing.B) {
 	b.Run(fmt.Sprintf("edits=%d", *drainEdits), func(b *testing.B) {
-		p := startRepairPair(b)
+		p := startRepairPair(b, 0)
 		p.connected()
 		add := p.adder(b, 50_000)
 		foreground := func(from int, d time.Duration) (p99 time.Duration) {

@@ -33,19 +33,19 @@ type meter struct {
 	ln    net.Listener
 	to    string
 	bytes atomic.Int64  // both ways
-	delay time.Duration // one way; set before it is used
+	delay time.Duration // one way
 
 	mu    sync.Mutex
 	shut  bool
 	conns map[net.Conn]bool
 }
 
-func newMeter(t testing.TB, to string) *meter {
+func newMeter(t testing.TB, to string, delay time.Duration) *meter {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &meter{ln: ln, to: to, conns: make(map[net.Conn]bool)}
+	m := &meter{ln: ln, to: to, delay: delay, conns: make(map[net.Conn]bool)}
 	t.Cleanup(func() { _ = ln.Close(); m.set(true) })
 	go func() {
 		for {
@@ -162,10 +162,10 @@ type replicationClient struct {
 	as replication.Hello
 }
 
-func startRepairPair(b *testing.B) *repairPair {
+func startRepairPair(b *testing.B, delay time.Duration) *repairPair {
 	free := freeAddresses(b, 6)
 	p := &repairPair{b: b, names: []string{"us-east", "eu-west"}}
-	p.meters = []*meter{newMeter(b, free[2]), newMeter(b, free[5])} // towards us-east, towards eu-west
+	p.meters = []*meter{newMeter(b, free[2], delay), newMeter(b, free[5], delay)} // towards us-east, towards eu-west
 	dir := b.TempDir()
 	for i, name := range p.names {
 		at, other := free[3*i:], 1-i
@@ -289,7 +289,7 @@ const repairDone = `msg="repair done"`
 // with -benchtime 1x: a second repair of the same has nothing to do.
 func BenchmarkRepair(b *testing.B) {
 	n := *repairCarts
-	p := startRepairPair(b)
+	p := startRepairPair(b, 0)
 	p.connected() // each waits for the other before it is formed
 	p.shut(true)
 	full := p.load(0, 0, n, 0)
