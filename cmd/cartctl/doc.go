@@ -1,10 +1,12 @@
 // Command cartctl is the client for operators, drills and measurements: it
 // edits and explains one cart, shows regions, cuts links and kills nodes,
-// compares all regions, and replays real orders through them.
+// compares all regions, backs them up and restores them, and replays real
+// orders through them.
 //
 //	cartctl add SKU-456 2 --user user-123
 //	cartctl replay --cut us-east,eu-west:33%-66% --kill ap-south/2:40%-60%
 //	cartctl verify --json
+//	cartctl backup --region us-east --to s3://shop-backups/us-east
 //
 // Flags can also come from the environment (SAMECART_ADDR, SAMECART_TOKEN,
 // SAMECART_CONFIG) and from a YAML file named by --config, with a flag's name as the key.

@@ -5,12 +5,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/samecart/samecart/crdt"
+	adminv1 "github.com/samecart/samecart/proto/admin/v1"
+	"github.com/samecart/samecart/proto/admin/v1/adminv1connect"
 )
 
 // tool is cartctl as a process, built from the source beside this.
@@ -136,4 +143,59 @@ func TestRestoreBesideLivePeer(t *testing.T) {
 	}
 	us.terminate(t)
 	eu.terminate(t)
+}
+
+// Carts go in and come out whole, also one that is larger than a shopper's
+// request may be; what no region would take is refused before the log.
+func TestWholeCarts(t *testing.T) {
+	d := sharedDev(t)
+	call := func(region string, carts ...*adminv1.WholeCart) error {
+		_, err := d.admin("front").Import(t.Context(), connect.NewRequest(&adminv1.ImportRequest{Region: region, Carts: carts}))
+		return err
+	}
+	c := &crdt.Cart{}
+	w := crdt.Writer{Replica: crdt.Replica{Region: 9, Incarnation: 1}, At: crdt.TimestampAt(1_700_000_000_000)}
+	for i := range 400 {
+		key := crdt.LineKey{Seller: "seller-1", SKU: fmt.Sprintf("SKU-%d", i), Options: strings.Repeat("x", 1000)}
+		c = c.Apply(c.Add(w, key, 1, crdt.Offer{Price: 1, Currency: "USD", AddedAt: w.At}, false))
+	}
+	big := &adminv1.WholeCart{CartId: "cart:big", State: crdt.State{Cart: c}.Encode(nil)}
+	for _, r := range devRegions {
+		if err := call(r.name, big); err != nil {
+			t.Fatalf("import %d bytes into %s: %v", len(big.State), r.name, err)
+		}
+		stream, err := d.admin("front").Export(t.Context(), connect.NewRequest(&adminv1.ExportRequest{Region: r.name, CartIds: []string{"cart:none", "cart:big"}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []*adminv1.WholeCart
+		for stream.Receive() {
+			got = append(got, stream.Msg().Carts...)
+		}
+		if err := stream.Err(); err != nil || len(got) != 1 || got[0].CartId != "cart:big" || !bytes.Equal(got[0].State, big.State) {
+			t.Errorf("%s: exported %d carts, %v", r.name, len(got), err)
+		}
+	}
+	many := make([]*adminv1.WholeCart, importMax+1)
+	for i := range many {
+		many[i] = &adminv1.WholeCart{CartId: "cart:small", State: crdt.State{Cart: &crdt.Cart{}}.Encode(nil)}
+	}
+	for name, c := range map[string]struct {
+		err  error
+		code connect.Code
+	}{
+		"garbage":        {call("us-east", &adminv1.WholeCart{CartId: "cart:bad", State: []byte("no cart")}), connect.CodeInvalidArgument},
+		"no id":          {call("us-east", &adminv1.WholeCart{State: big.State}), connect.CodeInvalidArgument},
+		"too many":       {call("us-east", many...), connect.CodeInvalidArgument},
+		"unknown region": {call("mars", big), connect.CodeNotFound},
+	} {
+		if connect.CodeOf(c.err) != c.code {
+			t.Errorf("%s: %v, want %v", name, c.err, c.code)
+		}
+	}
+	// Nobody but an operator.
+	anyone := adminv1connect.NewAdminServiceClient(http.DefaultClient, d.url("us-east"))
+	if _, err := anyone.Import(t.Context(), connect.NewRequest(&adminv1.ImportRequest{Region: "us-east"})); connect.CodeOf(err) != connect.CodePermissionDenied && connect.CodeOf(err) != connect.CodeUnauthenticated {
+		t.Errorf("without a scope: %v", err)
+	}
 }

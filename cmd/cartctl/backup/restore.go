@@ -216,8 +216,8 @@ func Prepare(ctx context.Context, b Bucket, id string, t Target) (*Plan, error) 
 		return nil, fmt.Errorf("region %s does not say its incarnation: it is not formed yet, or none of its nodes answers", r.Name)
 	}
 	if known := m.Incarnations[r.ID]; r.Incarnation <= known {
-		return nil, fmt.Errorf("%w: %s has incarnation %d, and backup %s has writes of its incarnation %d, which would be minted a second time; "+
-			"stop all nodes of %s, empty their data directories, start them with --incarnation %d, and restore again",
+		return nil, fmt.Errorf("%w: %s has incarnation %d, and backup %s has writes of its incarnation %d, whose dots it could mint again; "+
+			"if %s has lost its disks, start all its nodes with empty data directories and --incarnation %d, and restore then; if not, it has these writes already",
 			ErrIncarnation, r.Name, r.Incarnation, m.ID, known, r.Name, known+1)
 	}
 	return &Plan{m.summary(), b, m, t}, nil
