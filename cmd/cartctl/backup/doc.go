@@ -83,7 +83,7 @@
 //
 // gocloud.dev/blob is the library behind Bucket (package bucket): one interface
 // over directories, S3 and all that speaks its protocol, in memory for tests;
-// others are one import away. Cost: 15 MB of cartctl, and half a minute of its first
+// others are one import away. Cost: 17 MB of cartctl, and half a minute of its first
 // build; cartd has nothing of it. v0.45, as later ones raise versions of modules that
 // cartd uses. Rejected: one SDK with our own code for directories, which is less code
 // to fetch and more to prove.
