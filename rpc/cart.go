@@ -11,6 +11,7 @@ import (
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 	"github.com/samecart/samecart/region"
+	"github.com/samecart/samecart/rpc/causal"
 )
 
 // service is the one implementation of the cart's operations. REST and
@@ -241,7 +242,7 @@ func (s *service) describe(ctx context.Context, c call, edits []edit, out *regio
 		return nil, fmt.Errorf("digest of an outcome has %d bytes", len(out.GetDigest()))
 	}
 	a := &applied{
-		meta:   meta{token: token{cartID: c.cartID, context: cc}.encode(), etag: etag(d), replayed: out.GetReplayed()},
+		meta:   meta{token: causal.Token{CartID: c.cartID, Context: cc}.Encode(), etag: etag(d), replayed: out.GetReplayed()},
 		cartID: c.cartID, count: out.GetItemCount(), stale: stale,
 		results: make([]*cartv1.ItemResponse, len(edits)),
 	}

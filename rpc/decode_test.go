@@ -8,38 +8,9 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/samecart/samecart/crdt"
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	"github.com/samecart/samecart/region"
 )
-
-func contextOfTwo() crdt.CausalContext {
-	return crdt.ContextOf(
-		crdt.Dot{Replica: crdt.Replica{Region: 1, Incarnation: 1}, Seq: 1},
-		crdt.Dot{Replica: crdt.Replica{Region: 2, Incarnation: 3, Lineage: "guest:x"}, Seq: 7},
-	)
-}
-
-func TestTokenRoundTrip(t *testing.T) {
-	for _, want := range []token{
-		{cartID: "cart:user-123", context: contextOfTwo()},
-		{cartID: "", context: crdt.CausalContext{}},
-		{cartID: "guest:x", context: contextOfTwo(), digest: region.Digest{1, 2, 3}, resume: true},
-	} {
-		got, err := decodeToken(want.encode())
-		if err != nil || got.cartID != want.cartID || !got.context.Equal(want.context) || got.digest != want.digest || got.resume != want.resume {
-			t.Errorf("got %+v, %v; want %+v", got, err, want)
-		}
-	}
-	// A context that no token can hold gives none, rather than one that is refused.
-	var huge crdt.CausalContext
-	for i := range uint16(500) {
-		huge = huge.With(crdt.Dot{Replica: crdt.Replica{Region: crdt.RegionID(i), Incarnation: 1, Lineage: strings.Repeat("g", 100)}, Seq: 1})
-	}
-	if s := (token{cartID: "c", context: huge}).encode(); s != "" {
-		t.Errorf("a token of %d characters", len(s))
-	}
-}
 
 func TestETag(t *testing.T) {
 	d := region.Digest{0xab, 15: 0xcd}
@@ -53,24 +24,6 @@ func TestETag(t *testing.T) {
 			t.Errorf("%s was read", s)
 		}
 	}
-}
-
-// Untrusted text never panics, and what is read has one form.
-func FuzzDecodeToken(f *testing.F) {
-	f.Add(token{cartID: "cart:user-123", context: contextOfTwo()}.encode())
-	f.Add(token{cartID: "c", context: contextOfTwo(), resume: true}.encode())
-	f.Add("AQ")
-	f.Add("")
-	f.Fuzz(func(t *testing.T, s string) {
-		got, err := decodeToken(s)
-		if err != nil {
-			return
-		}
-		again, err := decodeToken(got.encode())
-		if err != nil || again.cartID != got.cartID || !again.context.Equal(got.context) {
-			t.Fatalf("%q: %+v, then %+v, %v", s, got, again, err)
-		}
-	})
 }
 
 // A request never panics: it is read, or refused with one of our codes.

@@ -7,6 +7,7 @@ import (
 	"github.com/samecart/samecart/crdt"
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	"github.com/samecart/samecart/region"
+	"github.com/samecart/samecart/rpc/causal"
 )
 
 const (
@@ -82,12 +83,12 @@ func (c *call) readToken(h http.Header) error {
 	if err != nil || text == "" {
 		return err
 	}
-	t, err := decodeToken(text)
+	t, err := causal.DecodeToken(text)
 	if err != nil {
 		return fault(InvalidToken, "Cart-Token %.20q %v: send back what an earlier answer gave, or leave it out", text, err)
 	}
-	if t.cartID == c.cartID {
-		c.context, c.hasToken = t.context, true
+	if t.CartID == c.cartID {
+		c.context, c.hasToken = t.Context, true
 	}
 	return nil
 }
@@ -119,11 +120,11 @@ func (s *service) metaFor(c call, v region.View) (m meta, missing []*cartv1.Miss
 }
 
 func tokenOf(v region.View) string {
-	t := token{cartID: v.CartID}
+	t := causal.Token{CartID: v.CartID}
 	if v.State.Cart != nil {
-		t.context = v.State.Cart.Context
+		t.Context = v.State.Cart.Context
 	}
-	return t.encode()
+	return t.Encode()
 }
 
 // write sets the answer's headers.

@@ -7,6 +7,7 @@ import (
 
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	"github.com/samecart/samecart/region"
+	"github.com/samecart/samecart/rpc/causal"
 )
 
 // watch sends the cart now and after each change, until ctx ends or the node
@@ -23,13 +24,13 @@ func (s *service) watch(ctx context.Context, c call, resume string, send func(ca
 	var seen region.Digest
 	var resumed bool
 	if resume != "" {
-		t, err := decodeToken(resume)
-		if err != nil || !t.resume {
-			return fault(InvalidToken, "resume token %.20q %v: send back the last one received, or none", resume, errBadToken)
+		t, err := causal.DecodeToken(resume)
+		if err != nil || !t.Resume {
+			return fault(InvalidToken, "resume token %.20q %v: send back the last one received, or none", resume, causal.ErrBadToken)
 		}
-		if t.cartID == c.cartID {
-			seen, resumed = t.digest, true
-			c.context, c.hasToken = c.context.Join(t.context), true
+		if t.CartID == c.cartID {
+			seen, resumed = t.Digest, true
+			c.context, c.hasToken = c.context.Join(t.Context), true
 		}
 	}
 	first, done := context.WithTimeout(ctx, s.cfg.RequestTimeout)
@@ -46,7 +47,7 @@ func (s *service) watch(ctx context.Context, c call, resume string, send func(ca
 				return gone(err)
 			}
 		} else {
-			next := token{cartID: c.cartID, context: cartOf(v).Context, digest: v.Digest, resume: true}.encode()
+			next := causal.Token{CartID: c.cartID, Context: cartOf(v).Context, Digest: v.Digest, Resume: true}.Encode()
 			cart := s.render(ctx, v)
 			_, cart.Missing = s.metaFor(c, v)
 			if err := send(cart, next); err != nil {

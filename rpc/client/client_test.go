@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+
+	"github.com/samecart/samecart/rpc/causal"
 )
 
 // bubble runs a test with a rig in virtual time; at its end no goroutine of
@@ -392,7 +394,7 @@ func TestForeignTokenIsSentBack(t *testing.T) {
 			t.Errorf("sent %q, then holds %q", us[0].token, g.s.Token())
 		}
 		// An answer about another cart begins anew: the shopper has logged in.
-		if g.s.answered(g.s.look(), token{cartID: "cart:v"}.encode(), false) || g.s.seen.cartID != "cart:v" {
+		if g.s.answered(g.s.look(), causal.Token{CartID: "cart:v"}.Encode(), false) || g.s.seen.CartID != "cart:v" {
 			t.Errorf("%+v", g.s.seen)
 		}
 	})

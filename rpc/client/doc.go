@@ -53,9 +53,8 @@
 //
 // A session joins the tokens of all answers, so the client reads tokens. To
 // keep only the last one would lose what an earlier region alone has: a third
-// region's answer without it would not be marked. Cost: the form of a token is
-// known in two places; a test against the real handler holds them together,
-// and a form that the client does not know is sent back as it is. Rejected:
+// region's answer without it would not be marked. Their form is in package
+// causal; one that the client does not know is sent back as it is. Rejected:
 // several Cart-Token headers, which servers refuse.
 //
 // After a Stale answer the session asks regions only for what could be had,

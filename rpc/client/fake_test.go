@@ -19,6 +19,7 @@ import (
 	"github.com/samecart/samecart/crdt"
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	"github.com/samecart/samecart/proto/cart/v1/cartv1connect"
+	"github.com/samecart/samecart/rpc/causal"
 )
 
 // fakeNet is an http.RoundTripper to fake regions, by host name. Time passes
@@ -268,7 +269,7 @@ func apiError(code connect.Code, name string, retryAfter string) *connect.Error 
 func fakeAnswer[T any](r *fakeRegion, msg *T, cc crdt.CausalContext) *connect.Response[T] {
 	res := connect.NewResponse(msg)
 	res.Header().Set("Cart-Region", r.name)
-	res.Header().Set("Cart-Token", token{cartID: fakeCartID, context: cc}.encode())
+	res.Header().Set("Cart-Token", causal.Token{CartID: fakeCartID, Context: cc}.Encode())
 	return res
 }
 
@@ -276,7 +277,7 @@ func fakeAnswer[T any](r *fakeRegion, msg *T, cc crdt.CausalContext) *connect.Re
 // with mu held.
 func (r *fakeRegion) lacks(h http.Header) bool {
 	t, err := decodeToken(h.Get("Cart-Token"))
-	return err == nil && !r.context.Covers(t.context)
+	return err == nil && !r.context.Covers(t.Context)
 }
 
 // AddItem implements cartv1connect.CartServiceHandler.
@@ -338,7 +339,7 @@ func (r *fakeRegion) WatchCart(ctx context.Context, req *connect.Request[cartv1.
 			return r.err
 		}
 		changed := r.changed
-		m := &cartv1.WatchCartResponse{Cart: r.cart(req.Header()), Resume: token{cartID: fakeCartID, context: r.context}.encode()}
+		m := &cartv1.WatchCartResponse{Cart: r.cart(req.Header()), Resume: causal.Token{CartID: fakeCartID, Context: r.context}.Encode()}
 		r.mu.Unlock()
 		if m.GetResume() == last {
 			m = nil // the headers alone

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/samecart/samecart/crdt"
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	"github.com/samecart/samecart/proto/cart/v1/cartv1connect"
+	"github.com/samecart/samecart/rpc/causal"
 )
 
 // Identity puts into an attempt's headers on whose behalf it is made. It is
@@ -53,8 +55,8 @@ type Session struct {
 	c        *Client
 	identity Identity
 
-	mu   sync.Mutex // guards what follows
-	seen token      // all that was seen
+	mu   sync.Mutex   // guards what follows
+	seen causal.Token // all that was seen
 	// asked is what a region is asked to have: seen, or, from a Stale answer
 	// until one that has it all, what could be had. Otherwise each call would
 	// wait again for what has not come.
@@ -76,10 +78,10 @@ func (s *Session) Token() string {
 	if s.foreign != "" {
 		return s.foreign
 	}
-	if s.seen.context.IsEmpty() {
+	if s.seen.Context.IsEmpty() {
 		return ""
 	}
-	return s.seen.encode()
+	return s.seen.Encode()
 }
 
 // Observe adds what somebody else has seen of the same cart to what the
@@ -88,29 +90,29 @@ func (s *Session) Token() string {
 func (s *Session) Observe(text string) error {
 	t, err := decodeToken(text)
 	if err != nil {
-		return err
+		return fmt.Errorf("token %.20q %w", text, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.join(t)
-	s.asked = s.seen.context
+	s.asked = s.seen.Context
 	return nil
 }
 
 // join adds what was seen. What was seen of another cart, before a login, is
 // forgotten. It is called with mu held.
-func (s *Session) join(t token) {
+func (s *Session) join(t causal.Token) {
 	s.foreign = ""
-	if s.seen.cartID != t.cartID {
-		s.seen, s.asked = t, t.context
+	if s.seen.CartID != t.CartID {
+		s.seen, s.asked = t, t.Context
 		return
 	}
-	s.seen.context = s.seen.context.Join(t.context)
+	s.seen.Context = s.seen.Context.Join(t.Context)
 }
 
 // sight is what a session has seen when a call begins.
 type sight struct {
-	seen   token
+	seen   causal.Token
 	send   string // Cart-Token
 	detour string
 }
@@ -123,7 +125,7 @@ func (s *Session) look() sight {
 		v.detour = s.detour
 	}
 	if v.send == "" && !s.asked.IsEmpty() {
-		v.send = token{cartID: s.seen.cartID, context: s.asked}.encode()
+		v.send = causal.Token{CartID: s.seen.CartID, Context: s.asked}.Encode()
 	}
 	return v
 }
@@ -140,15 +142,15 @@ func (s *Session) answered(before sight, text string, stale bool) bool {
 		}
 		return stale
 	}
-	stale = stale || before.seen.lackedBy(t)
+	stale = stale || lacks(t, before.seen)
 	s.join(t)
 	switch {
-	case t.context.Covers(s.seen.context):
-		s.asked = s.seen.context
+	case t.Context.Covers(s.seen.Context):
+		s.asked = s.seen.Context
 	case stale:
-		s.asked = t.context
+		s.asked = t.Context
 	default: // another call has seen more
-		s.asked = s.asked.Join(t.context)
+		s.asked = s.asked.Join(t.Context)
 	}
 	return stale
 }
@@ -162,11 +164,11 @@ func (s *Session) shown(text string, stale bool) bool {
 	if err != nil {
 		return stale
 	}
-	stale = stale || s.seen.lackedBy(t)
-	whole := s.asked.Equal(s.seen.context)
+	stale = stale || lacks(t, s.seen)
+	whole := s.asked.Equal(s.seen.Context)
 	s.join(t)
-	if whole || t.context.Covers(s.seen.context) {
-		s.asked = s.seen.context
+	if whole || t.Context.Covers(s.seen.Context) {
+		s.asked = s.seen.Context
 	}
 	return stale
 }
