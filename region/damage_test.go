@@ -193,7 +193,14 @@ func TestDamagedDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, file := range all {
+		info, err := os.Stat(filepath.Join(whole, file))
+		if err != nil {
+			t.Fatal(err)
+		}
 		for damage, change := range damages {
+			if change != nil && info.Size() == 0 {
+				continue // there is nothing in it to damage
+			}
 			as := newest(file, all) + ": " + damage
 			t.Run(as, func(t *testing.T) {
 				t.Parallel()
@@ -204,8 +211,6 @@ func TestDamagedDirectory(t *testing.T) {
 				case err != nil:
 				case change == nil:
 					err = os.Remove(path)
-				case len(b) == 0:
-					t.Skip("the file is empty")
 				default:
 					err = os.WriteFile(path, change(b), 0o600)
 				}

@@ -304,7 +304,7 @@ func (r *Router) statesOf(ctx context.Context, s uint32, at []int, cartIDs []str
 }
 
 // Repair makes the leader of every shard compare its carts with the named
-// region now, and exchange those that differ. It returns when all have begun.
+// region now, and exchange those that differ. It returns when all were told.
 func (r *Router) Repair(ctx context.Context, region string) error {
 	for id := range r.cfg.Shards {
 		if _, err := r.ask(ctx, &regionv1.ShardRequest{Shard: id, Request: &regionv1.ShardRequest_Repair{Repair: region}}); err != nil {

@@ -58,8 +58,8 @@ func (r *repairer) group(ctx context.Context, g *group) error {
 // errNoEnd: a sketch was longer than a list of all carts.
 var errNoEnd = errors.New("the sketch does not end")
 
-// sketchFirst is how many symbols are asked for first: some round trips' worth
-// for a cart or two.
+// sketchFirst is how many symbols are asked for first, and at least each time:
+// they find some twenty carts, and fit one packet.
 const sketchFirst = 32
 
 // sketch finds the carts of a group that the peer has not, or has otherwise.
