@@ -289,6 +289,8 @@ type PeerConfig struct {
 	// SketchTimeout bounds the wait for a peer's next question about a sketch,
 	// which is kept in memory for it; > 0.
 	SketchTimeout time.Duration
+	// SketchSymbolsMax bounds the symbols of one sketch, which are made ahead; > 0.
+	SketchSymbolsMax int
 	// AckEvery is how often an ack is repeated while a join takes long, so
 	// that the sender can tell slow from dead; > 0.
 	AckEvery time.Duration
@@ -298,13 +300,14 @@ type PeerConfig struct {
 // DefaultPeerConfig returns production values for the given peers.
 func DefaultPeerConfig(peers func() map[crdt.RegionID]string) PeerConfig {
 	return PeerConfig{
-		Peers:         peers,
-		Slots:         1024,
-		Limits:        replication.DefaultLimits(),
-		StreamsMax:    4096, // every shard of many regions, and those still closing
-		HelloTimeout:  5 * time.Second,
-		SketchTimeout: 10 * time.Second,       // above what throttled repairs wait between two
-		AckEvery:      500 * time.Millisecond, // a third of what senders wait
+		Peers:            peers,
+		Slots:            1024,
+		Limits:           replication.DefaultLimits(),
+		StreamsMax:       4096, // every shard of many regions, and those still closing
+		HelloTimeout:     5 * time.Second,
+		SketchTimeout:    10 * time.Second,               // above what throttled repairs wait between two
+		SketchSymbolsMax: 4 * replication.SketchItemsMax, // a repair gives up earlier
+		AckEvery:         500 * time.Millisecond,         // a third of what senders wait
 	}
 }
 
@@ -320,6 +323,7 @@ func (c PeerConfig) validate() error {
 	positive("StreamsMax", c.StreamsMax > 0)
 	positive("HelloTimeout", c.HelloTimeout > 0)
 	positive("SketchTimeout", c.SketchTimeout > 0)
+	positive("SketchSymbolsMax", c.SketchSymbolsMax > 0)
 	positive("AckEvery", c.AckEvery > 0)
 	return errors.Join(errs...)
 }

@@ -135,6 +135,7 @@ func (h *PeerHandler) Repairing(ctx context.Context, req *connect.Request[replic
 // Sketch answers with symbols as long as the peer asks for more.
 func (h *PeerHandler) Sketch(ctx context.Context, s *connect.BidiStream[replicationv1.SketchRequest, replicationv1.SketchResponse]) error {
 	caller, _ := ctx.Value(peerCallerKey{}).(peerCaller)
+	symbols := 0
 	next := func() (*replicationv1.SketchRequest, error) {
 		// A peer that stops asking must not keep the memory.
 		if err := caller.control.SetReadDeadline(time.Now().Add(h.cfg.SketchTimeout)); err != nil {
@@ -144,7 +145,14 @@ func (h *PeerHandler) Sketch(ctx context.Context, s *connect.BidiStream[replicat
 		if err == nil && (m.Symbols == 0 || m.Symbols > sketchSymbolsMax) {
 			err = connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("%d symbols: want 1 to %d", m.Symbols, sketchSymbolsMax))
 		}
-		return m, err
+		if err != nil {
+			return nil, err
+		}
+		if symbols += int(m.Symbols); symbols > h.cfg.SketchSymbolsMax {
+			return nil, connect.NewError(connect.CodeFailedPrecondition,
+				fmt.Errorf("more than %d symbols of one sketch: ask for the carts by bucket", h.cfg.SketchSymbolsMax))
+		}
+		return m, nil
 	}
 	m, err := next()
 	if err != nil {

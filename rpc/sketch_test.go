@@ -109,6 +109,25 @@ func TestPeerSketchRefuses(t *testing.T) {
 	}
 }
 
+// A peer that never has enough is sent elsewhere.
+func TestPeerSketchIsBounded(t *testing.T) {
+	eu := peerNewRegion(2)
+	eu.add("cart:a", "tea")
+	srv, _ := peerServe(t, eu, func(c *PeerConfig) { c.SketchSymbolsMax = 100 })
+	s, err := peerDial(t, srv.URL).Sketch(t.Context(), riblt.Key{}, []uint32{'a' % 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for ; n < 20 && err == nil; n++ {
+		_, err = s.Next(10)
+	}
+	if n != 11 || !errors.Is(err, replication.ErrUnsupported) {
+		t.Errorf("part %d: %v", n, err)
+	}
+	_ = s.Close()
+}
+
 func TestPeerNewer(t *testing.T) {
 	us, eu := peerNewRegion(1), peerNewRegion(2)
 	for _, id := range []string{"cart:more", "cart:less", "cart:both", "cart:same"} {
