@@ -34,6 +34,11 @@ func (r Replica) Compare(s Replica) int {
 	return strings.Compare(r.Lineage, s.Lineage)
 }
 
+// sameWriter reports whether both are one region in one incarnation.
+func (r Replica) sameWriter(s Replica) bool {
+	return r.Region == s.Region && r.Incarnation == s.Incarnation
+}
+
 // Dot names one write: the seq-th of a replica in one cart. Seq starts at 1.
 type Dot struct {
 	Replica Replica

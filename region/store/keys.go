@@ -19,6 +19,9 @@ import (
 //	  outcome     r number in ops           → OpRecord.Outcome, of a large one
 //	  cursor      u region incarnation shard → seq
 //	  digests     d slot ÷ sumsLen          → sumsLen × Sum
+//	  membership  p                         → membership.v1.Membership
+//	  acceptor    a                         → what was promised and accepted for the next one
+//	  kept        k chunk                   → a chunk of crdt.Row, see Space.Reborn
 const (
 	topPointer byte = 0
 	topSpace   byte = 1
@@ -31,6 +34,10 @@ const (
 	kindOutcome byte = 'r'
 	kindCursor  byte = 'u'
 	kindDigest  byte = 'd'
+
+	kindMembership byte = 'p'
+	kindAcceptor   byte = 'a'
+	kindKept       byte = 'k'
 )
 
 func pointerKey(shard uint32) []byte {

@@ -130,9 +130,16 @@ type Marker struct {
 	Region      crdt.RegionID
 	Incarnation uint32
 	Carts       uint64
+	// Kept is the number of rows of earlier incarnations that were kept aside,
+	// Reissued that of those which were looked at since: the first ones.
+	Kept, Reissued uint64
 }
 
-const markerLen = 8 + 8 + 4 + 8 + 8 + 8 + 2 + 4 + 8 + 8 + 8
+const (
+	markerLen = 8 + 8 + 4 + 8 + 8 + 8 + 2 + 4 + 8 + 8 + 8 + 8 + 8
+	// markerLenV1 is without Kept and Reissued.
+	markerLenV1 = markerLen - 16
+)
 
 func (m Marker) encode() []byte {
 	b := make([]byte, 0, markerLen)
@@ -146,10 +153,15 @@ func (m Marker) encode() []byte {
 	b = binary.BigEndian.AppendUint32(b, m.Incarnation)
 	b = binary.BigEndian.AppendUint64(b, m.Carts)
 	b = binary.BigEndian.AppendUint64(b, m.Ops)
-	return binary.BigEndian.AppendUint64(b, m.OpsForgotten)
+	b = binary.BigEndian.AppendUint64(b, m.OpsForgotten)
+	b = binary.BigEndian.AppendUint64(b, m.Kept)
+	return binary.BigEndian.AppendUint64(b, m.Reissued)
 }
 
 func decodeMarker(b []byte) (Marker, error) {
+	if len(b) == markerLenV1 {
+		b = append(b[:markerLenV1:markerLenV1], make([]byte, markerLen-markerLenV1)...)
+	}
 	if len(b) != markerLen {
 		return Marker{}, fmt.Errorf("%w: marker of %d bytes, want %d", ErrCorrupt, len(b), markerLen)
 	}
@@ -166,5 +178,7 @@ func decodeMarker(b []byte) (Marker, error) {
 
 		Ops:          binary.BigEndian.Uint64(b[58:]),
 		OpsForgotten: binary.BigEndian.Uint64(b[66:]),
+		Kept:         binary.BigEndian.Uint64(b[74:]),
+		Reissued:     binary.BigEndian.Uint64(b[82:]),
 	}, nil
 }

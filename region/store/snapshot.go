@@ -107,11 +107,8 @@ func (s *Space) Restore(r io.Reader) (*Space, error) {
 	if err := next.load(); err != nil {
 		return nil, err
 	}
-	err := s.store.db.Update(func(tx *badger.Txn) error {
-		return tx.Set(pointerKey(s.shard), binary.BigEndian.AppendUint32(nil, next.generation))
-	})
-	if err != nil {
-		return nil, fmt.Errorf("switch shard %d to generation %d: %w", s.shard, next.generation, err)
+	if err := s.store.point(s.shard, next.generation); err != nil {
+		return nil, err
 	}
 	return next, nil
 }

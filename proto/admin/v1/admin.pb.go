@@ -9,6 +9,7 @@
 package adminv1
 
 import (
+	v1 "github.com/samecart/samecart/proto/membership/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -124,6 +125,65 @@ func (NodeRequest_Action) EnumDescriptor() ([]byte, []int) {
 	return file_admin_v1_admin_proto_rawDescGZIP(), []int{12, 0}
 }
 
+type MemberRequest_Action int32
+
+const (
+	MemberRequest_ACTION_UNSPECIFIED MemberRequest_Action = 0
+	// Take a new region in, or one that was drained, fenced or removed.
+	MemberRequest_ACTION_ADD MemberRequest_Action = 1
+	// Take no more edits there, and send on what the others lack.
+	MemberRequest_ACTION_DRAIN MemberRequest_Action = 2
+	// Go on without it, and take nothing from it until it has come back anew.
+	MemberRequest_ACTION_FENCE MemberRequest_Action = 3
+	// Forget a region that is drained or fenced.
+	MemberRequest_ACTION_REMOVE MemberRequest_Action = 4
+)
+
+// Enum value maps for MemberRequest_Action.
+var (
+	MemberRequest_Action_name = map[int32]string{
+		0: "ACTION_UNSPECIFIED",
+		1: "ACTION_ADD",
+		2: "ACTION_DRAIN",
+		3: "ACTION_FENCE",
+		4: "ACTION_REMOVE",
+	}
+	MemberRequest_Action_value = map[string]int32{
+		"ACTION_UNSPECIFIED": 0,
+		"ACTION_ADD":         1,
+		"ACTION_DRAIN":       2,
+		"ACTION_FENCE":       3,
+		"ACTION_REMOVE":      4,
+	}
+)
+
+func (x MemberRequest_Action) Enum() *MemberRequest_Action {
+	p := new(MemberRequest_Action)
+	*p = x
+	return p
+}
+
+func (x MemberRequest_Action) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MemberRequest_Action) Descriptor() protoreflect.EnumDescriptor {
+	return file_admin_v1_admin_proto_enumTypes[2].Descriptor()
+}
+
+func (MemberRequest_Action) Type() protoreflect.EnumType {
+	return &file_admin_v1_admin_proto_enumTypes[2]
+}
+
+func (x MemberRequest_Action) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MemberRequest_Action.Descriptor instead.
+func (MemberRequest_Action) EnumDescriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25, 0}
+}
+
 type RegionsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -161,9 +221,11 @@ func (*RegionsRequest) Descriptor() ([]byte, []int) {
 }
 
 type RegionsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Regions       []*RegionStatus        `protobuf:"bytes,1,rep,name=regions,proto3" json:"regions,omitempty"`
-	Links         []*LinkStatus          `protobuf:"bytes,2,rep,name=links,proto3" json:"links,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Regions []*RegionStatus        `protobuf:"bytes,1,rep,name=regions,proto3" json:"regions,omitempty"`
+	Links   []*LinkStatus          `protobuf:"bytes,2,rep,name=links,proto3" json:"links,omitempty"`
+	// As far as the region that answers knows; absent until it has one.
+	Membership    *v1.Membership `protobuf:"bytes,3,opt,name=membership,proto3" json:"membership,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -208,6 +270,13 @@ func (x *RegionsResponse) GetRegions() []*RegionStatus {
 func (x *RegionsResponse) GetLinks() []*LinkStatus {
 	if x != nil {
 		return x.Links
+	}
+	return nil
+}
+
+func (x *RegionsResponse) GetMembership() *v1.Membership {
+	if x != nil {
+		return x.Membership
 	}
 	return nil
 }
@@ -1533,15 +1602,149 @@ func (*ImportResponse) Descriptor() ([]byte, []int) {
 	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
+type MemberRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Action MemberRequest_Action   `protobuf:"varint,1,opt,name=action,proto3,enum=admin.v1.MemberRequest_Action" json:"action,omitempty"`
+	Region string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	// For a region that is new: its id, where its nodes take rows, and where
+	// clients reach it.
+	RegionId uint32   `protobuf:"varint,3,opt,name=region_id,json=regionId,proto3" json:"region_id,omitempty"`
+	Peers    []string `protobuf:"bytes,4,rep,name=peers,proto3" json:"peers,omitempty"`
+	Address  string   `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
+	// Fence without a majority: of two regions one is none.
+	Force         bool `protobuf:"varint,6,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberRequest) Reset() {
+	*x = MemberRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberRequest) ProtoMessage() {}
+
+func (x *MemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
+func (*MemberRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *MemberRequest) GetAction() MemberRequest_Action {
+	if x != nil {
+		return x.Action
+	}
+	return MemberRequest_ACTION_UNSPECIFIED
+}
+
+func (x *MemberRequest) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *MemberRequest) GetRegionId() uint32 {
+	if x != nil {
+		return x.RegionId
+	}
+	return 0
+}
+
+func (x *MemberRequest) GetPeers() []string {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *MemberRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *MemberRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type MemberResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Membership    *v1.Membership         `protobuf:"bytes,1,opt,name=membership,proto3" json:"membership,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberResponse) Reset() {
+	*x = MemberResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberResponse) ProtoMessage() {}
+
+func (x *MemberResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberResponse.ProtoReflect.Descriptor instead.
+func (*MemberResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *MemberResponse) GetMembership() *v1.Membership {
+	if x != nil {
+		return x.Membership
+	}
+	return nil
+}
+
 var File_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x14admin/v1/admin.proto\x12\badmin.v1\"\x10\n" +
-	"\x0eRegionsRequest\"o\n" +
+	"\x14admin/v1/admin.proto\x12\badmin.v1\x1a\x1emembership/v1/membership.proto\"\x10\n" +
+	"\x0eRegionsRequest\"\xaa\x01\n" +
 	"\x0fRegionsResponse\x120\n" +
 	"\aregions\x18\x01 \x03(\v2\x16.admin.v1.RegionStatusR\aregions\x12*\n" +
-	"\x05links\x18\x02 \x03(\v2\x14.admin.v1.LinkStatusR\x05links\"\x86\x02\n" +
+	"\x05links\x18\x02 \x03(\v2\x14.admin.v1.LinkStatusR\x05links\x129\n" +
+	"\n" +
+	"membership\x18\x03 \x01(\v2\x19.membership.v1.MembershipR\n" +
+	"membership\"\x86\x02\n" +
 	"\fRegionStatus\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
@@ -1642,7 +1845,25 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\rImportRequest\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12)\n" +
 	"\x05carts\x18\x02 \x03(\v2\x13.admin.v1.WholeCartR\x05carts\"\x10\n" +
-	"\x0eImportResponse2\xab\x04\n" +
+	"\x0eImportResponse\"\xab\x02\n" +
+	"\rMemberRequest\x126\n" +
+	"\x06action\x18\x01 \x01(\x0e2\x1e.admin.v1.MemberRequest.ActionR\x06action\x12\x16\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\x12\x1b\n" +
+	"\tregion_id\x18\x03 \x01(\rR\bregionId\x12\x14\n" +
+	"\x05peers\x18\x04 \x03(\tR\x05peers\x12\x18\n" +
+	"\aaddress\x18\x05 \x01(\tR\aaddress\x12\x14\n" +
+	"\x05force\x18\x06 \x01(\bR\x05force\"g\n" +
+	"\x06Action\x12\x16\n" +
+	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"ACTION_ADD\x10\x01\x12\x10\n" +
+	"\fACTION_DRAIN\x10\x02\x12\x10\n" +
+	"\fACTION_FENCE\x10\x03\x12\x11\n" +
+	"\rACTION_REMOVE\x10\x04\"K\n" +
+	"\x0eMemberResponse\x129\n" +
+	"\n" +
+	"membership\x18\x01 \x01(\v2\x19.membership.v1.MembershipR\n" +
+	"membership2\xe8\x04\n" +
 	"\fAdminService\x12>\n" +
 	"\aRegions\x12\x18.admin.v1.RegionsRequest\x1a\x19.admin.v1.RegionsResponse\x127\n" +
 	"\x04Scan\x12\x15.admin.v1.ScanRequest\x1a\x16.admin.v1.ScanResponse0\x01\x125\n" +
@@ -1652,7 +1873,8 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x06Repair\x12\x17.admin.v1.RepairRequest\x1a\x18.admin.v1.RepairResponse\x12>\n" +
 	"\aDigests\x12\x18.admin.v1.DigestsRequest\x1a\x19.admin.v1.DigestsResponse\x12=\n" +
 	"\x06Export\x12\x17.admin.v1.ExportRequest\x1a\x18.admin.v1.ExportResponse0\x01\x12;\n" +
-	"\x06Import\x12\x17.admin.v1.ImportRequest\x1a\x18.admin.v1.ImportResponseB5Z3github.com/samecart/samecart/proto/admin/v1;adminv1b\x06proto3"
+	"\x06Import\x12\x17.admin.v1.ImportRequest\x1a\x18.admin.v1.ImportResponse\x12;\n" +
+	"\x06Member\x12\x17.admin.v1.MemberRequest\x1a\x18.admin.v1.MemberResponseB5Z3github.com/samecart/samecart/proto/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -1666,72 +1888,81 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_admin_v1_admin_proto_rawDescData
 }
 
-var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_admin_v1_admin_proto_goTypes = []any{
-	(LinkRequest_Action)(0), // 0: admin.v1.LinkRequest.Action
-	(NodeRequest_Action)(0), // 1: admin.v1.NodeRequest.Action
-	(*RegionsRequest)(nil),  // 2: admin.v1.RegionsRequest
-	(*RegionsResponse)(nil), // 3: admin.v1.RegionsResponse
-	(*RegionStatus)(nil),    // 4: admin.v1.RegionStatus
-	(*NodeStatus)(nil),      // 5: admin.v1.NodeStatus
-	(*ShardStatus)(nil),     // 6: admin.v1.ShardStatus
-	(*PeerStatus)(nil),      // 7: admin.v1.PeerStatus
-	(*LinkStatus)(nil),      // 8: admin.v1.LinkStatus
-	(*ScanRequest)(nil),     // 9: admin.v1.ScanRequest
-	(*ScannedCart)(nil),     // 10: admin.v1.ScannedCart
-	(*ScanResponse)(nil),    // 11: admin.v1.ScanResponse
-	(*LinkRequest)(nil),     // 12: admin.v1.LinkRequest
-	(*LinkResponse)(nil),    // 13: admin.v1.LinkResponse
-	(*NodeRequest)(nil),     // 14: admin.v1.NodeRequest
-	(*NodeResponse)(nil),    // 15: admin.v1.NodeResponse
-	(*RegionRequest)(nil),   // 16: admin.v1.RegionRequest
-	(*RegionResponse)(nil),  // 17: admin.v1.RegionResponse
-	(*RepairRequest)(nil),   // 18: admin.v1.RepairRequest
-	(*RepairResponse)(nil),  // 19: admin.v1.RepairResponse
-	(*DigestsRequest)(nil),  // 20: admin.v1.DigestsRequest
-	(*DigestsResponse)(nil), // 21: admin.v1.DigestsResponse
-	(*ExportRequest)(nil),   // 22: admin.v1.ExportRequest
-	(*WholeCart)(nil),       // 23: admin.v1.WholeCart
-	(*ExportResponse)(nil),  // 24: admin.v1.ExportResponse
-	(*ImportRequest)(nil),   // 25: admin.v1.ImportRequest
-	(*ImportResponse)(nil),  // 26: admin.v1.ImportResponse
+	(LinkRequest_Action)(0),   // 0: admin.v1.LinkRequest.Action
+	(NodeRequest_Action)(0),   // 1: admin.v1.NodeRequest.Action
+	(MemberRequest_Action)(0), // 2: admin.v1.MemberRequest.Action
+	(*RegionsRequest)(nil),    // 3: admin.v1.RegionsRequest
+	(*RegionsResponse)(nil),   // 4: admin.v1.RegionsResponse
+	(*RegionStatus)(nil),      // 5: admin.v1.RegionStatus
+	(*NodeStatus)(nil),        // 6: admin.v1.NodeStatus
+	(*ShardStatus)(nil),       // 7: admin.v1.ShardStatus
+	(*PeerStatus)(nil),        // 8: admin.v1.PeerStatus
+	(*LinkStatus)(nil),        // 9: admin.v1.LinkStatus
+	(*ScanRequest)(nil),       // 10: admin.v1.ScanRequest
+	(*ScannedCart)(nil),       // 11: admin.v1.ScannedCart
+	(*ScanResponse)(nil),      // 12: admin.v1.ScanResponse
+	(*LinkRequest)(nil),       // 13: admin.v1.LinkRequest
+	(*LinkResponse)(nil),      // 14: admin.v1.LinkResponse
+	(*NodeRequest)(nil),       // 15: admin.v1.NodeRequest
+	(*NodeResponse)(nil),      // 16: admin.v1.NodeResponse
+	(*RegionRequest)(nil),     // 17: admin.v1.RegionRequest
+	(*RegionResponse)(nil),    // 18: admin.v1.RegionResponse
+	(*RepairRequest)(nil),     // 19: admin.v1.RepairRequest
+	(*RepairResponse)(nil),    // 20: admin.v1.RepairResponse
+	(*DigestsRequest)(nil),    // 21: admin.v1.DigestsRequest
+	(*DigestsResponse)(nil),   // 22: admin.v1.DigestsResponse
+	(*ExportRequest)(nil),     // 23: admin.v1.ExportRequest
+	(*WholeCart)(nil),         // 24: admin.v1.WholeCart
+	(*ExportResponse)(nil),    // 25: admin.v1.ExportResponse
+	(*ImportRequest)(nil),     // 26: admin.v1.ImportRequest
+	(*ImportResponse)(nil),    // 27: admin.v1.ImportResponse
+	(*MemberRequest)(nil),     // 28: admin.v1.MemberRequest
+	(*MemberResponse)(nil),    // 29: admin.v1.MemberResponse
+	(*v1.Membership)(nil),     // 30: membership.v1.Membership
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
-	4,  // 0: admin.v1.RegionsResponse.regions:type_name -> admin.v1.RegionStatus
-	8,  // 1: admin.v1.RegionsResponse.links:type_name -> admin.v1.LinkStatus
-	5,  // 2: admin.v1.RegionStatus.nodes:type_name -> admin.v1.NodeStatus
-	6,  // 3: admin.v1.RegionStatus.shards:type_name -> admin.v1.ShardStatus
-	7,  // 4: admin.v1.ShardStatus.peers:type_name -> admin.v1.PeerStatus
-	10, // 5: admin.v1.ScanResponse.carts:type_name -> admin.v1.ScannedCart
-	0,  // 6: admin.v1.LinkRequest.action:type_name -> admin.v1.LinkRequest.Action
-	1,  // 7: admin.v1.NodeRequest.action:type_name -> admin.v1.NodeRequest.Action
-	1,  // 8: admin.v1.RegionRequest.action:type_name -> admin.v1.NodeRequest.Action
-	23, // 9: admin.v1.ExportResponse.carts:type_name -> admin.v1.WholeCart
-	23, // 10: admin.v1.ImportRequest.carts:type_name -> admin.v1.WholeCart
-	2,  // 11: admin.v1.AdminService.Regions:input_type -> admin.v1.RegionsRequest
-	9,  // 12: admin.v1.AdminService.Scan:input_type -> admin.v1.ScanRequest
-	12, // 13: admin.v1.AdminService.Link:input_type -> admin.v1.LinkRequest
-	14, // 14: admin.v1.AdminService.Node:input_type -> admin.v1.NodeRequest
-	16, // 15: admin.v1.AdminService.Region:input_type -> admin.v1.RegionRequest
-	18, // 16: admin.v1.AdminService.Repair:input_type -> admin.v1.RepairRequest
-	20, // 17: admin.v1.AdminService.Digests:input_type -> admin.v1.DigestsRequest
-	22, // 18: admin.v1.AdminService.Export:input_type -> admin.v1.ExportRequest
-	25, // 19: admin.v1.AdminService.Import:input_type -> admin.v1.ImportRequest
-	3,  // 20: admin.v1.AdminService.Regions:output_type -> admin.v1.RegionsResponse
-	11, // 21: admin.v1.AdminService.Scan:output_type -> admin.v1.ScanResponse
-	13, // 22: admin.v1.AdminService.Link:output_type -> admin.v1.LinkResponse
-	15, // 23: admin.v1.AdminService.Node:output_type -> admin.v1.NodeResponse
-	17, // 24: admin.v1.AdminService.Region:output_type -> admin.v1.RegionResponse
-	19, // 25: admin.v1.AdminService.Repair:output_type -> admin.v1.RepairResponse
-	21, // 26: admin.v1.AdminService.Digests:output_type -> admin.v1.DigestsResponse
-	24, // 27: admin.v1.AdminService.Export:output_type -> admin.v1.ExportResponse
-	26, // 28: admin.v1.AdminService.Import:output_type -> admin.v1.ImportResponse
-	20, // [20:29] is the sub-list for method output_type
-	11, // [11:20] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	5,  // 0: admin.v1.RegionsResponse.regions:type_name -> admin.v1.RegionStatus
+	9,  // 1: admin.v1.RegionsResponse.links:type_name -> admin.v1.LinkStatus
+	30, // 2: admin.v1.RegionsResponse.membership:type_name -> membership.v1.Membership
+	6,  // 3: admin.v1.RegionStatus.nodes:type_name -> admin.v1.NodeStatus
+	7,  // 4: admin.v1.RegionStatus.shards:type_name -> admin.v1.ShardStatus
+	8,  // 5: admin.v1.ShardStatus.peers:type_name -> admin.v1.PeerStatus
+	11, // 6: admin.v1.ScanResponse.carts:type_name -> admin.v1.ScannedCart
+	0,  // 7: admin.v1.LinkRequest.action:type_name -> admin.v1.LinkRequest.Action
+	1,  // 8: admin.v1.NodeRequest.action:type_name -> admin.v1.NodeRequest.Action
+	1,  // 9: admin.v1.RegionRequest.action:type_name -> admin.v1.NodeRequest.Action
+	24, // 10: admin.v1.ExportResponse.carts:type_name -> admin.v1.WholeCart
+	24, // 11: admin.v1.ImportRequest.carts:type_name -> admin.v1.WholeCart
+	2,  // 12: admin.v1.MemberRequest.action:type_name -> admin.v1.MemberRequest.Action
+	30, // 13: admin.v1.MemberResponse.membership:type_name -> membership.v1.Membership
+	3,  // 14: admin.v1.AdminService.Regions:input_type -> admin.v1.RegionsRequest
+	10, // 15: admin.v1.AdminService.Scan:input_type -> admin.v1.ScanRequest
+	13, // 16: admin.v1.AdminService.Link:input_type -> admin.v1.LinkRequest
+	15, // 17: admin.v1.AdminService.Node:input_type -> admin.v1.NodeRequest
+	17, // 18: admin.v1.AdminService.Region:input_type -> admin.v1.RegionRequest
+	19, // 19: admin.v1.AdminService.Repair:input_type -> admin.v1.RepairRequest
+	21, // 20: admin.v1.AdminService.Digests:input_type -> admin.v1.DigestsRequest
+	23, // 21: admin.v1.AdminService.Export:input_type -> admin.v1.ExportRequest
+	26, // 22: admin.v1.AdminService.Import:input_type -> admin.v1.ImportRequest
+	28, // 23: admin.v1.AdminService.Member:input_type -> admin.v1.MemberRequest
+	4,  // 24: admin.v1.AdminService.Regions:output_type -> admin.v1.RegionsResponse
+	12, // 25: admin.v1.AdminService.Scan:output_type -> admin.v1.ScanResponse
+	14, // 26: admin.v1.AdminService.Link:output_type -> admin.v1.LinkResponse
+	16, // 27: admin.v1.AdminService.Node:output_type -> admin.v1.NodeResponse
+	18, // 28: admin.v1.AdminService.Region:output_type -> admin.v1.RegionResponse
+	20, // 29: admin.v1.AdminService.Repair:output_type -> admin.v1.RepairResponse
+	22, // 30: admin.v1.AdminService.Digests:output_type -> admin.v1.DigestsResponse
+	25, // 31: admin.v1.AdminService.Export:output_type -> admin.v1.ExportResponse
+	27, // 32: admin.v1.AdminService.Import:output_type -> admin.v1.ImportResponse
+	29, // 33: admin.v1.AdminService.Member:output_type -> admin.v1.MemberResponse
+	24, // [24:34] is the sub-list for method output_type
+	14, // [14:24] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_admin_proto_init() }
@@ -1744,8 +1975,8 @@ func file_admin_v1_admin_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   25,
+			NumEnums:      3,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -11,6 +11,7 @@
 package regionv1
 
 import (
+	v1 "github.com/samecart/samecart/proto/membership/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -77,7 +78,7 @@ func (x Change_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Change_Kind.Descriptor instead.
 func (Change_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{6, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{9, 0}
 }
 
 type Outcome_Code int32
@@ -92,6 +93,8 @@ const (
 	Outcome_CODE_VERSION_CONFLICT   Outcome_Code = 6
 	Outcome_CODE_OP_ID_REUSED       Outcome_Code = 7
 	Outcome_CODE_GAP                Outcome_Code = 8
+	// This region, or the one that sent it, is fenced or drained.
+	Outcome_CODE_FENCED Outcome_Code = 9
 )
 
 // Enum value maps for Outcome_Code.
@@ -106,6 +109,7 @@ var (
 		6: "CODE_VERSION_CONFLICT",
 		7: "CODE_OP_ID_REUSED",
 		8: "CODE_GAP",
+		9: "CODE_FENCED",
 	}
 	Outcome_Code_value = map[string]int32{
 		"CODE_OK":                 0,
@@ -117,6 +121,7 @@ var (
 		"CODE_VERSION_CONFLICT":   6,
 		"CODE_OP_ID_REUSED":       7,
 		"CODE_GAP":                8,
+		"CODE_FENCED":             9,
 	}
 )
 
@@ -144,7 +149,7 @@ func (x Outcome_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Outcome_Code.Descriptor instead.
 func (Outcome_Code) EnumDescriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{12, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{15, 0}
 }
 
 // Entry is one Raft log entry: commands packed by the shard's leader.
@@ -290,6 +295,11 @@ type Command struct {
 	//	*Command_TrimLog
 	//	*Command_Init
 	//	*Command_ExpireOps
+	//	*Command_SetMembership
+	//	*Command_Prepare
+	//	*Command_Accept
+	//	*Command_Reincarnate
+	//	*Command_Reissue
 	Command       isCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -395,6 +405,51 @@ func (x *Command) GetExpireOps() *ExpireOps {
 	return nil
 }
 
+func (x *Command) GetSetMembership() *SetMembership {
+	if x != nil {
+		if x, ok := x.Command.(*Command_SetMembership); ok {
+			return x.SetMembership
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetPrepare() *v1.PrepareRequest {
+	if x != nil {
+		if x, ok := x.Command.(*Command_Prepare); ok {
+			return x.Prepare
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetAccept() *v1.AcceptRequest {
+	if x != nil {
+		if x, ok := x.Command.(*Command_Accept); ok {
+			return x.Accept
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetReincarnate() *Reincarnate {
+	if x != nil {
+		if x, ok := x.Command.(*Command_Reincarnate); ok {
+			return x.Reincarnate
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetReissue() *Reissue {
+	if x != nil {
+		if x, ok := x.Command.(*Command_Reissue); ok {
+			return x.Reissue
+		}
+	}
+	return nil
+}
+
 type isCommand_Command interface {
 	isCommand_Command()
 }
@@ -427,6 +482,26 @@ type Command_ExpireOps struct {
 	ExpireOps *ExpireOps `protobuf:"bytes,7,opt,name=expire_ops,json=expireOps,proto3,oneof"`
 }
 
+type Command_SetMembership struct {
+	SetMembership *SetMembership `protobuf:"bytes,8,opt,name=set_membership,json=setMembership,proto3,oneof"`
+}
+
+type Command_Prepare struct {
+	Prepare *v1.PrepareRequest `protobuf:"bytes,9,opt,name=prepare,proto3,oneof"`
+}
+
+type Command_Accept struct {
+	Accept *v1.AcceptRequest `protobuf:"bytes,10,opt,name=accept,proto3,oneof"`
+}
+
+type Command_Reincarnate struct {
+	Reincarnate *Reincarnate `protobuf:"bytes,11,opt,name=reincarnate,proto3,oneof"`
+}
+
+type Command_Reissue struct {
+	Reissue *Reissue `protobuf:"bytes,12,opt,name=reissue,proto3,oneof"`
+}
+
 func (*Command_Edit) isCommand_Command() {}
 
 func (*Command_JoinRows) isCommand_Command() {}
@@ -441,6 +516,154 @@ func (*Command_Init) isCommand_Command() {}
 
 func (*Command_ExpireOps) isCommand_Command() {}
 
+func (*Command_SetMembership) isCommand_Command() {}
+
+func (*Command_Prepare) isCommand_Command() {}
+
+func (*Command_Accept) isCommand_Command() {}
+
+func (*Command_Reincarnate) isCommand_Command() {}
+
+func (*Command_Reissue) isCommand_Command() {}
+
+// SetMembership takes a newer document in. From then on the shard refuses what
+// the document says is to be refused.
+type SetMembership struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Membership    *v1.Membership         `protobuf:"bytes,1,opt,name=membership,proto3" json:"membership,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetMembership) Reset() {
+	*x = SetMembership{}
+	mi := &file_region_v1_region_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetMembership) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetMembership) ProtoMessage() {}
+
+func (x *SetMembership) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetMembership.ProtoReflect.Descriptor instead.
+func (*SetMembership) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SetMembership) GetMembership() *v1.Membership {
+	if x != nil {
+		return x.Membership
+	}
+	return nil
+}
+
+// Reincarnate begins again, without carts, under a higher incarnation. The rows of
+// the delta log are kept aside for Reissue.
+type Reincarnate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Incarnation   uint32                 `protobuf:"varint,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reincarnate) Reset() {
+	*x = Reincarnate{}
+	mi := &file_region_v1_region_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reincarnate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reincarnate) ProtoMessage() {}
+
+func (x *Reincarnate) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reincarnate.ProtoReflect.Descriptor instead.
+func (*Reincarnate) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Reincarnate) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+// Reissue writes again, under the shard's incarnation, what no other region
+// has seen of the rows that were kept aside; at most limit of them.
+type Reissue struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Limit         uint32                 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reissue) Reset() {
+	*x = Reissue{}
+	mi := &file_region_v1_region_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reissue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reissue) ProtoMessage() {}
+
+func (x *Reissue) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reissue.ProtoReflect.Descriptor instead.
+func (*Reissue) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Reissue) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
 // Init is the first entry of a shard.
 type Init struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -454,7 +677,7 @@ type Init struct {
 
 func (x *Init) Reset() {
 	*x = Init{}
-	mi := &file_region_v1_region_proto_msgTypes[3]
+	mi := &file_region_v1_region_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -466,7 +689,7 @@ func (x *Init) String() string {
 func (*Init) ProtoMessage() {}
 
 func (x *Init) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[3]
+	mi := &file_region_v1_region_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -479,7 +702,7 @@ func (x *Init) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Init.ProtoReflect.Descriptor instead.
 func (*Init) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{3}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Init) GetRegionId() uint32 {
@@ -526,7 +749,7 @@ type Edit struct {
 
 func (x *Edit) Reset() {
 	*x = Edit{}
-	mi := &file_region_v1_region_proto_msgTypes[4]
+	mi := &file_region_v1_region_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -538,7 +761,7 @@ func (x *Edit) String() string {
 func (*Edit) ProtoMessage() {}
 
 func (x *Edit) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[4]
+	mi := &file_region_v1_region_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -551,7 +774,7 @@ func (x *Edit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edit.ProtoReflect.Descriptor instead.
 func (*Edit) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{4}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Edit) GetCartId() string {
@@ -605,7 +828,7 @@ type LineKey struct {
 
 func (x *LineKey) Reset() {
 	*x = LineKey{}
-	mi := &file_region_v1_region_proto_msgTypes[5]
+	mi := &file_region_v1_region_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -617,7 +840,7 @@ func (x *LineKey) String() string {
 func (*LineKey) ProtoMessage() {}
 
 func (x *LineKey) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[5]
+	mi := &file_region_v1_region_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -630,7 +853,7 @@ func (x *LineKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineKey.ProtoReflect.Descriptor instead.
 func (*LineKey) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{5}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LineKey) GetSeller() string {
@@ -683,7 +906,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_region_v1_region_proto_msgTypes[6]
+	mi := &file_region_v1_region_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -695,7 +918,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[6]
+	mi := &file_region_v1_region_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -708,7 +931,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{6}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Change) GetKind() Change_Kind {
@@ -769,7 +992,7 @@ type JoinRows struct {
 
 func (x *JoinRows) Reset() {
 	*x = JoinRows{}
-	mi := &file_region_v1_region_proto_msgTypes[7]
+	mi := &file_region_v1_region_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -781,7 +1004,7 @@ func (x *JoinRows) String() string {
 func (*JoinRows) ProtoMessage() {}
 
 func (x *JoinRows) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[7]
+	mi := &file_region_v1_region_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -794,7 +1017,7 @@ func (x *JoinRows) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRows.ProtoReflect.Descriptor instead.
 func (*JoinRows) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{7}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *JoinRows) GetRegionId() uint32 {
@@ -841,16 +1064,19 @@ func (x *JoinRows) GetRows() [][]byte {
 
 // JoinCart is a whole cart of another region: a crdt.State.
 type JoinCart struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	CartId        string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
-	State         []byte                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	CartId string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	State  []byte                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	// Who sent it, and under which incarnation it writes; 0: not known.
+	RegionId      uint32 `protobuf:"varint,3,opt,name=region_id,json=regionId,proto3" json:"region_id,omitempty"`
+	Incarnation   uint32 `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinCart) Reset() {
 	*x = JoinCart{}
-	mi := &file_region_v1_region_proto_msgTypes[8]
+	mi := &file_region_v1_region_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -862,7 +1088,7 @@ func (x *JoinCart) String() string {
 func (*JoinCart) ProtoMessage() {}
 
 func (x *JoinCart) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[8]
+	mi := &file_region_v1_region_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -875,7 +1101,7 @@ func (x *JoinCart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinCart.ProtoReflect.Descriptor instead.
 func (*JoinCart) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{8}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *JoinCart) GetCartId() string {
@@ -892,6 +1118,20 @@ func (x *JoinCart) GetState() []byte {
 	return nil
 }
 
+func (x *JoinCart) GetRegionId() uint32 {
+	if x != nil {
+		return x.RegionId
+	}
+	return 0
+}
+
+func (x *JoinCart) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
 // MoveCursor follows a repair.
 type MoveCursor struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -905,7 +1145,7 @@ type MoveCursor struct {
 
 func (x *MoveCursor) Reset() {
 	*x = MoveCursor{}
-	mi := &file_region_v1_region_proto_msgTypes[9]
+	mi := &file_region_v1_region_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +1157,7 @@ func (x *MoveCursor) String() string {
 func (*MoveCursor) ProtoMessage() {}
 
 func (x *MoveCursor) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[9]
+	mi := &file_region_v1_region_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +1170,7 @@ func (x *MoveCursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveCursor.ProtoReflect.Descriptor instead.
 func (*MoveCursor) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{9}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MoveCursor) GetRegionId() uint32 {
@@ -971,7 +1211,7 @@ type TrimLog struct {
 
 func (x *TrimLog) Reset() {
 	*x = TrimLog{}
-	mi := &file_region_v1_region_proto_msgTypes[10]
+	mi := &file_region_v1_region_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1223,7 @@ func (x *TrimLog) String() string {
 func (*TrimLog) ProtoMessage() {}
 
 func (x *TrimLog) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[10]
+	mi := &file_region_v1_region_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1236,7 @@ func (x *TrimLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrimLog.ProtoReflect.Descriptor instead.
 func (*TrimLog) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{10}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TrimLog) GetSeq() uint64 {
@@ -1017,7 +1257,7 @@ type ExpireOps struct {
 
 func (x *ExpireOps) Reset() {
 	*x = ExpireOps{}
-	mi := &file_region_v1_region_proto_msgTypes[11]
+	mi := &file_region_v1_region_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1269,7 @@ func (x *ExpireOps) String() string {
 func (*ExpireOps) ProtoMessage() {}
 
 func (x *ExpireOps) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[11]
+	mi := &file_region_v1_region_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1282,7 @@ func (x *ExpireOps) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireOps.ProtoReflect.Descriptor instead.
 func (*ExpireOps) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{11}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ExpireOps) GetLimit() uint32 {
@@ -1073,14 +1313,18 @@ type Outcome struct {
 	// The cart's crdt.CausalContext after the command.
 	Context []byte `protobuf:"bytes,9,opt,name=context,proto3" json:"context,omitempty"`
 	// The cart's digest after the command.
-	Digest        []byte `protobuf:"bytes,10,opt,name=digest,proto3" json:"digest,omitempty"`
+	Digest []byte `protobuf:"bytes,10,opt,name=digest,proto3" json:"digest,omitempty"`
+	// For Prepare and Accept.
+	Vote *v1.Vote `protobuf:"bytes,11,opt,name=vote,proto3" json:"vote,omitempty"`
+	// Rows still to be written again, for Reissue.
+	Left          uint64 `protobuf:"varint,12,opt,name=left,proto3" json:"left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_region_v1_region_proto_msgTypes[12]
+	mi := &file_region_v1_region_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1092,7 +1336,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[12]
+	mi := &file_region_v1_region_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1105,7 +1349,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{12}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Outcome) GetCode() Outcome_Code {
@@ -1178,6 +1422,20 @@ func (x *Outcome) GetDigest() []byte {
 	return nil
 }
 
+func (x *Outcome) GetVote() *v1.Vote {
+	if x != nil {
+		return x.Vote
+	}
+	return nil
+}
+
+func (x *Outcome) GetLeft() uint64 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
+}
+
 type ChangedLine struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Line     *LineKey               `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
@@ -1194,7 +1452,7 @@ type ChangedLine struct {
 
 func (x *ChangedLine) Reset() {
 	*x = ChangedLine{}
-	mi := &file_region_v1_region_proto_msgTypes[13]
+	mi := &file_region_v1_region_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1206,7 +1464,7 @@ func (x *ChangedLine) String() string {
 func (*ChangedLine) ProtoMessage() {}
 
 func (x *ChangedLine) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[13]
+	mi := &file_region_v1_region_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1219,7 +1477,7 @@ func (x *ChangedLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangedLine.ProtoReflect.Descriptor instead.
 func (*ChangedLine) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{13}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ChangedLine) GetLine() *LineKey {
@@ -1291,7 +1549,7 @@ type ReadRequest struct {
 
 func (x *ReadRequest) Reset() {
 	*x = ReadRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[14]
+	mi := &file_region_v1_region_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1561,7 @@ func (x *ReadRequest) String() string {
 func (*ReadRequest) ProtoMessage() {}
 
 func (x *ReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[14]
+	mi := &file_region_v1_region_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1574,7 @@ func (x *ReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
 func (*ReadRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{14}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ReadRequest) GetShard() uint32 {
@@ -1379,7 +1637,7 @@ type ReadResponse struct {
 
 func (x *ReadResponse) Reset() {
 	*x = ReadResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[15]
+	mi := &file_region_v1_region_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1391,7 +1649,7 @@ func (x *ReadResponse) String() string {
 func (*ReadResponse) ProtoMessage() {}
 
 func (x *ReadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[15]
+	mi := &file_region_v1_region_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1404,7 +1662,7 @@ func (x *ReadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadResponse.ProtoReflect.Descriptor instead.
 func (*ReadResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{15}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReadResponse) GetRecord() []byte {
@@ -1431,7 +1689,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[16]
+	mi := &file_region_v1_region_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +1701,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[16]
+	mi := &file_region_v1_region_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1714,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{16}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -1485,6 +1743,7 @@ type ShardRequest struct {
 	//	*ShardRequest_Cursor
 	//	*ShardRequest_Known_
 	//	*ShardRequest_Repair
+	//	*ShardRequest_Standing_
 	Request       isShardRequest_Request `protobuf_oneof:"request"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1492,7 +1751,7 @@ type ShardRequest struct {
 
 func (x *ShardRequest) Reset() {
 	*x = ShardRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[17]
+	mi := &file_region_v1_region_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1763,7 @@ func (x *ShardRequest) String() string {
 func (*ShardRequest) ProtoMessage() {}
 
 func (x *ShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[17]
+	mi := &file_region_v1_region_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1776,7 @@ func (x *ShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest.ProtoReflect.Descriptor instead.
 func (*ShardRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{17}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ShardRequest) GetShard() uint32 {
@@ -1588,6 +1847,15 @@ func (x *ShardRequest) GetRepair() string {
 	return ""
 }
 
+func (x *ShardRequest) GetStanding() *ShardRequest_Standing {
+	if x != nil {
+		if x, ok := x.Request.(*ShardRequest_Standing_); ok {
+			return x.Standing
+		}
+	}
+	return nil
+}
+
 type isShardRequest_Request interface {
 	isShardRequest_Request()
 }
@@ -1617,6 +1885,10 @@ type ShardRequest_Repair struct {
 	Repair string `protobuf:"bytes,7,opt,name=repair,proto3,oneof"`
 }
 
+type ShardRequest_Standing_ struct {
+	Standing *ShardRequest_Standing `protobuf:"bytes,8,opt,name=standing,proto3,oneof"`
+}
+
 func (*ShardRequest_Digests) isShardRequest_Request() {}
 
 func (*ShardRequest_Bucket_) isShardRequest_Request() {}
@@ -1629,22 +1901,27 @@ func (*ShardRequest_Known_) isShardRequest_Request() {}
 
 func (*ShardRequest_Repair) isShardRequest_Request() {}
 
+func (*ShardRequest_Standing_) isShardRequest_Request() {}
+
 type ShardResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Digests [][]byte               `protobuf:"bytes,1,rep,name=digests,proto3" json:"digests,omitempty"`
 	Carts   []*CartDigest          `protobuf:"bytes,2,rep,name=carts,proto3" json:"carts,omitempty"`
 	More    bool                   `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
 	// One for each cart asked for; empty when there is none.
-	States        [][]byte `protobuf:"bytes,4,rep,name=states,proto3" json:"states,omitempty"`
-	Cursor        uint64   `protobuf:"varint,5,opt,name=cursor,proto3" json:"cursor,omitempty"`
-	Incarnation   uint32   `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	States      [][]byte       `protobuf:"bytes,4,rep,name=states,proto3" json:"states,omitempty"`
+	Cursor      uint64         `protobuf:"varint,5,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	Incarnation uint32         `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Membership  *v1.Membership `protobuf:"bytes,7,opt,name=membership,proto3" json:"membership,omitempty"`
+	// Rows kept aside that are still to be written again.
+	Left          uint64 `protobuf:"varint,8,opt,name=left,proto3" json:"left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ShardResponse) Reset() {
 	*x = ShardResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[18]
+	mi := &file_region_v1_region_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1656,7 +1933,7 @@ func (x *ShardResponse) String() string {
 func (*ShardResponse) ProtoMessage() {}
 
 func (x *ShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[18]
+	mi := &file_region_v1_region_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1669,7 +1946,7 @@ func (x *ShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardResponse.ProtoReflect.Descriptor instead.
 func (*ShardResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{18}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ShardResponse) GetDigests() [][]byte {
@@ -1714,6 +1991,20 @@ func (x *ShardResponse) GetIncarnation() uint32 {
 	return 0
 }
 
+func (x *ShardResponse) GetMembership() *v1.Membership {
+	if x != nil {
+		return x.Membership
+	}
+	return nil
+}
+
+func (x *ShardResponse) GetLeft() uint64 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
+}
+
 type CartDigest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CartId        string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
@@ -1724,7 +2015,7 @@ type CartDigest struct {
 
 func (x *CartDigest) Reset() {
 	*x = CartDigest{}
-	mi := &file_region_v1_region_proto_msgTypes[19]
+	mi := &file_region_v1_region_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1736,7 +2027,7 @@ func (x *CartDigest) String() string {
 func (*CartDigest) ProtoMessage() {}
 
 func (x *CartDigest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[19]
+	mi := &file_region_v1_region_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1749,7 +2040,7 @@ func (x *CartDigest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CartDigest.ProtoReflect.Descriptor instead.
 func (*CartDigest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{19}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CartDigest) GetCartId() string {
@@ -1781,7 +2072,7 @@ type FormRequest struct {
 
 func (x *FormRequest) Reset() {
 	*x = FormRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[20]
+	mi := &file_region_v1_region_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1793,7 +2084,7 @@ func (x *FormRequest) String() string {
 func (*FormRequest) ProtoMessage() {}
 
 func (x *FormRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[20]
+	mi := &file_region_v1_region_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1806,7 +2097,7 @@ func (x *FormRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FormRequest.ProtoReflect.Descriptor instead.
 func (*FormRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{20}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *FormRequest) GetNode() string {
@@ -1855,7 +2146,7 @@ type FormResponse struct {
 
 func (x *FormResponse) Reset() {
 	*x = FormResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[21]
+	mi := &file_region_v1_region_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +2158,7 @@ func (x *FormResponse) String() string {
 func (*FormResponse) ProtoMessage() {}
 
 func (x *FormResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[21]
+	mi := &file_region_v1_region_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +2171,7 @@ func (x *FormResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FormResponse.ProtoReflect.Descriptor instead.
 func (*FormResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FormResponse) GetFormed() bool {
@@ -1918,7 +2209,7 @@ type AdmitRequest struct {
 
 func (x *AdmitRequest) Reset() {
 	*x = AdmitRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[22]
+	mi := &file_region_v1_region_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1930,7 +2221,7 @@ func (x *AdmitRequest) String() string {
 func (*AdmitRequest) ProtoMessage() {}
 
 func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[22]
+	mi := &file_region_v1_region_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1943,7 +2234,7 @@ func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitRequest.ProtoReflect.Descriptor instead.
 func (*AdmitRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{22}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AdmitRequest) GetShard() uint32 {
@@ -1983,7 +2274,7 @@ type AdmitResponse struct {
 
 func (x *AdmitResponse) Reset() {
 	*x = AdmitResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[23]
+	mi := &file_region_v1_region_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1995,7 +2286,7 @@ func (x *AdmitResponse) String() string {
 func (*AdmitResponse) ProtoMessage() {}
 
 func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[23]
+	mi := &file_region_v1_region_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2008,7 +2299,7 @@ func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitResponse.ProtoReflect.Descriptor instead.
 func (*AdmitResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{23}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AdmitResponse) GetVoter() bool {
@@ -2026,7 +2317,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[24]
+	mi := &file_region_v1_region_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2329,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[24]
+	mi := &file_region_v1_region_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2342,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{24}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{27}
 }
 
 type StatusResponse struct {
@@ -2059,14 +2350,16 @@ type StatusResponse struct {
 	Node   string                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	Shards []*StatusResponse_Shard `protobuf:"bytes,2,rep,name=shards,proto3" json:"shards,omitempty"`
 	// The region's, 0 until the node is in it.
-	Incarnation   uint32 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Incarnation uint32 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// How the region stands, as far as the node knows.
+	State         v1.State `protobuf:"varint,4,opt,name=state,proto3,enum=membership.v1.State" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[25]
+	mi := &file_region_v1_region_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2078,7 +2371,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[25]
+	mi := &file_region_v1_region_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2091,7 +2384,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{25}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StatusResponse) GetNode() string {
@@ -2115,6 +2408,50 @@ func (x *StatusResponse) GetIncarnation() uint32 {
 	return 0
 }
 
+func (x *StatusResponse) GetState() v1.State {
+	if x != nil {
+		return x.State
+	}
+	return v1.State(0)
+}
+
+// How the shard stands in the membership.
+type ShardRequest_Standing struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardRequest_Standing) Reset() {
+	*x = ShardRequest_Standing{}
+	mi := &file_region_v1_region_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardRequest_Standing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardRequest_Standing) ProtoMessage() {}
+
+func (x *ShardRequest_Standing) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardRequest_Standing.ProtoReflect.Descriptor instead.
+func (*ShardRequest_Standing) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{20, 0}
+}
+
 type ShardRequest_Slots struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Lo            uint32                 `protobuf:"varint,1,opt,name=lo,proto3" json:"lo,omitempty"`
@@ -2125,7 +2462,7 @@ type ShardRequest_Slots struct {
 
 func (x *ShardRequest_Slots) Reset() {
 	*x = ShardRequest_Slots{}
-	mi := &file_region_v1_region_proto_msgTypes[26]
+	mi := &file_region_v1_region_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2137,7 +2474,7 @@ func (x *ShardRequest_Slots) String() string {
 func (*ShardRequest_Slots) ProtoMessage() {}
 
 func (x *ShardRequest_Slots) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[26]
+	mi := &file_region_v1_region_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2150,7 +2487,7 @@ func (x *ShardRequest_Slots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Slots.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Slots) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{17, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{20, 1}
 }
 
 func (x *ShardRequest_Slots) GetLo() uint32 {
@@ -2178,7 +2515,7 @@ type ShardRequest_Bucket struct {
 
 func (x *ShardRequest_Bucket) Reset() {
 	*x = ShardRequest_Bucket{}
-	mi := &file_region_v1_region_proto_msgTypes[27]
+	mi := &file_region_v1_region_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2190,7 +2527,7 @@ func (x *ShardRequest_Bucket) String() string {
 func (*ShardRequest_Bucket) ProtoMessage() {}
 
 func (x *ShardRequest_Bucket) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[27]
+	mi := &file_region_v1_region_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2203,7 +2540,7 @@ func (x *ShardRequest_Bucket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Bucket.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Bucket) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{17, 1}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{20, 2}
 }
 
 func (x *ShardRequest_Bucket) GetSlot() uint32 {
@@ -2236,7 +2573,7 @@ type ShardRequest_Whole struct {
 
 func (x *ShardRequest_Whole) Reset() {
 	*x = ShardRequest_Whole{}
-	mi := &file_region_v1_region_proto_msgTypes[28]
+	mi := &file_region_v1_region_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2248,7 +2585,7 @@ func (x *ShardRequest_Whole) String() string {
 func (*ShardRequest_Whole) ProtoMessage() {}
 
 func (x *ShardRequest_Whole) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[28]
+	mi := &file_region_v1_region_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2261,7 +2598,7 @@ func (x *ShardRequest_Whole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Whole.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Whole) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{17, 2}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{20, 3}
 }
 
 func (x *ShardRequest_Whole) GetCartIds() []string {
@@ -2282,7 +2619,7 @@ type ShardRequest_Stream struct {
 
 func (x *ShardRequest_Stream) Reset() {
 	*x = ShardRequest_Stream{}
-	mi := &file_region_v1_region_proto_msgTypes[29]
+	mi := &file_region_v1_region_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2294,7 +2631,7 @@ func (x *ShardRequest_Stream) String() string {
 func (*ShardRequest_Stream) ProtoMessage() {}
 
 func (x *ShardRequest_Stream) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[29]
+	mi := &file_region_v1_region_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2307,7 +2644,7 @@ func (x *ShardRequest_Stream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Stream.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Stream) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{17, 3}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{20, 4}
 }
 
 func (x *ShardRequest_Stream) GetRegionId() uint32 {
@@ -2343,7 +2680,7 @@ type ShardRequest_Known struct {
 
 func (x *ShardRequest_Known) Reset() {
 	*x = ShardRequest_Known{}
-	mi := &file_region_v1_region_proto_msgTypes[30]
+	mi := &file_region_v1_region_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2355,7 +2692,7 @@ func (x *ShardRequest_Known) String() string {
 func (*ShardRequest_Known) ProtoMessage() {}
 
 func (x *ShardRequest_Known) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[30]
+	mi := &file_region_v1_region_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2368,7 +2705,7 @@ func (x *ShardRequest_Known) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Known.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Known) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{17, 4}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{20, 5}
 }
 
 func (x *ShardRequest_Known) GetRegionId() uint32 {
@@ -2400,7 +2737,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_region_v1_region_proto_msgTypes[31]
+	mi := &file_region_v1_region_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2412,7 +2749,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[31]
+	mi := &file_region_v1_region_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2425,7 +2762,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{25, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{28, 0}
 }
 
 func (x *StatusResponse_Shard) GetShard() uint32 {
@@ -2502,7 +2839,7 @@ type StatusResponse_Peer struct {
 
 func (x *StatusResponse_Peer) Reset() {
 	*x = StatusResponse_Peer{}
-	mi := &file_region_v1_region_proto_msgTypes[32]
+	mi := &file_region_v1_region_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2514,7 +2851,7 @@ func (x *StatusResponse_Peer) String() string {
 func (*StatusResponse_Peer) ProtoMessage() {}
 
 func (x *StatusResponse_Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[32]
+	mi := &file_region_v1_region_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2527,7 +2864,7 @@ func (x *StatusResponse_Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Peer.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Peer) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{25, 1}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{28, 1}
 }
 
 func (x *StatusResponse_Peer) GetRegion() string {
@@ -2632,7 +2969,7 @@ var File_region_v1_region_proto protoreflect.FileDescriptor
 
 const file_region_v1_region_proto_rawDesc = "" +
 	"\n" +
-	"\x16region/v1/region.proto\x12\tregion.v1\"\x88\x01\n" +
+	"\x16region/v1/region.proto\x12\tregion.v1\x1a\x1emembership/v1/membership.proto\"\x88\x01\n" +
 	"\x05Entry\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\rR\x05level\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x04R\x02at\x12)\n" +
@@ -2642,7 +2979,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05lines\x18\x01 \x01(\rR\x05lines\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x1c\n" +
 	"\n" +
-	"op_life_ms\x18\x03 \x01(\x04R\bopLifeMs\"\xec\x02\n" +
+	"op_life_ms\x18\x03 \x01(\x04R\bopLifeMs\"\x8e\x05\n" +
 	"\aCommand\x12%\n" +
 	"\x04edit\x18\x01 \x01(\v2\x0f.region.v1.EditH\x00R\x04edit\x122\n" +
 	"\tjoin_rows\x18\x02 \x01(\v2\x13.region.v1.JoinRowsH\x00R\bjoinRows\x122\n" +
@@ -2652,8 +2989,22 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\btrim_log\x18\x05 \x01(\v2\x12.region.v1.TrimLogH\x00R\atrimLog\x12%\n" +
 	"\x04init\x18\x06 \x01(\v2\x0f.region.v1.InitH\x00R\x04init\x125\n" +
 	"\n" +
-	"expire_ops\x18\a \x01(\v2\x14.region.v1.ExpireOpsH\x00R\texpireOpsB\t\n" +
-	"\acommand\"s\n" +
+	"expire_ops\x18\a \x01(\v2\x14.region.v1.ExpireOpsH\x00R\texpireOps\x12A\n" +
+	"\x0eset_membership\x18\b \x01(\v2\x18.region.v1.SetMembershipH\x00R\rsetMembership\x129\n" +
+	"\aprepare\x18\t \x01(\v2\x1d.membership.v1.PrepareRequestH\x00R\aprepare\x126\n" +
+	"\x06accept\x18\n" +
+	" \x01(\v2\x1c.membership.v1.AcceptRequestH\x00R\x06accept\x12:\n" +
+	"\vreincarnate\x18\v \x01(\v2\x16.region.v1.ReincarnateH\x00R\vreincarnate\x12.\n" +
+	"\areissue\x18\f \x01(\v2\x12.region.v1.ReissueH\x00R\areissueB\t\n" +
+	"\acommand\"J\n" +
+	"\rSetMembership\x129\n" +
+	"\n" +
+	"membership\x18\x01 \x01(\v2\x19.membership.v1.MembershipR\n" +
+	"membership\"/\n" +
+	"\vReincarnate\x12 \n" +
+	"\vincarnation\x18\x01 \x01(\rR\vincarnation\"\x1f\n" +
+	"\aReissue\x12\x14\n" +
+	"\x05limit\x18\x01 \x01(\rR\x05limit\"s\n" +
 	"\x04Init\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\x12\x14\n" +
@@ -2694,10 +3045,12 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\forigin_shard\x18\x03 \x01(\rR\voriginShard\x12\x0e\n" +
 	"\x02lo\x18\x04 \x01(\x04R\x02lo\x12\x0e\n" +
 	"\x02hi\x18\x05 \x01(\x04R\x02hi\x12\x12\n" +
-	"\x04rows\x18\x06 \x03(\fR\x04rows\"9\n" +
+	"\x04rows\x18\x06 \x03(\fR\x04rows\"x\n" +
 	"\bJoinCart\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x14\n" +
-	"\x05state\x18\x02 \x01(\fR\x05state\"\x86\x01\n" +
+	"\x05state\x18\x02 \x01(\fR\x05state\x12\x1b\n" +
+	"\tregion_id\x18\x03 \x01(\rR\bregionId\x12 \n" +
+	"\vincarnation\x18\x04 \x01(\rR\vincarnation\"\x86\x01\n" +
 	"\n" +
 	"MoveCursor\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12 \n" +
@@ -2707,7 +3060,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\aTrimLog\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"!\n" +
 	"\tExpireOps\x12\x14\n" +
-	"\x05limit\x18\x01 \x01(\rR\x05limit\"\x8b\x04\n" +
+	"\x05limit\x18\x01 \x01(\rR\x05limit\"\xd9\x04\n" +
 	"\aOutcome\x12+\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x17.region.v1.Outcome.CodeR\x04code\x12\x16\n" +
 	"\x06change\x18\x02 \x01(\rR\x06change\x12\x18\n" +
@@ -2720,7 +3073,9 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x06cursor\x18\b \x01(\x04R\x06cursor\x12\x18\n" +
 	"\acontext\x18\t \x01(\fR\acontext\x12\x16\n" +
 	"\x06digest\x18\n" +
-	" \x01(\fR\x06digest\"\xd7\x01\n" +
+	" \x01(\fR\x06digest\x12'\n" +
+	"\x04vote\x18\v \x01(\v2\x13.membership.v1.VoteR\x04vote\x12\x12\n" +
+	"\x04left\x18\f \x01(\x04R\x04left\"\xe8\x01\n" +
 	"\x04Code\x12\v\n" +
 	"\aCODE_OK\x10\x00\x12\x17\n" +
 	"\x13CODE_LINE_NOT_FOUND\x10\x01\x12\x17\n" +
@@ -2730,7 +3085,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x16CODE_CURRENCY_MISMATCH\x10\x05\x12\x19\n" +
 	"\x15CODE_VERSION_CONFLICT\x10\x06\x12\x15\n" +
 	"\x11CODE_OP_ID_REUSED\x10\a\x12\f\n" +
-	"\bCODE_GAP\x10\b\"\xd8\x01\n" +
+	"\bCODE_GAP\x10\b\x12\x0f\n" +
+	"\vCODE_FENCED\x10\t\"\xd8\x01\n" +
 	"\vChangedLine\x12&\n" +
 	"\x04line\x18\x01 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x14\n" +
@@ -2754,7 +3110,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\"T\n" +
 	"\x0eProposeRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12,\n" +
-	"\acommand\x18\x02 \x01(\v2\x12.region.v1.CommandR\acommand\"\x96\x05\n" +
+	"\acommand\x18\x02 \x01(\v2\x12.region.v1.CommandR\acommand\"\xe2\x05\n" +
 	"\fShardRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x129\n" +
 	"\adigests\x18\x02 \x01(\v2\x1d.region.v1.ShardRequest.SlotsH\x00R\adigests\x128\n" +
@@ -2762,7 +3118,10 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05whole\x18\x04 \x01(\v2\x1d.region.v1.ShardRequest.WholeH\x00R\x05whole\x128\n" +
 	"\x06cursor\x18\x05 \x01(\v2\x1e.region.v1.ShardRequest.StreamH\x00R\x06cursor\x125\n" +
 	"\x05known\x18\x06 \x01(\v2\x1d.region.v1.ShardRequest.KnownH\x00R\x05known\x12\x18\n" +
-	"\x06repair\x18\a \x01(\tH\x00R\x06repair\x1a'\n" +
+	"\x06repair\x18\a \x01(\tH\x00R\x06repair\x12>\n" +
+	"\bstanding\x18\b \x01(\v2 .region.v1.ShardRequest.StandingH\x00R\bstanding\x1a\n" +
+	"\n" +
+	"\bStanding\x1a'\n" +
 	"\x05Slots\x12\x0e\n" +
 	"\x02lo\x18\x01 \x01(\rR\x02lo\x12\x0e\n" +
 	"\x02hi\x18\x02 \x01(\rR\x02hi\x1aH\n" +
@@ -2779,14 +3138,18 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05Known\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\rR\x04slotB\t\n" +
-	"\arequest\"\xbc\x01\n" +
+	"\arequest\"\x8b\x02\n" +
 	"\rShardResponse\x12\x18\n" +
 	"\adigests\x18\x01 \x03(\fR\adigests\x12+\n" +
 	"\x05carts\x18\x02 \x03(\v2\x15.region.v1.CartDigestR\x05carts\x12\x12\n" +
 	"\x04more\x18\x03 \x01(\bR\x04more\x12\x16\n" +
 	"\x06states\x18\x04 \x03(\fR\x06states\x12\x16\n" +
 	"\x06cursor\x18\x05 \x01(\x04R\x06cursor\x12 \n" +
-	"\vincarnation\x18\x06 \x01(\rR\vincarnation\"=\n" +
+	"\vincarnation\x18\x06 \x01(\rR\vincarnation\x129\n" +
+	"\n" +
+	"membership\x18\a \x01(\v2\x19.membership.v1.MembershipR\n" +
+	"membership\x12\x12\n" +
+	"\x04left\x18\b \x01(\x04R\x04left\"=\n" +
 	"\n" +
 	"CartDigest\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x16\n" +
@@ -2808,11 +3171,12 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\aapplied\x18\x04 \x01(\x04R\aapplied\"%\n" +
 	"\rAdmitResponse\x12\x14\n" +
 	"\x05voter\x18\x01 \x01(\bR\x05voter\"\x0f\n" +
-	"\rStatusRequest\"\x90\x06\n" +
+	"\rStatusRequest\"\xbc\x06\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x127\n" +
 	"\x06shards\x18\x02 \x03(\v2\x1f.region.v1.StatusResponse.ShardR\x06shards\x12 \n" +
-	"\vincarnation\x18\x03 \x01(\rR\vincarnation\x1a\xca\x01\n" +
+	"\vincarnation\x18\x03 \x01(\rR\vincarnation\x12*\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x14.membership.v1.StateR\x05state\x1a\xca\x01\n" +
 	"\x05Shard\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\tR\x06leader\x12\x14\n" +
@@ -2856,74 +3220,93 @@ func file_region_v1_region_proto_rawDescGZIP() []byte {
 }
 
 var file_region_v1_region_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_region_v1_region_proto_goTypes = []any{
-	(Change_Kind)(0),             // 0: region.v1.Change.Kind
-	(Outcome_Code)(0),            // 1: region.v1.Outcome.Code
-	(*Entry)(nil),                // 2: region.v1.Entry
-	(*Limits)(nil),               // 3: region.v1.Limits
-	(*Command)(nil),              // 4: region.v1.Command
-	(*Init)(nil),                 // 5: region.v1.Init
-	(*Edit)(nil),                 // 6: region.v1.Edit
-	(*LineKey)(nil),              // 7: region.v1.LineKey
-	(*Change)(nil),               // 8: region.v1.Change
-	(*JoinRows)(nil),             // 9: region.v1.JoinRows
-	(*JoinCart)(nil),             // 10: region.v1.JoinCart
-	(*MoveCursor)(nil),           // 11: region.v1.MoveCursor
-	(*TrimLog)(nil),              // 12: region.v1.TrimLog
-	(*ExpireOps)(nil),            // 13: region.v1.ExpireOps
-	(*Outcome)(nil),              // 14: region.v1.Outcome
-	(*ChangedLine)(nil),          // 15: region.v1.ChangedLine
-	(*ReadRequest)(nil),          // 16: region.v1.ReadRequest
-	(*ReadResponse)(nil),         // 17: region.v1.ReadResponse
-	(*ProposeRequest)(nil),       // 18: region.v1.ProposeRequest
-	(*ShardRequest)(nil),         // 19: region.v1.ShardRequest
-	(*ShardResponse)(nil),        // 20: region.v1.ShardResponse
-	(*CartDigest)(nil),           // 21: region.v1.CartDigest
-	(*FormRequest)(nil),          // 22: region.v1.FormRequest
-	(*FormResponse)(nil),         // 23: region.v1.FormResponse
-	(*AdmitRequest)(nil),         // 24: region.v1.AdmitRequest
-	(*AdmitResponse)(nil),        // 25: region.v1.AdmitResponse
-	(*StatusRequest)(nil),        // 26: region.v1.StatusRequest
-	(*StatusResponse)(nil),       // 27: region.v1.StatusResponse
-	(*ShardRequest_Slots)(nil),   // 28: region.v1.ShardRequest.Slots
-	(*ShardRequest_Bucket)(nil),  // 29: region.v1.ShardRequest.Bucket
-	(*ShardRequest_Whole)(nil),   // 30: region.v1.ShardRequest.Whole
-	(*ShardRequest_Stream)(nil),  // 31: region.v1.ShardRequest.Stream
-	(*ShardRequest_Known)(nil),   // 32: region.v1.ShardRequest.Known
-	(*StatusResponse_Shard)(nil), // 33: region.v1.StatusResponse.Shard
-	(*StatusResponse_Peer)(nil),  // 34: region.v1.StatusResponse.Peer
+	(Change_Kind)(0),              // 0: region.v1.Change.Kind
+	(Outcome_Code)(0),             // 1: region.v1.Outcome.Code
+	(*Entry)(nil),                 // 2: region.v1.Entry
+	(*Limits)(nil),                // 3: region.v1.Limits
+	(*Command)(nil),               // 4: region.v1.Command
+	(*SetMembership)(nil),         // 5: region.v1.SetMembership
+	(*Reincarnate)(nil),           // 6: region.v1.Reincarnate
+	(*Reissue)(nil),               // 7: region.v1.Reissue
+	(*Init)(nil),                  // 8: region.v1.Init
+	(*Edit)(nil),                  // 9: region.v1.Edit
+	(*LineKey)(nil),               // 10: region.v1.LineKey
+	(*Change)(nil),                // 11: region.v1.Change
+	(*JoinRows)(nil),              // 12: region.v1.JoinRows
+	(*JoinCart)(nil),              // 13: region.v1.JoinCart
+	(*MoveCursor)(nil),            // 14: region.v1.MoveCursor
+	(*TrimLog)(nil),               // 15: region.v1.TrimLog
+	(*ExpireOps)(nil),             // 16: region.v1.ExpireOps
+	(*Outcome)(nil),               // 17: region.v1.Outcome
+	(*ChangedLine)(nil),           // 18: region.v1.ChangedLine
+	(*ReadRequest)(nil),           // 19: region.v1.ReadRequest
+	(*ReadResponse)(nil),          // 20: region.v1.ReadResponse
+	(*ProposeRequest)(nil),        // 21: region.v1.ProposeRequest
+	(*ShardRequest)(nil),          // 22: region.v1.ShardRequest
+	(*ShardResponse)(nil),         // 23: region.v1.ShardResponse
+	(*CartDigest)(nil),            // 24: region.v1.CartDigest
+	(*FormRequest)(nil),           // 25: region.v1.FormRequest
+	(*FormResponse)(nil),          // 26: region.v1.FormResponse
+	(*AdmitRequest)(nil),          // 27: region.v1.AdmitRequest
+	(*AdmitResponse)(nil),         // 28: region.v1.AdmitResponse
+	(*StatusRequest)(nil),         // 29: region.v1.StatusRequest
+	(*StatusResponse)(nil),        // 30: region.v1.StatusResponse
+	(*ShardRequest_Standing)(nil), // 31: region.v1.ShardRequest.Standing
+	(*ShardRequest_Slots)(nil),    // 32: region.v1.ShardRequest.Slots
+	(*ShardRequest_Bucket)(nil),   // 33: region.v1.ShardRequest.Bucket
+	(*ShardRequest_Whole)(nil),    // 34: region.v1.ShardRequest.Whole
+	(*ShardRequest_Stream)(nil),   // 35: region.v1.ShardRequest.Stream
+	(*ShardRequest_Known)(nil),    // 36: region.v1.ShardRequest.Known
+	(*StatusResponse_Shard)(nil),  // 37: region.v1.StatusResponse.Shard
+	(*StatusResponse_Peer)(nil),   // 38: region.v1.StatusResponse.Peer
+	(*v1.PrepareRequest)(nil),     // 39: membership.v1.PrepareRequest
+	(*v1.AcceptRequest)(nil),      // 40: membership.v1.AcceptRequest
+	(*v1.Membership)(nil),         // 41: membership.v1.Membership
+	(*v1.Vote)(nil),               // 42: membership.v1.Vote
+	(v1.State)(0),                 // 43: membership.v1.State
 }
 var file_region_v1_region_proto_depIdxs = []int32{
 	3,  // 0: region.v1.Entry.limits:type_name -> region.v1.Limits
 	4,  // 1: region.v1.Entry.commands:type_name -> region.v1.Command
-	6,  // 2: region.v1.Command.edit:type_name -> region.v1.Edit
-	9,  // 3: region.v1.Command.join_rows:type_name -> region.v1.JoinRows
-	10, // 4: region.v1.Command.join_cart:type_name -> region.v1.JoinCart
-	11, // 5: region.v1.Command.move_cursor:type_name -> region.v1.MoveCursor
-	12, // 6: region.v1.Command.trim_log:type_name -> region.v1.TrimLog
-	5,  // 7: region.v1.Command.init:type_name -> region.v1.Init
-	13, // 8: region.v1.Command.expire_ops:type_name -> region.v1.ExpireOps
-	8,  // 9: region.v1.Edit.changes:type_name -> region.v1.Change
-	0,  // 10: region.v1.Change.kind:type_name -> region.v1.Change.Kind
-	7,  // 11: region.v1.Change.line:type_name -> region.v1.LineKey
-	1,  // 12: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
-	15, // 13: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
-	7,  // 14: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
-	4,  // 15: region.v1.ProposeRequest.command:type_name -> region.v1.Command
-	28, // 16: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
-	29, // 17: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
-	30, // 18: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
-	31, // 19: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
-	32, // 20: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
-	21, // 21: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
-	33, // 22: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
-	34, // 23: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	9,  // 2: region.v1.Command.edit:type_name -> region.v1.Edit
+	12, // 3: region.v1.Command.join_rows:type_name -> region.v1.JoinRows
+	13, // 4: region.v1.Command.join_cart:type_name -> region.v1.JoinCart
+	14, // 5: region.v1.Command.move_cursor:type_name -> region.v1.MoveCursor
+	15, // 6: region.v1.Command.trim_log:type_name -> region.v1.TrimLog
+	8,  // 7: region.v1.Command.init:type_name -> region.v1.Init
+	16, // 8: region.v1.Command.expire_ops:type_name -> region.v1.ExpireOps
+	5,  // 9: region.v1.Command.set_membership:type_name -> region.v1.SetMembership
+	39, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
+	40, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
+	6,  // 12: region.v1.Command.reincarnate:type_name -> region.v1.Reincarnate
+	7,  // 13: region.v1.Command.reissue:type_name -> region.v1.Reissue
+	41, // 14: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
+	11, // 15: region.v1.Edit.changes:type_name -> region.v1.Change
+	0,  // 16: region.v1.Change.kind:type_name -> region.v1.Change.Kind
+	10, // 17: region.v1.Change.line:type_name -> region.v1.LineKey
+	1,  // 18: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
+	18, // 19: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
+	42, // 20: region.v1.Outcome.vote:type_name -> membership.v1.Vote
+	10, // 21: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
+	4,  // 22: region.v1.ProposeRequest.command:type_name -> region.v1.Command
+	32, // 23: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
+	33, // 24: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
+	34, // 25: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
+	35, // 26: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
+	36, // 27: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
+	31, // 28: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
+	24, // 29: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
+	41, // 30: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
+	37, // 31: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
+	43, // 32: region.v1.StatusResponse.state:type_name -> membership.v1.State
+	38, // 33: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_region_v1_region_proto_init() }
@@ -2939,14 +3322,20 @@ func file_region_v1_region_proto_init() {
 		(*Command_TrimLog)(nil),
 		(*Command_Init)(nil),
 		(*Command_ExpireOps)(nil),
+		(*Command_SetMembership)(nil),
+		(*Command_Prepare)(nil),
+		(*Command_Accept)(nil),
+		(*Command_Reincarnate)(nil),
+		(*Command_Reissue)(nil),
 	}
-	file_region_v1_region_proto_msgTypes[17].OneofWrappers = []any{
+	file_region_v1_region_proto_msgTypes[20].OneofWrappers = []any{
 		(*ShardRequest_Digests)(nil),
 		(*ShardRequest_Bucket_)(nil),
 		(*ShardRequest_Whole_)(nil),
 		(*ShardRequest_Cursor)(nil),
 		(*ShardRequest_Known_)(nil),
 		(*ShardRequest_Repair)(nil),
+		(*ShardRequest_Standing_)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2954,7 +3343,7 @@ func file_region_v1_region_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_region_v1_region_proto_rawDesc), len(file_region_v1_region_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   33,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -52,6 +52,8 @@ const (
 	AdminServiceExportProcedure = "/admin.v1.AdminService/Export"
 	// AdminServiceImportProcedure is the fully-qualified name of the AdminService's Import RPC.
 	AdminServiceImportProcedure = "/admin.v1.AdminService/Import"
+	// AdminServiceMemberProcedure is the fully-qualified name of the AdminService's Member RPC.
+	AdminServiceMemberProcedure = "/admin.v1.AdminService/Member"
 )
 
 // AdminServiceClient is a client for the admin.v1.AdminService service.
@@ -79,6 +81,9 @@ type AdminServiceClient interface {
 	// Import joins whole carts with those of a region. Either all are joined, or
 	// an error says that some may not be; to send them again changes nothing.
 	Import(context.Context, *connect.Request[v1.ImportRequest]) (*connect.Response[v1.ImportResponse], error)
+	// Member changes how a region stands; the regions decide it by majority. It
+	// answers when that is decided; Regions shows how it goes on.
+	Member(context.Context, *connect.Request[v1.MemberRequest]) (*connect.Response[v1.MemberResponse], error)
 }
 
 // NewAdminServiceClient constructs a client for the admin.v1.AdminService service. By default, it
@@ -146,6 +151,12 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("Import")),
 			connect.WithClientOptions(opts...),
 		),
+		member: connect.NewClient[v1.MemberRequest, v1.MemberResponse](
+			httpClient,
+			baseURL+AdminServiceMemberProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("Member")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -160,6 +171,7 @@ type adminServiceClient struct {
 	digests *connect.Client[v1.DigestsRequest, v1.DigestsResponse]
 	export  *connect.Client[v1.ExportRequest, v1.ExportResponse]
 	_import *connect.Client[v1.ImportRequest, v1.ImportResponse]
+	member  *connect.Client[v1.MemberRequest, v1.MemberResponse]
 }
 
 // Regions calls admin.v1.AdminService.Regions.
@@ -207,6 +219,11 @@ func (c *adminServiceClient) Import(ctx context.Context, req *connect.Request[v1
 	return c._import.CallUnary(ctx, req)
 }
 
+// Member calls admin.v1.AdminService.Member.
+func (c *adminServiceClient) Member(ctx context.Context, req *connect.Request[v1.MemberRequest]) (*connect.Response[v1.MemberResponse], error) {
+	return c.member.CallUnary(ctx, req)
+}
+
 // AdminServiceHandler is an implementation of the admin.v1.AdminService service.
 type AdminServiceHandler interface {
 	// Regions shows regions, nodes, links, lag.
@@ -232,6 +249,9 @@ type AdminServiceHandler interface {
 	// Import joins whole carts with those of a region. Either all are joined, or
 	// an error says that some may not be; to send them again changes nothing.
 	Import(context.Context, *connect.Request[v1.ImportRequest]) (*connect.Response[v1.ImportResponse], error)
+	// Member changes how a region stands; the regions decide it by majority. It
+	// answers when that is decided; Regions shows how it goes on.
+	Member(context.Context, *connect.Request[v1.MemberRequest]) (*connect.Response[v1.MemberResponse], error)
 }
 
 // NewAdminServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -295,6 +315,12 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("Import")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceMemberHandler := connect.NewUnaryHandler(
+		AdminServiceMemberProcedure,
+		svc.Member,
+		connect.WithSchema(adminServiceMethods.ByName("Member")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/admin.v1.AdminService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AdminServiceRegionsProcedure:
@@ -315,6 +341,8 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceExportHandler.ServeHTTP(w, r)
 		case AdminServiceImportProcedure:
 			adminServiceImportHandler.ServeHTTP(w, r)
+		case AdminServiceMemberProcedure:
+			adminServiceMemberHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -358,4 +386,8 @@ func (UnimplementedAdminServiceHandler) Export(context.Context, *connect.Request
 
 func (UnimplementedAdminServiceHandler) Import(context.Context, *connect.Request[v1.ImportRequest]) (*connect.Response[v1.ImportResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.Import is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) Member(context.Context, *connect.Request[v1.MemberRequest]) (*connect.Response[v1.MemberResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.Member is not implemented"))
 }
