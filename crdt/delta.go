@@ -15,6 +15,9 @@ type Delta struct {
 	Line *Line
 }
 
+// Has reports whether d is one of the delta's new dots.
+func (d Delta) Has(dot Dot) bool { return slices.Contains(d.Dots, dot) }
+
 // Fragment returns the delta as a cart that holds this line alone.
 func (d Delta) Fragment() *Cart {
 	c := &Cart{Context: d.Context}

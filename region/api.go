@@ -18,6 +18,9 @@ var (
 	ErrOutcomeUnknown = errors.New("outcome unknown")
 	// ErrOverloaded: a bounded queue is full and the request was not taken.
 	ErrOverloaded = errors.New("overloaded")
+	// ErrFenced: the region is fenced, drained, or not filled yet, or what was
+	// sent is of a region that is; the request was not taken. Go to another.
+	ErrFenced = errors.New("region is fenced")
 	// ErrClosed: the node is shutting down and the request was not taken.
 	ErrClosed = errors.New("node is closed")
 )

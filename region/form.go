@@ -27,7 +27,7 @@ import (
 //	    and one that lost its disk makes none.
 func (n *Node) form(ctx context.Context) error {
 	nodes := n.Router.cfg.Nodes
-	mayForm := n.cfg.MayForm
+	mayForm, formAs := n.cfg.MayForm, n.id.Incarnation
 	for tries := 0; ; tries++ {
 		select {
 		case <-n.formed:
@@ -61,14 +61,16 @@ func (n *Node) form(ctx context.Context) error {
 		}
 		if !formed && len(servers) == len(nodes) && nodes[0] == n.cfg.Node {
 			if mayForm != nil {
-				if err := mayForm(ctx); err != nil {
+				incarnation, err := mayForm(ctx)
+				if err != nil {
 					return err
 				}
+				formAs = max(formAs, incarnation)
 				mayForm = nil
 				continue // that took its time: the nodes may be others by now
 			}
-			n.log.Info("forms the region", slog.Uint64("incarnation", uint64(n.id.Incarnation)))
-			return n.setFormed(servers, n.id.Incarnation)
+			n.log.Info("forms the region", slog.Uint64("incarnation", uint64(formAs)))
+			return n.setFormed(servers, formAs)
 		}
 		if !sleep(ctx, 100*time.Millisecond) {
 			return ctx.Err()

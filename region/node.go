@@ -41,10 +41,10 @@ type Config struct {
 	RetainRows   uint64 // delta log rows kept for peers that are away, per shard
 
 	// MayForm is asked before this node forms the region, which happens once in
-	// its life: its error ends the node. It returns nil when no other region
-	// knows edits of this one under the same incarnation. Nil: there is nobody
-	// to ask.
-	MayForm func(ctx context.Context) error
+	// its life: its error ends the node. It returns the incarnation to form it
+	// under, of which no other region knows edits: at least the one that is
+	// configured. Nil: there is nobody to ask.
+	MayForm func(ctx context.Context) (incarnation uint32, err error)
 	// Lead runs while this node leads a shard; its context ends with the
 	// leadership. The gossip runs in it.
 	Lead func(ctx context.Context, s *shard.Shard)
@@ -274,6 +274,7 @@ func (n *Node) openShards() ([]*shard.Shard, error) {
 			return nil, err
 		}
 		mine = append(mine, s)
+		n.reborn(s.Marker().Incarnation)
 	}
 	if err := n.markVoted(mine); err != nil {
 		closeAll()
@@ -381,6 +382,7 @@ func (n *Node) openShard(id uint32, cacheBytes int64) (*shard.Shard, error) {
 		CacheBytes: cacheBytes, QueueMax: n.cfg.QueueMax, EntryBytesMax: entryBytesMax, CommandBytesMax: commandBytesMax, RetainRows: n.cfg.RetainRows,
 		Published: n.published,
 		Applied:   func(a shard.Applied) { n.cfg.Applied(id, a) },
+		Reborn:    n.reborn,
 		Fatal:     n.cfg.Fatal, Lead: n.cfg.Lead, Log: n.log,
 	}, space, stores, tr, servers)
 	if errors.Is(err, shard.ErrLogDamaged) {
@@ -390,6 +392,23 @@ func (n *Node) openShard(id uint32, cacheBytes int64) (*shard.Shard, error) {
 		return nil, errors.Join(err, tr.Close(), stores.Close())
 	}
 	return s, nil
+}
+
+// reborn notes that a shard goes on under a higher incarnation; the others follow.
+func (n *Node) reborn(incarnation uint32) {
+	n.idMu.Lock()
+	defer n.idMu.Unlock()
+	if incarnation <= n.id.Incarnation {
+		return
+	}
+	id := n.id
+	id.Incarnation = incarnation
+	if err := id.save(n.cfg.Dir); err != nil {
+		n.cfg.Fatal(err) // the directory would say that it is of another incarnation
+		return
+	}
+	n.id = id
+	n.incarnation.Store(incarnation)
 }
 
 // commandBytesMax is what the join of the largest cart may take: three regions'

@@ -385,13 +385,13 @@ func TestFormingIsAskedFor(t *testing.T) {
 	configure := func(incarnation uint32) {
 		w.tune = func(c *Config) {
 			c.Router.Incarnation = incarnation
-			c.MayForm = func(ctx context.Context) error {
+			c.MayForm = func(ctx context.Context) (uint32, error) {
 				asked <- c.Node
 				select {
 				case err := <-answer:
-					return err
+					return 0, err
 				case <-ctx.Done():
-					return ctx.Err()
+					return 0, ctx.Err()
 				}
 			}
 		}

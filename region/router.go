@@ -37,6 +37,7 @@ const (
 	codeOverloaded
 	codeUnknown
 	codeNotHere
+	codeFenced
 )
 
 // Fetcher brings whole carts from other regions: what a causal token names
@@ -214,6 +215,8 @@ func (r *Router) atLeader(ctx context.Context, q request) ([]byte, error) {
 			if hint != "" && try < 3 {
 				pause = 0
 			}
+		case errors.As(err, &refused) && refused.Code == codeFenced:
+			return nil, q.failed(ErrFenced, err)
 		case errors.As(err, &refused) && refused.Code == codeOverloaded, errors.Is(err, link.ErrOverloaded):
 			return nil, q.failed(ErrOverloaded, err)
 		case errors.As(err, &refused) && refused.Code == codeNotHere,
@@ -297,14 +300,18 @@ func (r *Router) propose(ctx context.Context, id uint32, cmd *regionv1.Command, 
 
 // Edit commits a shopper's edit and returns its outcome; a refusal is an
 // outcome. An edit with an op id is repeated until ctx ends when its fate is
-// unknown. Errors: ErrNoQuorum, ErrOverloaded, ErrClosed (nothing was taken),
+// unknown. Errors: ErrNoQuorum, ErrOverloaded, ErrFenced, ErrClosed (nothing was taken),
 // ErrOutcomeUnknown; any other says what is wrong with the edit.
 func (r *Router) Edit(ctx context.Context, e *regionv1.Edit) (*regionv1.Outcome, error) {
 	if err := validEdit(e); err != nil {
 		return nil, err
 	}
 	cmd := &regionv1.Command{Command: &regionv1.Command_Edit{Edit: e}}
-	return r.propose(ctx, r.shardOf(e.CartId), cmd, len(e.OpId) > 0)
+	out, err := r.propose(ctx, r.shardOf(e.CartId), cmd, len(e.OpId) > 0)
+	if err == nil && out.Code == regionv1.Outcome_CODE_FENCED {
+		return nil, ErrFenced
+	}
+	return out, err
 }
 
 // validEdit refuses what must not come into the log: every node would end
@@ -342,7 +349,7 @@ func (r *Router) Read(ctx context.Context, cartID string, o ReadOptions) (View, 
 	req := &regionv1.ReadRequest{Shard: id, CartId: cartID, Strong: o.Strong}
 	v, err := r.readLeader(ctx, req, o.Strong)
 	if err != nil {
-		if o.Strong || ctx.Err() != nil {
+		if o.Strong || ctx.Err() != nil || errors.Is(err, ErrFenced) {
 			return View{}, err
 		}
 		if v, err = r.readStale(ctx, id, cartID, err); err != nil {
@@ -363,6 +370,9 @@ func (r *Router) nearby(ctx context.Context, id uint32, cartID string) (View, bo
 		rec, err := s.Local(cartID)
 		if rec != nil {
 			return view(cartID, rec, r.Incarnation()), true
+		}
+		if errors.Is(err, shard.ErrFenced) {
+			return View{}, false
 		}
 		// A node that is being filled may lack what the cache has.
 		if v, ok := r.cached(ctx, cartID); ok || err != nil {
@@ -537,7 +547,7 @@ func (r *Router) fetch(ctx context.Context, from crdt.RegionID, cartID string) e
 	}
 	joining, cancel := context.WithTimeout(ctx, r.cfg.Attempt)
 	defer cancel()
-	return r.JoinCart(joining, cartID, state)
+	return r.JoinCart(joining, cartID, state, from, 0)
 }
 
 // awaitCover returns the cart once it covers a context.

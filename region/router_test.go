@@ -108,7 +108,7 @@ func TestMalformedEditsNeverReachTheLog(t *testing.T) {
 				t.Errorf("%s: %v, %v", name, out, err)
 			}
 		}
-		if err := r.JoinCart(soon(t), cart, []byte("no cart")); err == nil {
+		if err := r.JoinCart(soon(t), cart, []byte("no cart"), 0, 0); err == nil {
 			t.Error("joined what is no cart")
 		}
 	}
@@ -377,7 +377,7 @@ func TestATokenIsWaitedFor(t *testing.T) {
 			continue
 		case <-time.After(400 * time.Millisecond): // longer than one attempt
 		}
-		if err := gate.JoinCart(soon(t), cart, away.state()); err != nil {
+		if err := gate.JoinCart(soon(t), cart, away.state(), 0, 0); err != nil {
 			t.Fatal(err)
 		}
 		v := <-done

@@ -40,6 +40,8 @@ func crossing(err error) error {
 	switch {
 	case errors.As(err, &other):
 		return &link.Error{Code: codeNotLeader, Message: err.Error(), Detail: []byte(other.Leader)}
+	case errors.Is(err, shard.ErrFenced):
+		return &link.Error{Code: codeFenced, Message: err.Error()}
 	case errors.Is(err, shard.ErrOverloaded):
 		return &link.Error{Code: codeOverloaded, Message: err.Error()}
 	case errors.Is(err, shard.ErrOutcomeUnknown), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded),
@@ -180,6 +182,10 @@ func (n *Node) onShard(_ context.Context, _ string, payload []byte) ([]byte, err
 			return nil, err
 		}
 		resp.Incarnation = highest
+	case *regionv1.ShardRequest_Standing_:
+		m := s.Marker()
+		resp.Membership, resp.Incarnation, resp.Kept, resp.Left = s.Membership(), m.Incarnation, m.Kept, m.Kept-m.Reissued
+		resp.Empty = m.Seq == 0 && m.Carts == 0
 	case *regionv1.ShardRequest_Repair:
 		if n.cfg.Repair == nil {
 			return nil, fmt.Errorf("node %s knows no other region", n.cfg.Node)
@@ -214,6 +220,7 @@ func (n *Node) onStatus(context.Context, string, []byte) ([]byte, error) {
 			continue
 		}
 		m := s.Marker()
+		resp.State = s.Membership().Of(uint32(n.cfg.Router.Region)).GetState()
 		st := &regionv1.StatusResponse_Shard{
 			Shard: id, Leader: s.Leader(), Leads: s.Leads(), Applied: m.Applied, LogSeq: m.Seq, Carts: m.Carts,
 		}

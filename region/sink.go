@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/samecart/samecart/crdt"
+	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 )
 
@@ -159,7 +160,10 @@ func (r *Router) joinShard(ctx context.Context, id uint32, iv crdt.Interval, row
 		if err != nil {
 			return 0, false, err
 		}
-		if out.Code == regionv1.Outcome_CODE_GAP {
+		switch out.Code {
+		case regionv1.Outcome_CODE_FENCED:
+			return 0, false, fmt.Errorf("%w: region %d under incarnation %d", ErrFenced, iv.Stream.Region, iv.Stream.Incarnation)
+		case regionv1.Outcome_CODE_GAP:
 			return out.Cursor, false, nil
 		}
 		if len(rows) == 0 {
@@ -185,12 +189,18 @@ func encodeRows(rows []crdt.Row) (out [][]byte) {
 // JoinCart commits the join of a cart with another region's encoded
 // crdt.State of it, which may come from anywhere: one that cannot be read is
 // refused here, since in the log it would end every node that applies it.
-func (r *Router) JoinCart(ctx context.Context, cartID string, state []byte) error {
+// from and incarnation say who sent it; 0: nobody knows.
+func (r *Router) JoinCart(ctx context.Context, cartID string, state []byte, from crdt.RegionID, incarnation uint32) error {
 	if _, err := crdt.DecodeState(state); err != nil {
 		return fmt.Errorf("join cart %q: %w", cartID, err)
 	}
-	cmd := &regionv1.Command{Command: &regionv1.Command_JoinCart{JoinCart: &regionv1.JoinCart{CartId: cartID, State: state}}}
-	_, err := r.propose(ctx, r.shardOf(cartID), cmd, true)
+	cmd := &regionv1.Command{Command: &regionv1.Command_JoinCart{JoinCart: &regionv1.JoinCart{
+		CartId: cartID, State: state, RegionId: uint32(from), Incarnation: incarnation,
+	}}}
+	out, err := r.propose(ctx, r.shardOf(cartID), cmd, true)
+	if err == nil && out.Code == regionv1.Outcome_CODE_FENCED {
+		return fmt.Errorf("%w: region %d under incarnation %d", ErrFenced, from, incarnation)
+	}
 	return err
 }
 
@@ -355,6 +365,9 @@ func (r *Router) Status(ctx context.Context) []*regionv1.StatusResponse {
 func (r *Router) Ready(ctx context.Context) error {
 	led := make(map[uint32]bool)
 	for _, s := range r.Status(ctx) {
+		if s.State != membershipv1.State_STATE_UNSPECIFIED && s.State != membershipv1.State_STATE_ACTIVE {
+			return fmt.Errorf("%w: it is %s", ErrFenced, s.State.Word())
+		}
 		for _, sh := range s.Shards {
 			led[sh.Shard] = led[sh.Shard] || sh.Leads
 		}

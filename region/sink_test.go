@@ -210,7 +210,7 @@ func TestRepair(t *testing.T) {
 	peer := startWorld(t, 1, 2)
 	p := peer.node(peer.names[0]).Router
 	for i, id := range all {
-		if err := p.JoinCart(soon(t), id, states[i+1]); err != nil {
+		if err := p.JoinCart(soon(t), id, states[i+1], 0, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -342,7 +342,7 @@ func TestKnown(t *testing.T) {
 	// A region that is not formed knows nobody; that needs all of its nodes.
 	release := make(chan struct{})
 	w.tune = func(c *Config) {
-		c.MayForm = func(context.Context) error { <-release; return nil }
+		c.MayForm = func(context.Context) (uint32, error) { <-release; return 0, nil }
 	}
 	w.start(w.names[0])
 	if got, err := known(gate, otherID, 0, 1024); err == nil {
@@ -360,7 +360,7 @@ func TestKnown(t *testing.T) {
 
 	// A whole cart counts, without a cursor.
 	f := newForeign(w.cartIn(1, 0)).add(1, "tea", 1)
-	if err := gate.JoinCart(soon(t), f.id, f.state()); err != nil {
+	if err := gate.JoinCart(soon(t), f.id, f.state(), 0, 0); err != nil {
 		t.Fatal(err)
 	}
 	slot := gate.slots.Of(f.id)

@@ -150,8 +150,9 @@ type Sink interface {
 	// becomes max(cursor, Hi). ok is false, and nothing changes, when Lo is
 	// beyond the cursor. Either way it returns the cursor.
 	Join(ctx context.Context, iv crdt.Interval, slotLo, slotHi uint32) (cursor uint64, ok bool, err error)
-	// JoinCarts commits whole carts.
-	JoinCarts(ctx context.Context, carts []WholeCart) error
+	// JoinCarts commits whole carts that come from the region of a stream, which
+	// writes under the stream's incarnation.
+	JoinCarts(ctx context.Context, carts []WholeCart, from crdt.Stream) error
 	// MoveCursor raises the cursor of hello's stream to the given one; it
 	// never lowers it.
 	MoveCursor(ctx context.Context, hello Hello, cursor uint64) error

@@ -96,7 +96,7 @@ type counters struct {
 // NewPeer returns a Peer for the given log stream and the peer region to; r
 // decides its jitter and is its own. The Config must be valid.
 func NewPeer(s crdt.Stream, to crdt.RegionID, cfg Config, r *rand.Rand) *Peer {
-	p := &Peer{cfg: cfg, stream: s, rand: r}
+	p := &Peer{cfg: cfg, stream: s, rand: r, unequal: true} // until a comparison says otherwise
 	p.proof.rounds = 2
 	if s.Region > to {
 		// A repair makes both ends equal: one of them goes first.
@@ -480,7 +480,7 @@ func (p *Peer) repaired(now time.Time, m Repaired) {
 	if m.Err == nil {
 		p.stats.repairs++
 		p.proof.repairDone(now, m.Own, p.cfg.ProofIdle)
-		p.unequal = true // see soon whether it helped
+		p.unequal, p.proofAt = true, now // see whether it helped
 	} else {
 		p.lastErr = m.Err
 	}

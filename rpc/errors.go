@@ -50,6 +50,7 @@ const (
 	IdempotencyKeyReused Code = "IDEMPOTENCY_KEY_REUSED"
 	Overloaded           Code = "OVERLOADED"
 	NoQuorum             Code = "NO_QUORUM"
+	RegionFenced         Code = "REGION_FENCED"
 	DependencyDown       Code = "DEPENDENCY_DOWN"
 	OutcomeUnknown       Code = "OUTCOME_UNKNOWN"
 	Canceled             Code = "CANCELED"
@@ -90,6 +91,7 @@ var wires = map[Code]wire{
 	IdempotencyKeyReused: {422, connect.CodeFailedPrecondition, 0},
 	Overloaded:           {429, connect.CodeResourceExhausted, time.Second},
 	NoQuorum:             {503, connect.CodeUnavailable, time.Second},
+	RegionFenced:         {503, connect.CodeUnavailable, 5 * time.Second},
 	DependencyDown:       {503, connect.CodeUnavailable, 2 * time.Second},
 	OutcomeUnknown:       {504, connect.CodeDeadlineExceeded, 0},
 	Canceled:             {499, connect.CodeCanceled, 0},
@@ -105,6 +107,7 @@ var causes = []struct {
 }{
 	{region.ErrOutcomeUnknown, OutcomeUnknown, "the edit may or may not have been applied: send it again with the same Idempotency-Key"},
 	{region.ErrNoQuorum, NoQuorum, "this region cannot reach a majority of the nodes that hold the cart: try again, or use another region"},
+	{region.ErrFenced, RegionFenced, "this region takes no requests at the moment, and nothing was changed: use another region"},
 	{region.ErrOverloaded, Overloaded, "this region takes no more requests right now: try again later"},
 	{region.ErrClosed, NoQuorum, "this node is shutting down: try again"},
 	{context.DeadlineExceeded, NoQuorum, "this region did not answer in time, and nothing was changed: try again"},

@@ -686,7 +686,7 @@ func (h *PeerHandler) Join(ctx context.Context, req *connect.Request[replication
 			}
 			h.cfg.Events.Received(PeerReceived{Region: hello.Region, Carts: len(carts), Bytes: n, Clocks: clocks})
 		}
-		if err := h.sink.JoinCarts(ctx, carts); err != nil {
+		if err := h.sink.JoinCarts(ctx, carts, hello.Stream); err != nil {
 			return nil, peerError(fmt.Errorf("join %d carts: %w", len(carts), err))
 		}
 	}

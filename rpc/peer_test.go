@@ -179,7 +179,7 @@ func (r *peerRegionFake) Join(ctx context.Context, iv crdt.Interval, _, _ uint32
 	return r.cursors[iv.Stream], true, nil
 }
 
-func (r *peerRegionFake) JoinCarts(_ context.Context, carts []replication.WholeCart) error {
+func (r *peerRegionFake) JoinCarts(_ context.Context, carts []replication.WholeCart, _ crdt.Stream) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, w := range carts {
@@ -354,6 +354,13 @@ func TestPeerPush(t *testing.T) {
 	}
 }
 
+// peerLogFake is a region's fake as the log of its one shard.
+type peerLogFake struct{ *peerRegionFake }
+
+func (l peerLogFake) JoinCarts(ctx context.Context, carts []replication.WholeCart) error {
+	return l.peerRegionFake.JoinCarts(ctx, carts, crdt.Stream{})
+}
+
 // The whole way: a Gossiper, HTTP/2 on loopback, a handler, a sink; then a
 // server that goes away and comes back.
 func TestPeerGossipEndToEnd(t *testing.T) {
@@ -365,7 +372,7 @@ func TestPeerGossipEndToEnd(t *testing.T) {
 	}
 	us.base = 200 // needs a repair first
 	client := peerDial(t, one.URL, two.URL)
-	g, err := replication.New(us, "us", []replication.PeerRegion{{ID: 2, Name: "eu", Transport: client}},
+	g, err := replication.New(peerLogFake{us}, "us", []replication.PeerRegion{{ID: 2, Name: "eu", Transport: client}},
 		replication.DefaultConfig(), slog.New(slog.DiscardHandler), replication.Options{})
 	if err != nil {
 		t.Fatal(err)

@@ -190,6 +190,11 @@ type (
 		Kill  regionKillCmd  `cmd:"" help:"Kill all nodes of the region."`
 		Start regionStartCmd `cmd:"" help:"Start all nodes of the region."`
 
+		Add    regionAddCmd    `cmd:"" help:"Let a region in, or back in: it is sent all carts and then takes edits."`
+		Drain  regionDrainCmd  `cmd:"" help:"Take no more edits in the region, and send on what the others lack."`
+		Fence  regionFenceCmd  `cmd:"" help:"Go on without a region that is dead: the others neither wait for it nor take anything from it. When it answers again, it comes back by itself."`
+		Remove regionRemoveCmd `cmd:"" help:"Make a region that is drained or fenced stay away, until it is added again."`
+
 		Repair regionRepairCmd `cmd:"" help:"Compare all carts with a peer region's now and exchange those that differ. Regions do so by themselves; 'cartctl regions' shows how it goes."`
 	}
 	regionKillCmd  struct{ regionName }
@@ -285,7 +290,7 @@ func (*regionsCmd) Run(a *app) error {
 	object := view(status.ProtoReflect())
 	object["lag_ms"] = lagMS(pairs)
 	return a.print(object, func(w *tabwriter.Writer) {
-		row(w, "REGION", "ADDRESS", "READY", "CARTS", "NODES", "SHARDS")
+		row(w, "REGION", "MEMBER", "ADDRESS", "READY", "CARTS", "NODES", "SHARDS")
 		for _, r := range status.GetRegions() {
 			var nodes []string
 			for _, n := range r.GetNodes() {
@@ -301,8 +306,15 @@ func (*regionsCmd) Run(a *app) error {
 					led++
 				}
 			}
-			row(w, r.GetRegion(), r.GetAddress(), yes(r.GetReady()), r.GetCarts(), strings.Join(nodes, ", "), fmt.Sprintf("%d of %d led", led, len(r.GetShards())))
+			row(w, r.GetRegion(), memberState(status, r.GetRegion()), r.GetAddress(), yes(r.GetReady()), r.GetCarts(), strings.Join(nodes, ", "), fmt.Sprintf("%d of %d led", led, len(r.GetShards())))
 		}
+		for _, m := range status.GetMembership().GetMembers() {
+			if !slices.ContainsFunc(status.GetRegions(), func(r *adminv1.RegionStatus) bool { return r.GetRegion() == m.GetRegion() }) {
+				row(w, m.GetRegion(), m.GetState().Word(), m.GetAddress())
+			}
+		}
+		row(w)
+		row(w, "membership epoch", status.GetMembership().GetEpoch())
 		row(w)
 		row(w, "FROM", "TO", "STATE", "LAG", "P50", "P99", "WORST", "OF CART", "ROWS WAITING", "SLOTS DIFFERING", "LAST PROVEN EQUAL")
 		for _, key := range sortedKeys(pairs) {
@@ -388,6 +400,19 @@ func (a *app) cluster(status *adminv1.RegionsResponse) (cluster, error) {
 		return c, errors.New("the server at " + a.base + " names no region: is it ready?")
 	}
 	return c, nil
+}
+
+// keep drops the regions for which want does not hold and returns their names.
+func (c *cluster) keep(want func(name string) bool) (dropped []string) {
+	dropped = []string{}
+	c.names = slices.DeleteFunc(c.names, func(name string) bool {
+		if want(name) {
+			return false
+		}
+		dropped = append(dropped, name)
+		return true
+	})
+	return dropped
 }
 
 // scans returns the regions as they are compared.

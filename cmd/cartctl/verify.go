@@ -24,6 +24,7 @@ const settlePause = 25 * time.Millisecond
 // verified is what one comparison of all regions found.
 type verified struct {
 	regions []string
+	leftOut []string // regions that are no members
 	outcome scan.Outcome
 	pairs   map[string]lag
 }
@@ -37,6 +38,12 @@ func (c *verifyCmd) once(a *app) (v verified, err error) {
 	if err != nil {
 		return v, err
 	}
+	// One that is fenced, removed or still being filled has not what the others
+	// have, and answers nobody.
+	v.leftOut = regions.keep(func(name string) bool {
+		m := status.GetMembership().Named(name)
+		return m == nil || m.GetState().Votes()
+	})
 	v.regions = regions.names
 	if v.outcome, err = scan.Settle(a.ctx, a.scans(regions), c.Wait, settlePause); err != nil {
 		return v, err
@@ -57,7 +64,7 @@ func (v verified) object() map[string]any {
 	}
 	return map[string]any{
 		"carts": v.outcome.Carts, "diverged": v.outcome.Diverged, "lag_ms": lagMS(v.pairs),
-		"diverged_carts": first, "regions": v.regions, "rounds": v.outcome.Rounds,
+		"diverged_carts": first, "regions": v.regions, "left_out": v.leftOut, "rounds": v.outcome.Rounds,
 	}
 }
 

@@ -86,8 +86,10 @@ func (s sink) Join(ctx context.Context, iv crdt.Interval, slotLo, slotHi uint32)
 const joinsMax = 64
 
 // JoinCarts implements replication.Sink.
-func (s sink) JoinCarts(ctx context.Context, carts []replication.WholeCart) error {
-	return eachCart(carts, func(c replication.WholeCart) error { return s.router.JoinCart(ctx, c.CartID, c.Data) })
+func (s sink) JoinCarts(ctx context.Context, carts []replication.WholeCart, from crdt.Stream) error {
+	return eachCart(carts, func(c replication.WholeCart) error {
+		return s.router.JoinCart(ctx, c.CartID, c.Data, from.Region, from.Incarnation)
+	})
 }
 
 // eachCart calls join for every cart, joinsMax at a time.

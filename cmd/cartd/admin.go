@@ -9,11 +9,14 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/samecart/samecart/crdt"
 	adminv1 "github.com/samecart/samecart/proto/admin/v1"
+	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
 	"github.com/samecart/samecart/proto/admin/v1/adminv1connect"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 	"github.com/samecart/samecart/region/shard"
 	"github.com/samecart/samecart/replication"
+	"github.com/samecart/samecart/replication/membership"
 )
 
 // Errors of the operations behind the admin service.
@@ -35,7 +38,7 @@ type carts interface {
 	// Fetch returns the carts in the order of the ids, without data where there
 	// is none.
 	Fetch(ctx context.Context, cartIDs []string) ([]replication.WholeCart, error)
-	JoinCarts(ctx context.Context, carts []replication.WholeCart) error
+	JoinCarts(ctx context.Context, carts []replication.WholeCart, from crdt.Stream) error
 }
 
 // operations is what the admin service can do; cartd dev and cartd node each
@@ -48,6 +51,8 @@ type operations interface {
 	node(ctx context.Context, name string, start bool) error
 	region(ctx context.Context, name string, start bool) error
 	repair(ctx context.Context, region, peer string) error
+	// member has the regions agree on a change of how one stands.
+	member(ctx context.Context, req *adminv1.MemberRequest) (*membershipv1.Membership, error)
 }
 
 // admin is the admin service.
@@ -59,7 +64,7 @@ func adminError(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, errNoDrills), errors.Is(err, errRefused):
+	case errors.Is(err, errNoDrills), errors.Is(err, errRefused), errors.Is(err, membership.ErrRefused):
 		return connect.NewError(connect.CodeFailedPrecondition, err)
 	case errors.Is(err, errUnknown):
 		return connect.NewError(connect.CodeNotFound, err)
@@ -187,6 +192,65 @@ func (a admin) Repair(ctx context.Context, req *connect.Request[adminv1.RepairRe
 	return connect.NewResponse(&adminv1.RepairResponse{}), nil
 }
 
+// Member implements the service.
+func (a admin) Member(ctx context.Context, req *connect.Request[adminv1.MemberRequest]) (*connect.Response[adminv1.MemberResponse], error) {
+	m := req.Msg
+	switch {
+	case m.Region == "":
+		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("no region given"))
+	case m.RegionId > 0xffff:
+		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("region id %d: give 1 to 65535", m.RegionId))
+	}
+	for _, u := range append(slices.Clone(m.Peers), m.Address) {
+		if u != "" && !isURL(u, "http", "https") {
+			return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("address %q: give http://HOST:PORT or https://HOST", u))
+		}
+	}
+	doc, err := a.ops.member(ctx, m)
+	if err != nil {
+		return nil, adminError(err)
+	}
+	return connect.NewResponse(&adminv1.MemberResponse{Membership: doc}), nil
+}
+
+// memberChange is the change that a request asks for.
+func memberChange(m *adminv1.MemberRequest) (membership.Change, error) {
+	switch m.Action {
+	case adminv1.MemberRequest_ACTION_ADD:
+		return membership.Add(m.Region, membership.Newcomer{ID: m.RegionId, Peers: m.Peers, Address: m.Address}), nil
+	case adminv1.MemberRequest_ACTION_DRAIN:
+		return membership.Drain(m.Region), nil
+	case adminv1.MemberRequest_ACTION_FENCE:
+		return membership.Fence(m.Region), nil
+	case adminv1.MemberRequest_ACTION_REMOVE:
+		return membership.Remove(m.Region), nil
+	case adminv1.MemberRequest_ACTION_UNSPECIFIED:
+	}
+	return nil, fmt.Errorf("%w: no action given", errRefused)
+}
+
+// changeMember has the regions agree on what a request asks for.
+func (r *roster) changeMember(ctx context.Context, m *adminv1.MemberRequest) (*membershipv1.Membership, error) {
+	ctx, cancel := context.WithTimeout(ctx, memberTimeout)
+	defer cancel()
+	var now *membershipv1.Membership
+	change, err := memberChange(m)
+	switch {
+	case err != nil:
+		return nil, err
+	case m.Force && m.Action == adminv1.MemberRequest_ACTION_FENCE:
+		now, err = r.keeper.Force(ctx, m.Region)
+	default:
+		now, err = r.keeper.Change(ctx, change)
+	}
+	r.take(now)
+	return now, err
+}
+
+// memberTimeout bounds the deciding: some round trips, and a silent region's wait
+// in each.
+const memberTimeout = 15 * time.Second
+
 // Limits of the calls that carry whole carts. The largest cart takes less than
 // half of adminBytesMax, which bounds a request.
 const (
@@ -269,7 +333,7 @@ func (a admin) Import(ctx context.Context, req *connect.Request[adminv1.ImportRe
 	if _, err := replication.ValidateCarts(whole, limits); err != nil {
 		return nil, connect.NewError(connect.CodeInvalidArgument, err)
 	}
-	if err := r.JoinCarts(ctx, whole); err != nil {
+	if err := r.JoinCarts(ctx, whole, crdt.Stream{}); err != nil {
 		return nil, adminError(err)
 	}
 	return connect.NewResponse(&adminv1.ImportResponse{}), nil

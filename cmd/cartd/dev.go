@@ -23,6 +23,7 @@ import (
 
 	"github.com/samecart/samecart/crdt"
 	adminv1 "github.com/samecart/samecart/proto/admin/v1"
+	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
 	"github.com/samecart/samecart/region"
 	"github.com/samecart/samecart/region/cache"
 	"github.com/samecart/samecart/region/link"
@@ -82,7 +83,9 @@ type devRegion struct {
 	id      uint16
 	address string // host:port of the API
 	place   place
-	peers   []replication.PeerRegion
+	roster  *roster
+	clients map[string]*rpc.PeerClient // to the other regions
+	follow  context.CancelFunc // ends the roster's run
 	gate    *link.Mux
 	router  *region.Router
 	hot     cache.Cache
@@ -399,12 +402,16 @@ func (r *devRegion) prepare(public net.Listener) error {
 	r.place = place{
 		cluster: "dev", region: r.name, id: crdt.RegionID(r.id), nodes: names, shards: d.cmd.Shards, incarnation: d.cmd.Incarnation,
 		dial: r.dial, hot: r.hot, fetcher: fetch, limits: d.cmd.limits, metrics: d.metrics,
-		log: d.log.With(slog.String("region", r.name)),
+		log: d.log.With(slog.String("region", r.name)), roster: r.roster,
 	}
 	if r.gate, err = r.place.mux(r.name+"/gateway", devSizes().timing.Heartbeat); err != nil {
 		return err
 	}
 	r.router = region.NewRouter(r.place.routerConfig(), r.gate)
+	r.roster.attach(r.router)
+	var following context.Context
+	following, r.follow = context.WithCancel(context.Background())
+	go r.roster.run(following)
 	if err := r.acceptPeers(); err != nil {
 		return err
 	}
@@ -473,13 +480,15 @@ func (r *devRegion) startNodes() error {
 	for i, name := range r.place.nodes {
 		r.nodes[name].member.start(listeners[i])
 	}
+	// From here on a region without data is one that lost it.
+	r.place.mayForm = func(ctx context.Context) (uint32, error) { return mayForm(ctx, r.place, r.clients) }
 	return nil
 }
 
 // openNode is called with mu held.
 func (r *devRegion) openNode(n *devNode) error {
 	dir := filepath.Join(r.dev.dir, r.name, filepath.Base(n.name))
-	m, err := openMember(r.place, n.name, dir, devSizes(), r.peers, r.dev.fail)
+	m, err := openMember(r.place, n.name, dir, devSizes(), r.dev.fail)
 	if err != nil {
 		return fmt.Errorf("start node %s: %w", n.name, err)
 	}
@@ -506,6 +515,9 @@ func (r *devRegion) stop() {
 		}
 	}
 	stopping.Wait()
+	if r.follow != nil {
+		r.follow()
+	}
 	var err error
 	if r.gate != nil {
 		err = r.gate.Close()
@@ -569,6 +581,28 @@ func (d *dev) carts(name string) (carts, error) {
 	return sink{r.router}, nil
 }
 
+// member asks a region that takes edits to have the others agree: one that is
+// cut off or down cannot.
+func (d *dev) member(ctx context.Context, req *adminv1.MemberRequest) (*membershipv1.Membership, error) {
+	ask := d.all[0]
+	for _, r := range slices.Backward(d.all) {
+		if r.name != req.Region && r.serving.Load() && r.readySoon(ctx) {
+			ask = r
+		}
+	}
+	return ask.roster.changeMember(ctx, req)
+}
+
+// membership is the newest document that any region knows.
+func (d *dev) membership() (newest *membershipv1.Membership) {
+	for _, r := range d.all {
+		if m := r.roster.newest(); m.Newer(newest) {
+			newest = m
+		}
+	}
+	return newest
+}
+
 func (d *dev) repair(ctx context.Context, name, peer string) error {
 	r, err := d.find(name)
 	if err != nil {
@@ -581,7 +615,7 @@ func (d *dev) repair(ctx context.Context, name, peer string) error {
 }
 
 func (d *dev) regions(ctx context.Context) *adminv1.RegionsResponse {
-	out := &adminv1.RegionsResponse{}
+	out := &adminv1.RegionsResponse{Membership: d.membership()}
 	for i, r := range d.all {
 		st := statusOf(r.place, "http://"+r.address, r.router.Status(ctx))
 		st.Ready = st.Ready && r.serving.Load()

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 
 	"github.com/samecart/samecart/crdt"
@@ -14,24 +15,38 @@ import (
 // up at each dial: other regions come later, and come back elsewhere.
 func (r *devRegion) connectPeers() (fetcher, error) {
 	f := fetcher{peers: make(map[crdt.RegionID]*rpc.PeerClient)}
+	ways := make(map[crdt.RegionID]way)
+	r.clients = make(map[string]*rpc.PeerClient)
 	for _, o := range devRegions {
 		if o.name == r.name {
 			continue
 		}
 		through := r.dev.faults.dialer(r.name, o.name)
-		client, err := peerClient(r.name, func(ctx context.Context, network, _ string) (net.Conn, error) {
+		dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
 			addr, err := r.dev.peerAddress(o.name)
 			if err != nil {
 				return nil, err
 			}
 			return through(ctx, network, addr)
-		}, nil, []string{"http://" + o.name})
+		}
+		client, err := peerClient(r.name, dial, nil, []string{"http://" + o.name})
+		if err != nil {
+			return f, err
+		}
+		member, err := membershipClient(r.name, dial, nil, []string{"http://" + o.name})
 		if err != nil {
 			return f, err
 		}
 		f.peers[crdt.RegionID(o.id)] = client
-		r.peers = append(r.peers, replication.PeerRegion{ID: crdt.RegionID(o.id), Name: o.name, Transport: client})
+		r.clients[o.name] = client
+		ways[crdt.RegionID(o.id)] = way{replication.PeerRegion{ID: crdt.RegionID(o.id), Name: o.name, Transport: client}, member}
 	}
+	ids := make(map[string]uint16)
+	for _, o := range devRegions {
+		ids[o.name] = o.id
+	}
+	r.roster = newRoster(r.name, ids, ways, r.dev.log.With(slog.String("region", r.name)))
+	f.names = r.roster.names
 	return f, nil
 }
 
@@ -58,13 +73,7 @@ func (d *dev) setPeerAddress(name, addr string) {
 
 // acceptPeers opens the region to the others.
 func (r *devRegion) acceptPeers() error {
-	names := make(map[crdt.RegionID]string)
-	for _, o := range devRegions {
-		if o.name != r.name {
-			names[crdt.RegionID(o.id)] = o.name
-		}
-	}
-	s, err := peerServer(r.router, names, nil)
+	s, err := peerServer(r.router, r.roster, nil)
 	if err != nil {
 		return err
 	}

@@ -28,8 +28,9 @@ type place struct {
 	nodes   []string
 	shards  uint32
 
-	incarnation uint32                      // of a region that is new; a gateway needs none
-	mayForm     func(context.Context) error // see region.Config
+	incarnation uint32                                // of a region that is new; a gateway needs none
+	mayForm     func(context.Context) (uint32, error) // see region.Config
+	roster      *roster                               // nil for a gateway
 	dial        link.Dialer
 	verify      func(conn net.Conn, node string) error // nil: links are not checked
 	hot         cache.Cache
@@ -78,12 +79,12 @@ type member struct {
 
 // openMember opens a node's data; nothing runs before start. The node tells
 // fatal when it must not go on.
-func openMember(p place, name, dir string, sz sizes, peers []replication.PeerRegion, fatal func(error)) (*member, error) {
+func openMember(p place, name, dir string, sz sizes, fatal func(error)) (*member, error) {
 	mux, err := p.mux(name, sz.timing.Heartbeat)
 	if err != nil {
 		return nil, err
 	}
-	g := &gossipers{place: p, peers: peers, throttle: replication.NewThrottle(sz.repairBandwidth)}
+	g := &gossipers{place: p, throttle: replication.NewThrottle(sz.repairBandwidth)}
 	st := store.DefaultConfig(dir, p.log)
 	st.MemTableBytes = sz.memtable
 	node, err := region.Open(region.Config{
@@ -143,26 +144,54 @@ func (m *member) kill() {
 // regions.
 type gossipers struct {
 	place    place
-	peers    []replication.PeerRegion
 	throttle *replication.Throttle
 
 	mu      sync.Mutex // guards running
 	running map[uint32]*replication.Gossiper
 }
 
+// run gossips while the shard is led here, with those who are members; the first
+// shard's leader keeps the region's part of the membership as well.
 func (g *gossipers) run(ctx context.Context, s *shard.Shard) {
-	if len(g.peers) == 0 {
-		<-ctx.Done()
-		return
+	var keeping sync.WaitGroup
+	defer keeping.Wait()
+	if s.ID() == 0 {
+		keeping.Go(func() { _ = g.place.roster.keeper.Run(ctx) }) // it returns nil
 	}
-	gossip, err := replication.New(deltaLog{s}, g.place.region, g.peers, replication.DefaultConfig(), g.place.log,
+	for ctx.Err() == nil {
+		peers, changed, ok := g.place.roster.gossip()
+		if !ok || len(peers) == 0 {
+			// Nobody takes rows: they stay, for when somebody does.
+			select {
+			case <-ctx.Done():
+			case <-changed:
+			}
+			continue
+		}
+		g.with(ctx, s, peers, changed)
+	}
+}
+
+// with gossips with the given peers until ctx ends or they change.
+func (g *gossipers) with(ctx context.Context, s *shard.Shard, peers []replication.PeerRegion, changed <-chan struct{}) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	gossip, err := replication.New(deltaLog{s}, g.place.region, peers, replication.DefaultConfig(), g.place.log,
 		replication.Options{Throttle: g.throttle, Seed: rand.Uint64(), Events: g.place.metrics.gossipEvents(g.place.region)})
 	if err != nil {
 		g.place.log.Error("gossip not started", slog.Any("err", err))
+		<-ctx.Done()
 		return
 	}
 	g.set(s.ID(), gossip)
 	defer g.set(s.ID(), nil)
+	go func() {
+		select {
+		case <-changed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	if err := gossip.Run(ctx); err != nil && ctx.Err() == nil {
 		g.place.log.Error("gossip ended", slog.Any("err", err))
 	}

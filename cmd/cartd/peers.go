@@ -44,6 +44,23 @@ func peerClient(from string, dial dialFunc, conf *tls.Config, urls []string) (*r
 	if err != nil {
 		return nil, err
 	}
+	hc, err := peerHTTPClient(from, dial, conf)
+	if err != nil {
+		return nil, err
+	}
+	return rpc.NewPeerClient(hc, urls, codec)
+}
+
+// membershipClient reaches another region's part of the membership.
+func membershipClient(from string, dial dialFunc, conf *tls.Config, urls []string) (*rpc.MembershipClient, error) {
+	hc, err := peerHTTPClient(from, dial, conf)
+	if err != nil {
+		return nil, err
+	}
+	return rpc.NewMembershipClient(hc, urls)
+}
+
+func peerHTTPClient(from string, dial dialFunc, conf *tls.Config) (*http.Client, error) {
 	hc := rpc.PeerHTTPClient(conf)
 	tr, ok := hc.Transport.(*http.Transport)
 	if !ok {
@@ -51,16 +68,16 @@ func peerClient(from string, dial dialFunc, conf *tls.Config, urls []string) (*r
 	}
 	tr.DialContext = dial
 	hc.Transport = fromRegion{from, tr}
-	return rpc.NewPeerClient(hc, urls, codec)
+	return hc, nil
 }
 
 // peerServer serves other regions.
-func peerServer(router *region.Router, names map[crdt.RegionID]string, identity func(*http.Request) (string, bool)) (*http.Server, error) {
+func peerServer(router *region.Router, r *roster, identity func(*http.Request) (string, bool)) (*http.Server, error) {
 	codec, err := replication.NewCodec(intervalBytesMax)
 	if err != nil {
 		return nil, err
 	}
-	cfg := rpc.DefaultPeerConfig(func() map[crdt.RegionID]string { return names })
+	cfg := rpc.DefaultPeerConfig(r.names)
 	cfg.Identity = identity
 	h, err := rpc.NewPeerHandler(sink{router}, codec, cfg)
 	if err != nil {
@@ -68,6 +85,7 @@ func peerServer(router *region.Router, names map[crdt.RegionID]string, identity 
 	}
 	mux := http.NewServeMux()
 	mux.Handle(h.Handler())
+	mux.Handle(rpc.NewMembershipHandler(r.voter(), rpc.MembershipConfig{Known: r.knows, Identity: identity}))
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
@@ -87,6 +105,8 @@ func peerServer(router *region.Router, names map[crdt.RegionID]string, identity 
 // fetcher brings whole carts from other regions.
 type fetcher struct {
 	peers map[crdt.RegionID]*rpc.PeerClient
+	// names are the regions whose carts may be joined now.
+	names func() map[crdt.RegionID]string
 }
 
 var _ region.Fetcher = fetcher{}
@@ -98,7 +118,7 @@ const fetchTimeout = 500 * time.Millisecond
 // Fetch implements region.Fetcher.
 func (f fetcher) Fetch(ctx context.Context, id crdt.RegionID, cartID string) ([]byte, error) {
 	peer, ok := f.peers[id]
-	if !ok {
+	if _, member := f.names()[id]; !ok || !member {
 		return nil, fmt.Errorf("region %d is no peer", id)
 	}
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)

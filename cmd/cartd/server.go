@@ -13,6 +13,7 @@ import (
 
 	"github.com/samecart/samecart/crdt"
 	adminv1 "github.com/samecart/samecart/proto/admin/v1"
+	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
 	"github.com/samecart/samecart/proto/catalog/v1/catalogv1connect"
 	"github.com/samecart/samecart/region"
 	"github.com/samecart/samecart/region/cache"
@@ -92,20 +93,39 @@ func (s *server) dialNode(ctx context.Context, node string) (net.Conn, error) {
 }
 
 // connectPeers makes the ways to the other regions.
-func (s *server) connectPeers(peers map[string]string) ([]replication.PeerRegion, error) {
-	var out []replication.PeerRegion
+func (s *server) connectPeers(peers map[string]string) error {
 	byID := make(map[crdt.RegionID]*rpc.PeerClient)
+	ways := make(map[crdt.RegionID]way)
+	ids := map[string]uint16{s.conf.Region: s.conf.Regions[s.conf.Region]}
 	for name, urls := range peers {
-		client, err := peerClient(s.conf.Region, s.faults.dialer(s.conf.Region, name), s.certs.clientConfig(), splitURLs(urls))
-		if err != nil {
-			return nil, fmt.Errorf("--peers %s: %w", name, err)
-		}
 		id := crdt.RegionID(s.conf.Regions[name])
-		s.peers[name], byID[id] = client, client
-		out = append(out, replication.PeerRegion{ID: id, Name: name, Transport: client})
+		client, w, err := s.wayTo(id, name, splitURLs(urls))
+		if err != nil {
+			return fmt.Errorf("--peers %s: %w", name, err)
+		}
+		s.peers[name], byID[id], ways[id], ids[name] = client, client, w, uint16(id)
 	}
-	s.place.fetcher = fetcher{peers: byID}
-	return out, nil
+	s.place.roster = newRoster(s.conf.Region, ids, ways, s.log)
+	s.place.roster.connect = func(m *membershipv1.Member) (way, error) {
+		_, w, err := s.wayTo(crdt.RegionID(m.RegionId), m.Region, m.Peers)
+		return w, err
+	}
+	s.place.fetcher = fetcher{peers: byID, names: s.place.roster.names}
+	return nil
+}
+
+// wayTo makes the way to another region.
+func (s *server) wayTo(id crdt.RegionID, name string, urls []string) (*rpc.PeerClient, way, error) {
+	dial, conf := s.faults.dialer(s.conf.Region, name), s.certs.clientConfig()
+	client, err := peerClient(s.conf.Region, dial, conf, urls)
+	if err != nil {
+		return nil, way{}, err
+	}
+	member, err := membershipClient(s.conf.Region, dial, conf, urls)
+	if err != nil {
+		return nil, way{}, err
+	}
+	return client, way{replication.PeerRegion{ID: id, Name: name, Transport: client}, member}, nil
 }
 
 func splitURLs(list string) []string {
@@ -240,11 +260,10 @@ func (s *server) runNode(ctx context.Context, c *nodeCommand) (err error) {
 		}
 		defer func() { _ = listeners[i].Close() }() // mostly closed by its server
 	}
-	peers, err := s.connectPeers(c.Peers)
-	if err != nil {
+	if err := s.connectPeers(c.Peers); err != nil {
 		return usageError{err}
 	}
-	s.place.incarnation, s.place.mayForm = c.Incarnation, func(ctx context.Context) error {
+	s.place.incarnation, s.place.mayForm = c.Incarnation, func(ctx context.Context) (uint32, error) {
 		return mayForm(ctx, s.place, s.peers)
 	}
 	sz := sizes{
@@ -255,19 +274,19 @@ func (s *server) runNode(ctx context.Context, c *nodeCommand) (err error) {
 	if s.certs != nil {
 		linkLn = s.certs.listener(linkLn)
 	}
-	m, err := openMember(s.place, c.name(), c.Data, sz, peers, s.fail)
+	m, err := openMember(s.place, c.name(), c.Data, sz, s.fail)
 	if err != nil {
 		return mendable(err)
 	}
 	s.router, s.mux = m.node.Router, m.mux
+	s.place.roster.attach(s.router)
+	following, unfollow := context.WithCancel(ctx)
+	defer unfollow()
+	go s.place.roster.run(following)
 	m.mux.Handle(kindFault, s.onFault) // before anybody can call it
 	m.start(linkLn)
 	defer func() { err = errors.Join(err, m.stop()) }()
-	names := make(map[crdt.RegionID]string)
-	for name := range c.Peers {
-		names[crdt.RegionID(c.Regions[name])] = name
-	}
-	inbound, err := peerServer(s.router, names, s.certs.identity(c.Regions))
+	inbound, err := peerServer(s.router, s.place.roster, s.certs.identity(c.Regions))
 	if err != nil {
 		return err
 	}
@@ -330,6 +349,9 @@ var _ operations = (*server)(nil)
 // others whether they answer.
 func (s *server) regions(ctx context.Context) *adminv1.RegionsResponse {
 	out := &adminv1.RegionsResponse{}
+	if r := s.place.roster; r != nil {
+		out.Membership = r.newest()
+	}
 	for _, name := range sortedKeys(s.conf.Regions) {
 		if name == s.conf.Region {
 			out.Regions = append(out.Regions, statusOf(s.place, s.conf.Addresses[name], s.router.Status(ctx)))
@@ -359,6 +381,13 @@ func (s *server) carts(name string) (carts, error) {
 		return nil, fmt.Errorf("%w: carts of region %q are not read whole or joined from here; ask at its own address", errUnknown, name)
 	}
 	return sink{s.router}, nil
+}
+
+func (s *server) member(ctx context.Context, req *adminv1.MemberRequest) (*membershipv1.Membership, error) {
+	if s.place.roster == nil {
+		return nil, fmt.Errorf("%w: a gateway has no part in the membership; ask a node", errRefused)
+	}
+	return s.place.roster.changeMember(ctx, req)
 }
 
 func (s *server) repair(ctx context.Context, name, peer string) error {

@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"github.com/samecart/samecart/crdt"
+	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 	"github.com/samecart/samecart/region/store"
 )
@@ -38,8 +39,17 @@ func (s *Shard) check(cmd *regionv1.Command) error {
 		return s.checkCart(c.JoinCart.GetCartId())
 	case *regionv1.Command_MoveCursor:
 		return checkRegion(c.MoveCursor.GetRegionId())
-	case *regionv1.Command_TrimLog, *regionv1.Command_ExpireOps:
+	case *regionv1.Command_TrimLog, *regionv1.Command_ExpireOps, *regionv1.Command_Reincarnate, *regionv1.Command_Reissue:
 		return nil
+	case *regionv1.Command_SetMembership:
+		return checkMembership(c.SetMembership.GetMembership())
+	case *regionv1.Command_Prepare:
+		return s.checkVote(c.Prepare.GetBallot())
+	case *regionv1.Command_Accept:
+		if err := checkMembership(c.Accept.GetValue()); err != nil {
+			return err
+		}
+		return s.checkVote(c.Accept.GetBallot())
 	}
 	// Init is the leader's own, and does not come this way.
 	return fmt.Errorf("command %T is not known here; install the version that sends it", cmd.GetCommand())
@@ -62,6 +72,38 @@ func (s *Shard) checkEdit(e *regionv1.Edit) error {
 		}
 	}
 	return s.checkCart(e.GetCartId())
+}
+
+// membersMax is far above the number of regions that there can be.
+const membersMax = 256
+
+// checkMembership refuses documents that nobody could have decided.
+func checkMembership(m *membershipv1.Membership) error {
+	if m.GetEpoch() == 0 || len(m.GetMembers()) == 0 || len(m.GetMembers()) > membersMax {
+		return fmt.Errorf("membership of epoch %d with %d regions", m.GetEpoch(), len(m.GetMembers()))
+	}
+	last := uint32(0)
+	for _, e := range m.GetMembers() {
+		if err := checkRegion(e.GetRegionId()); err != nil {
+			return err
+		}
+		if e.GetRegionId() <= last || e.GetRegion() == "" {
+			return fmt.Errorf("membership of epoch %d: region %d (%q) comes after %d", m.GetEpoch(), e.GetRegionId(), e.GetRegion(), last)
+		}
+		last = e.GetRegionId()
+	}
+	return nil
+}
+
+// checkVote: the first shard votes for the region.
+func (s *Shard) checkVote(b *membershipv1.Ballot) error {
+	if s.cfg.ID != 0 {
+		return fmt.Errorf("shard %d has no vote: shard 0 has", s.cfg.ID)
+	}
+	if b.GetRound() == 0 {
+		return errors.New("ballot without a round")
+	}
+	return nil
 }
 
 // checkCart refuses carts whose digests another shard has.

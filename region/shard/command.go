@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/samecart/samecart/crdt"
+	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 	"github.com/samecart/samecart/region/store"
 )
@@ -22,6 +23,8 @@ type workspace struct {
 	index  uint64
 	limits *regionv1.Limits
 	at     crdt.Timestamp // the entry's time
+	// members is the newest membership, this batch's included; nil: none yet.
+	members *membershipv1.Membership
 }
 
 // record returns the newest record of a cart, nil when there is none.
@@ -89,6 +92,9 @@ func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
 		if known || err != nil {
 			return out, err
 		}
+	}
+	if !w.members.TakesEdits(uint32(w.tx.Marker().Region)) {
+		return w.refused(e.CartId, old, 0, refusal{code: regionv1.Outcome_CODE_FENCED}), nil
 	}
 	if len(e.IfMatch) > 0 && !matches(e.IfMatch, e.CartId, old) {
 		return w.refused(e.CartId, old, 0, refusal{code: regionv1.Outcome_CODE_VERSION_CONFLICT}), nil
@@ -410,6 +416,9 @@ func (w *workspace) joinRows(j *regionv1.JoinRows, flush func() error) (*regionv
 	if err != nil {
 		return nil, err
 	}
+	if w.members.Refuses(j.RegionId, j.Incarnation) {
+		return &regionv1.Outcome{Code: regionv1.Outcome_CODE_FENCED, Cursor: cursor, Index: w.index}, nil
+	}
 	if cursor < j.Lo {
 		return &regionv1.Outcome{Code: regionv1.Outcome_CODE_GAP, Cursor: cursor, Index: w.index}, nil
 	}
@@ -534,6 +543,9 @@ func (w *workspace) observe(at crdt.Timestamp) {
 // may be committed before the cart (see joinRows): learning one again changes
 // nothing.
 func (w *workspace) joinCart(j *regionv1.JoinCart, flush func() error) (*regionv1.Outcome, error) {
+	if j.RegionId != 0 && w.members.Refuses(j.RegionId, j.Incarnation) {
+		return &regionv1.Outcome{Code: regionv1.Outcome_CODE_FENCED, Index: w.index}, nil
+	}
 	remote, err := crdt.DecodeState(j.State)
 	if err != nil {
 		return nil, fmt.Errorf("cart %q at index %d: %w", j.CartId, w.index, err)

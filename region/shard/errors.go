@@ -20,6 +20,9 @@ var (
 	ErrOverloaded = errors.New("shard overloaded")
 	// ErrTooLarge: the command does not fit an entry; nothing was taken.
 	ErrTooLarge = errors.New("command too large")
+	// ErrFenced: the region, or the one that sent it, is fenced or drained;
+	// nothing was taken.
+	ErrFenced = errors.New("region is fenced")
 	// ErrMalformed: no member could apply the command; nothing was taken.
 	ErrMalformed = errors.New("malformed command")
 )

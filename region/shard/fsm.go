@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/samecart/samecart/crdt"
+	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 	"github.com/samecart/samecart/region/store"
 )
@@ -32,6 +33,8 @@ type fsm struct {
 	slots *Slots
 	fatal func(error)
 	stats func(Applied)
+	// reborn is told the incarnation that the shard goes on under.
+	reborn func(incarnation uint32)
 
 	mu      sync.RWMutex // guards space: Restore replaces it
 	space   *store.Space
@@ -45,6 +48,8 @@ type fsm struct {
 	// publish is called for every record committed, with its bytes, in order
 	// of a cart's versions, while readers already see it.
 	publish func(id string, r *store.Record, encoded []byte)
+
+	members atomic.Pointer[membershipv1.Membership] // as of the last commit; nil: none yet
 }
 
 // Applied says what one transaction did.
@@ -53,14 +58,16 @@ type Applied struct {
 	Index             uint64
 }
 
-func newFSM(space *store.Space, slots *Slots, cacheBytes int64, publish func(string, *store.Record, []byte), stats func(Applied), fatal func(error)) *fsm {
+func newFSM(space *store.Space, slots *Slots, cacheBytes int64, publish func(string, *store.Record, []byte), stats func(Applied), reborn func(uint32), fatal func(error)) (*fsm, error) {
 	f := &fsm{
-		slots: slots, fatal: fatal, stats: stats, space: space, publish: publish,
+		slots: slots, fatal: fatal, stats: stats, reborn: reborn, space: space, publish: publish,
 		changed: make(chan struct{}), head: space.Marker(), sweep: make(chan struct{}, 1),
 		carts: newCarts(cacheBytes), watch: newWatchers(),
 	}
 	f.sweep <- struct{}{}
-	return f
+	members, err := loadMembership(space)
+	f.members.Store(members)
+	return f, err
 }
 
 var _ raft.BatchingFSM = (*fsm)(nil)
@@ -76,7 +83,7 @@ func (f *fsm) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
 // for those that were applied before or are no commands.
 func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	answers := make([]any, len(logs))
-	b := batch{fsm: f, tx: f.current().Begin()}
+	b := batch{fsm: f, tx: f.current().Begin(), members: f.members.Load()}
 	for i, l := range logs {
 		a, err := b.entry(l)
 		if err == nil && b.tx.Full() {
@@ -122,6 +129,7 @@ type batch struct {
 	tx       *store.Tx
 	entries  int
 	commands int
+	members  *membershipv1.Membership // with what is not committed yet
 }
 
 func (b *batch) entry(l *raft.Log) (answer, error) {
@@ -148,9 +156,9 @@ func (b *batch) entry(l *raft.Log) (answer, error) {
 	for i := skip; i < len(e.Commands); i++ {
 		w := &workspace{
 			tx: b.tx, slots: b.fsm.slots, lookup: b.fsm.carts.get,
-			index: l.Index, limits: e.Limits, at: crdt.Timestamp(e.At),
+			index: l.Index, limits: e.Limits, at: crdt.Timestamp(e.At), members: b.members,
 		}
-		o, err := b.command(w, e.Commands[i])
+		o, err := b.command(w, e.Commands[i], i)
 		if err != nil {
 			return nil, err
 		}
@@ -170,7 +178,8 @@ func (b *batch) entry(l *raft.Log) (answer, error) {
 	return out, nil
 }
 
-func (b *batch) command(w *workspace, c *regionv1.Command) (*regionv1.Outcome, error) {
+// command applies a command; place is its place in its entry.
+func (b *batch) command(w *workspace, c *regionv1.Command, place int) (*regionv1.Outcome, error) {
 	flush := func() error {
 		err := b.flush()
 		w.tx = b.tx
@@ -204,6 +213,18 @@ func (b *batch) command(w *workspace, c *regionv1.Command) (*regionv1.Outcome, e
 			m.Region, m.Incarnation = crdt.RegionID(c.Init.RegionId), c.Init.Incarnation
 		}
 		return &regionv1.Outcome{Index: w.index}, nil
+	case *regionv1.Command_SetMembership:
+		out, err := w.setMembership(c.SetMembership.GetMembership())
+		b.members = w.members
+		return out, err
+	case *regionv1.Command_Prepare:
+		return w.vote(func(a *membershipv1.Acceptor) *membershipv1.Vote { return a.Prepare(w.members, c.Prepare) })
+	case *regionv1.Command_Accept:
+		return w.vote(func(a *membershipv1.Acceptor) *membershipv1.Vote { return a.Accept(w.members, c.Accept) })
+	case *regionv1.Command_Reincarnate:
+		return b.reincarnate(w, c.Reincarnate, place)
+	case *regionv1.Command_Reissue:
+		return w.reissue(c.Reissue.GetTo(), flush)
 	}
 	return nil, fmt.Errorf("command of unknown kind %T: install the newer binary", c.Command)
 }
@@ -248,6 +269,7 @@ func (b *batch) commit() error {
 		f.changed = make(chan struct{})
 	}
 	f.mu.Unlock()
+	f.members.Store(b.members)
 	for _, p := range records {
 		f.watch.notify(p.id)
 		f.publish(p.id, p.r, p.encoded)
@@ -319,6 +341,18 @@ func (f *fsm) Restore(rc io.ReadCloser) error {
 		f.fatal(err) // F3: the library only logs it
 		return err
 	}
+	members, err := loadMembership(next)
+	if err != nil {
+		f.fatal(err)
+		return err
+	}
+	f.members.Store(members)
+	f.replace(next)
+	return nil
+}
+
+// replace makes a space of another generation the current one.
+func (f *fsm) replace(next *store.Space) {
 	f.mu.Lock()
 	f.space = next
 	f.head = next.Marker()
@@ -327,11 +361,11 @@ func (f *fsm) Restore(rc io.ReadCloser) error {
 	f.mu.Unlock()
 	f.carts.reset()
 	f.watch.notifyAll()
+	f.reborn(next.Marker().Incarnation)
 	select {
 	case f.sweep <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
 // carts holds decoded records under a byte bound, the least recently used

@@ -75,12 +75,15 @@ func (r *rig) open() {
 	if err != nil {
 		r.t.Fatalf("open space: %v", err)
 	}
-	r.fsm = newFSM(sp, NewSlots(1), 1<<20, func(id string, _ *store.Record, _ []byte) {
+	r.fsm, err = newFSM(sp, NewSlots(1), 1<<20, func(id string, _ *store.Record, _ []byte) {
 		r.published = append(r.published, id)
 		if r.onPublish != nil {
 			r.onPublish(id)
 		}
-	}, func(Applied) {}, func(err error) { r.fatal = err })
+	}, func(Applied) {}, func(uint32) {}, func(err error) { r.fatal = err })
+	if err != nil {
+		r.t.Fatalf("open fsm: %v", err)
+	}
 	r.index = r.fsm.marker().Applied
 }
 

@@ -154,6 +154,8 @@ type Config struct {
 	Published func(cartID string, r *store.Record, encoded []byte, leader bool)
 	// Applied is called for each transaction; it must not block.
 	Applied func(Applied)
+	// Reborn is called when the shard goes on under another incarnation.
+	Reborn func(incarnation uint32)
 	// Fatal is called when the shard's state can no longer be trusted.
 	Fatal func(error)
 	// Lead runs while this node leads the shard and is ready; its context
@@ -216,8 +218,12 @@ func Open(cfg Config, space *store.Space, stores Stores, tr Transport, servers [
 		cfg: cfg, stores: stores, notify: make(chan bool, 16),
 		queue: make(chan *proposal, cfg.QueueMax), stopped: make(chan struct{}), log: cfg.Log.With(slog.Uint64("shard", uint64(cfg.ID))),
 	}
-	s.fsm = newFSM(space, cfg.Slots, cfg.CacheBytes,
-		func(id string, r *store.Record, encoded []byte) { cfg.Published(id, r, encoded, s.Leads()) }, cfg.Applied, cfg.Fatal)
+	var err error
+	s.fsm, err = newFSM(space, cfg.Slots, cfg.CacheBytes,
+		func(id string, r *store.Record, encoded []byte) { cfg.Published(id, r, encoded, s.Leads()) }, cfg.Applied, cfg.Reborn, cfg.Fatal)
+	if err != nil {
+		return nil, fmt.Errorf("shard %d: %w", cfg.ID, err)
+	}
 
 	conf := raft.DefaultConfig()
 	conf.LocalID = cfg.Server
@@ -386,6 +392,9 @@ func (s *Shard) Read(ctx context.Context, id string, strong bool) (*store.Record
 	if !s.Leads() || s.draining.Load() {
 		return nil, s.notLeader()
 	}
+	if err := s.readable(); err != nil {
+		return nil, err
+	}
 	// The record is read first: what is confirmed afterwards is that nobody
 	// else could have acknowledged a newer one by then.
 	r, err := s.fsm.record(id)
@@ -404,7 +413,20 @@ func (s *Shard) Read(ctx context.Context, id string, strong bool) (*store.Record
 }
 
 // Local returns the cart's record as this node has it, perhaps behind.
-func (s *Shard) Local(id string) (*store.Record, error) { return s.fsm.record(id) }
+func (s *Shard) Local(id string) (*store.Record, error) {
+	if err := s.readable(); err != nil {
+		return nil, err
+	}
+	return s.fsm.record(id)
+}
+
+// readable refuses shoppers' reads of a region that lacks what it should have.
+func (s *Shard) readable() error {
+	if m := s.fsm.members.Load(); !m.TakesReads(uint32(s.cfg.Region)) {
+		return fmt.Errorf("%w: epoch %d", ErrFenced, m.GetEpoch())
+	}
+	return nil
+}
 
 // Wait returns a channel that is closed when the cart changes on this node,
 // and a function to call when it is not waited for any more.

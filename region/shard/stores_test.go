@@ -100,6 +100,7 @@ func TestDamagedLogIsRefused(t *testing.T) {
 	_, tr = raft.NewInmemTransport("n1")
 	_, err = Open(Config{
 		Slots: NewSlots(1), Region: 1, Server: "n1", Node: "n1", Timing: DefaultTiming(), QueueMax: 1,
+		Reborn:    func(uint32) {},
 		Published: func(string, *store.Record, []byte, bool) {}, Applied: func(Applied) {}, Fatal: func(error) {}, Log: slog.New(slog.DiscardHandler),
 	}, space, stores, tr, servers)
 	if !errors.Is(err, ErrLogDamaged) {
@@ -120,6 +121,7 @@ func TestEmptiedLogIsRefused(t *testing.T) {
 	_, tr := raft.NewInmemTransport("n1")
 	_, err = Open(Config{
 		Slots: NewSlots(1), Region: 1, Server: "n1", Node: "n1", Timing: DefaultTiming(), QueueMax: 1, HadState: true,
+		Reborn:    func(uint32) {},
 		Published: func(string, *store.Record, []byte, bool) {}, Applied: func(Applied) {}, Fatal: func(error) {}, Log: slog.New(slog.DiscardHandler),
 	}, space, Stores{Log: mem, Stable: mem, Snapshots: raft.NewInmemSnapshotStore(), Close: func() error { return nil }}, tr,
 		[]raft.Server{{ID: "n1", Address: "n1"}})

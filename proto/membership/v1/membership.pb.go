@@ -304,8 +304,9 @@ type CurrentRequest struct {
 	Region   string `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
 	// Its document; absent while it has none.
 	Membership *Membership `protobuf:"bytes,3,opt,name=membership,proto3" json:"membership,omitempty"`
-	// Also say whether the asker has all carts that the asked region has.
-	Equal         bool `protobuf:"varint,4,opt,name=equal,proto3" json:"equal,omitempty"`
+	// Also say whether all digests were found equal with the asker's, at most this
+	// long ago; 0: do not.
+	EqualWithinMs int64 `protobuf:"varint,4,opt,name=equal_within_ms,json=equalWithinMs,proto3" json:"equal_within_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -361,19 +362,17 @@ func (x *CurrentRequest) GetMembership() *Membership {
 	return nil
 }
 
-func (x *CurrentRequest) GetEqual() bool {
+func (x *CurrentRequest) GetEqualWithinMs() int64 {
 	if x != nil {
-		return x.Equal
+		return x.EqualWithinMs
 	}
-	return false
+	return 0
 }
 
 type CurrentResponse struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Membership *Membership            `protobuf:"bytes,1,opt,name=membership,proto3" json:"membership,omitempty"`
-	// Digests of all slots were found equal with the asker's after the document
-	// was taken in.
-	Equal         bool `protobuf:"varint,2,opt,name=equal,proto3" json:"equal,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Membership    *Membership            `protobuf:"bytes,1,opt,name=membership,proto3" json:"membership,omitempty"`
+	Equal         bool                   `protobuf:"varint,2,opt,name=equal,proto3" json:"equal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -527,6 +526,68 @@ func (x *AcceptRequest) GetBallot() *Ballot {
 	return nil
 }
 
+// Acceptor is what a region has promised and accepted for the epoch after its
+// document's.
+type Acceptor struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Promised      *Ballot                `protobuf:"bytes,1,opt,name=promised,proto3" json:"promised,omitempty"`
+	Accepted      *Ballot                `protobuf:"bytes,2,opt,name=accepted,proto3" json:"accepted,omitempty"`
+	Value         *Membership            `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Acceptor) Reset() {
+	*x = Acceptor{}
+	mi := &file_membership_v1_membership_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Acceptor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Acceptor) ProtoMessage() {}
+
+func (x *Acceptor) ProtoReflect() protoreflect.Message {
+	mi := &file_membership_v1_membership_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Acceptor.ProtoReflect.Descriptor instead.
+func (*Acceptor) Descriptor() ([]byte, []int) {
+	return file_membership_v1_membership_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Acceptor) GetPromised() *Ballot {
+	if x != nil {
+		return x.Promised
+	}
+	return nil
+}
+
+func (x *Acceptor) GetAccepted() *Ballot {
+	if x != nil {
+		return x.Accepted
+	}
+	return nil
+}
+
+func (x *Acceptor) GetValue() *Membership {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
 // Vote answers for one acceptor, which is a region.
 type Vote struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -544,7 +605,7 @@ type Vote struct {
 
 func (x *Vote) Reset() {
 	*x = Vote{}
-	mi := &file_membership_v1_membership_proto_msgTypes[7]
+	mi := &file_membership_v1_membership_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -556,7 +617,7 @@ func (x *Vote) String() string {
 func (*Vote) ProtoMessage() {}
 
 func (x *Vote) ProtoReflect() protoreflect.Message {
-	mi := &file_membership_v1_membership_proto_msgTypes[7]
+	mi := &file_membership_v1_membership_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -569,7 +630,7 @@ func (x *Vote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Vote.ProtoReflect.Descriptor instead.
 func (*Vote) Descriptor() ([]byte, []int) {
-	return file_membership_v1_membership_proto_rawDescGZIP(), []int{7}
+	return file_membership_v1_membership_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Vote) GetGranted() bool {
@@ -626,14 +687,14 @@ const file_membership_v1_membership_proto_rawDesc = "" +
 	"\aaddress\x18\x06 \x01(\tR\aaddress\";\n" +
 	"\x06Ballot\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\x04R\x05round\x12\x1b\n" +
-	"\tregion_id\x18\x02 \x01(\rR\bregionId\"\x96\x01\n" +
+	"\tregion_id\x18\x02 \x01(\rR\bregionId\"\xa8\x01\n" +
 	"\x0eCurrentRequest\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x129\n" +
 	"\n" +
 	"membership\x18\x03 \x01(\v2\x19.membership.v1.MembershipR\n" +
-	"membership\x12\x14\n" +
-	"\x05equal\x18\x04 \x01(\bR\x05equal\"b\n" +
+	"membership\x12&\n" +
+	"\x0fequal_within_ms\x18\x04 \x01(\x03R\requalWithinMs\"b\n" +
 	"\x0fCurrentResponse\x129\n" +
 	"\n" +
 	"membership\x18\x01 \x01(\v2\x19.membership.v1.MembershipR\n" +
@@ -644,7 +705,11 @@ const file_membership_v1_membership_proto_rawDesc = "" +
 	"\x06ballot\x18\x02 \x01(\v2\x15.membership.v1.BallotR\x06ballot\"o\n" +
 	"\rAcceptRequest\x12/\n" +
 	"\x05value\x18\x01 \x01(\v2\x19.membership.v1.MembershipR\x05value\x12-\n" +
-	"\x06ballot\x18\x02 \x01(\v2\x15.membership.v1.BallotR\x06ballot\"\xec\x01\n" +
+	"\x06ballot\x18\x02 \x01(\v2\x15.membership.v1.BallotR\x06ballot\"\xa1\x01\n" +
+	"\bAcceptor\x121\n" +
+	"\bpromised\x18\x01 \x01(\v2\x15.membership.v1.BallotR\bpromised\x121\n" +
+	"\baccepted\x18\x02 \x01(\v2\x15.membership.v1.BallotR\baccepted\x12/\n" +
+	"\x05value\x18\x03 \x01(\v2\x19.membership.v1.MembershipR\x05value\"\xec\x01\n" +
 	"\x04Vote\x12\x18\n" +
 	"\agranted\x18\x01 \x01(\bR\agranted\x121\n" +
 	"\bpromised\x18\x02 \x01(\v2\x15.membership.v1.BallotR\bpromised\x12/\n" +
@@ -677,7 +742,7 @@ func file_membership_v1_membership_proto_rawDescGZIP() []byte {
 }
 
 var file_membership_v1_membership_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_membership_v1_membership_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_membership_v1_membership_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_membership_v1_membership_proto_goTypes = []any{
 	(State)(0),              // 0: membership.v1.State
 	(*Membership)(nil),      // 1: membership.v1.Membership
@@ -687,7 +752,8 @@ var file_membership_v1_membership_proto_goTypes = []any{
 	(*CurrentResponse)(nil), // 5: membership.v1.CurrentResponse
 	(*PrepareRequest)(nil),  // 6: membership.v1.PrepareRequest
 	(*AcceptRequest)(nil),   // 7: membership.v1.AcceptRequest
-	(*Vote)(nil),            // 8: membership.v1.Vote
+	(*Acceptor)(nil),        // 8: membership.v1.Acceptor
+	(*Vote)(nil),            // 9: membership.v1.Vote
 }
 var file_membership_v1_membership_proto_depIdxs = []int32{
 	2,  // 0: membership.v1.Membership.members:type_name -> membership.v1.Member
@@ -697,21 +763,24 @@ var file_membership_v1_membership_proto_depIdxs = []int32{
 	3,  // 4: membership.v1.PrepareRequest.ballot:type_name -> membership.v1.Ballot
 	1,  // 5: membership.v1.AcceptRequest.value:type_name -> membership.v1.Membership
 	3,  // 6: membership.v1.AcceptRequest.ballot:type_name -> membership.v1.Ballot
-	3,  // 7: membership.v1.Vote.promised:type_name -> membership.v1.Ballot
-	1,  // 8: membership.v1.Vote.value:type_name -> membership.v1.Membership
-	3,  // 9: membership.v1.Vote.accepted:type_name -> membership.v1.Ballot
-	1,  // 10: membership.v1.Vote.decided:type_name -> membership.v1.Membership
-	4,  // 11: membership.v1.MembershipService.Current:input_type -> membership.v1.CurrentRequest
-	6,  // 12: membership.v1.MembershipService.Prepare:input_type -> membership.v1.PrepareRequest
-	7,  // 13: membership.v1.MembershipService.Accept:input_type -> membership.v1.AcceptRequest
-	5,  // 14: membership.v1.MembershipService.Current:output_type -> membership.v1.CurrentResponse
-	8,  // 15: membership.v1.MembershipService.Prepare:output_type -> membership.v1.Vote
-	8,  // 16: membership.v1.MembershipService.Accept:output_type -> membership.v1.Vote
-	14, // [14:17] is the sub-list for method output_type
-	11, // [11:14] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	3,  // 7: membership.v1.Acceptor.promised:type_name -> membership.v1.Ballot
+	3,  // 8: membership.v1.Acceptor.accepted:type_name -> membership.v1.Ballot
+	1,  // 9: membership.v1.Acceptor.value:type_name -> membership.v1.Membership
+	3,  // 10: membership.v1.Vote.promised:type_name -> membership.v1.Ballot
+	1,  // 11: membership.v1.Vote.value:type_name -> membership.v1.Membership
+	3,  // 12: membership.v1.Vote.accepted:type_name -> membership.v1.Ballot
+	1,  // 13: membership.v1.Vote.decided:type_name -> membership.v1.Membership
+	4,  // 14: membership.v1.MembershipService.Current:input_type -> membership.v1.CurrentRequest
+	6,  // 15: membership.v1.MembershipService.Prepare:input_type -> membership.v1.PrepareRequest
+	7,  // 16: membership.v1.MembershipService.Accept:input_type -> membership.v1.AcceptRequest
+	5,  // 17: membership.v1.MembershipService.Current:output_type -> membership.v1.CurrentResponse
+	9,  // 18: membership.v1.MembershipService.Prepare:output_type -> membership.v1.Vote
+	9,  // 19: membership.v1.MembershipService.Accept:output_type -> membership.v1.Vote
+	17, // [17:20] is the sub-list for method output_type
+	14, // [14:17] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_membership_v1_membership_proto_init() }
@@ -725,7 +794,7 @@ func file_membership_v1_membership_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_membership_v1_membership_proto_rawDesc), len(file_membership_v1_membership_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

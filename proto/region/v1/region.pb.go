@@ -619,10 +619,10 @@ func (x *Reincarnate) GetIncarnation() uint32 {
 }
 
 // Reissue writes again, under the shard's incarnation, what no other region
-// has seen of the rows that were kept aside; at most limit of them.
+// has seen of the rows that were kept aside, up to the row with this number.
 type Reissue struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Limit         uint32                 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	To            uint64                 `protobuf:"varint,1,opt,name=to,proto3" json:"to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -657,9 +657,9 @@ func (*Reissue) Descriptor() ([]byte, []int) {
 	return file_region_v1_region_proto_rawDescGZIP(), []int{5}
 }
 
-func (x *Reissue) GetLimit() uint32 {
+func (x *Reissue) GetTo() uint64 {
 	if x != nil {
-		return x.Limit
+		return x.To
 	}
 	return 0
 }
@@ -1913,8 +1913,11 @@ type ShardResponse struct {
 	Cursor      uint64         `protobuf:"varint,5,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	Incarnation uint32         `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	Membership  *v1.Membership `protobuf:"bytes,7,opt,name=membership,proto3" json:"membership,omitempty"`
-	// Rows kept aside that are still to be written again.
-	Left          uint64 `protobuf:"varint,8,opt,name=left,proto3" json:"left,omitempty"`
+	// Rows kept aside, and those that are still to be written again.
+	Kept uint64 `protobuf:"varint,8,opt,name=kept,proto3" json:"kept,omitempty"`
+	Left uint64 `protobuf:"varint,9,opt,name=left,proto3" json:"left,omitempty"`
+	// The shard never wrote, and has no cart.
+	Empty         bool `protobuf:"varint,10,opt,name=empty,proto3" json:"empty,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1998,11 +2001,25 @@ func (x *ShardResponse) GetMembership() *v1.Membership {
 	return nil
 }
 
+func (x *ShardResponse) GetKept() uint64 {
+	if x != nil {
+		return x.Kept
+	}
+	return 0
+}
+
 func (x *ShardResponse) GetLeft() uint64 {
 	if x != nil {
 		return x.Left
 	}
 	return 0
+}
+
+func (x *ShardResponse) GetEmpty() bool {
+	if x != nil {
+		return x.Empty
+	}
+	return false
 }
 
 type CartDigest struct {
@@ -3002,9 +3019,9 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"membership\x18\x01 \x01(\v2\x19.membership.v1.MembershipR\n" +
 	"membership\"/\n" +
 	"\vReincarnate\x12 \n" +
-	"\vincarnation\x18\x01 \x01(\rR\vincarnation\"\x1f\n" +
-	"\aReissue\x12\x14\n" +
-	"\x05limit\x18\x01 \x01(\rR\x05limit\"s\n" +
+	"\vincarnation\x18\x01 \x01(\rR\vincarnation\"\x19\n" +
+	"\aReissue\x12\x0e\n" +
+	"\x02to\x18\x01 \x01(\x04R\x02to\"s\n" +
 	"\x04Init\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\x12\x14\n" +
@@ -3138,7 +3155,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05Known\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\rR\x04slotB\t\n" +
-	"\arequest\"\x8b\x02\n" +
+	"\arequest\"\xb5\x02\n" +
 	"\rShardResponse\x12\x18\n" +
 	"\adigests\x18\x01 \x03(\fR\adigests\x12+\n" +
 	"\x05carts\x18\x02 \x03(\v2\x15.region.v1.CartDigestR\x05carts\x12\x12\n" +
@@ -3149,7 +3166,10 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\n" +
 	"membership\x18\a \x01(\v2\x19.membership.v1.MembershipR\n" +
 	"membership\x12\x12\n" +
-	"\x04left\x18\b \x01(\x04R\x04left\"=\n" +
+	"\x04kept\x18\b \x01(\x04R\x04kept\x12\x12\n" +
+	"\x04left\x18\t \x01(\x04R\x04left\x12\x14\n" +
+	"\x05empty\x18\n" +
+	" \x01(\bR\x05empty\"=\n" +
 	"\n" +
 	"CartDigest\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x16\n" +

@@ -1,0 +1,284 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/samecart/samecart/crdt"
+	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
+	regionv1 "github.com/samecart/samecart/proto/region/v1"
+	"github.com/samecart/samecart/region"
+	"github.com/samecart/samecart/replication"
+	"github.com/samecart/samecart/replication/membership"
+)
+
+// way is how another region is reached.
+type way struct {
+	gossip replication.PeerRegion
+	member membership.Peer
+}
+
+// roster is what a process knows of the membership: with which regions its own
+// exchanges carts now.
+type roster struct {
+	self   crdt.RegionID
+	name   string
+	log    *slog.Logger
+	first  *membershipv1.Membership
+	keeper *membership.Keeper
+	// connect makes the way to a region that is not configured, at the addresses
+	// that the document has; nil: there are no such regions.
+	connect func(m *membershipv1.Member) (way, error)
+
+	router *region.Router // set by attach, before anything runs
+
+	mu      sync.Mutex // guards what follows
+	ways    map[crdt.RegionID]way
+	now     *membershipv1.Membership // nil: none is known
+	changed chan struct{}            // closed and replaced when now changes
+}
+
+// keepEvery is how often regions look at each other's documents.
+const keepEvery = time.Second
+
+// newRoster makes a roster of the configured regions; ids has all of them.
+func newRoster(name string, ids map[string]uint16, ways map[crdt.RegionID]way, log *slog.Logger) *roster {
+	all := make(map[string]uint32, len(ids))
+	for n, id := range ids {
+		all[n] = uint32(id)
+	}
+	r := &roster{
+		self: crdt.RegionID(ids[name]), name: name, log: log, first: membership.First(all),
+		ways: maps.Clone(ways), changed: make(chan struct{}),
+	}
+	return r
+}
+
+// attach tells through which router the region is reached.
+func (r *roster) attach(router *region.Router) {
+	r.router = router
+	r.keeper = membership.New(membership.Config{
+		Self: uint32(r.self), Name: r.name, First: r.first, Every: keepEvery, Peers: r.all,
+	}, ownRegion{router}, r.log)
+}
+
+// run follows the region's document until ctx ends.
+func (r *roster) run(ctx context.Context) {
+	// A node looks at its own shards; a gateway asks, and less often.
+	every := 100 * time.Millisecond
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for turn := 0; ; turn++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		m := r.router.Membership()
+		if m == nil && turn%5 == 0 {
+			asking, cancel := context.WithTimeout(ctx, time.Second)
+			st, err := r.router.Standing(asking, 0)
+			cancel()
+			if err != nil {
+				continue
+			}
+			m = st.Membership
+		}
+		r.take(m)
+	}
+}
+
+// take takes a newer document in.
+func (r *roster) take(m *membershipv1.Membership) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if m == nil || !m.Newer(r.now) {
+		return
+	}
+	r.now = m
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// wayTo returns the way to a region; ok is false when there is none. It is called
+// with mu held.
+func (r *roster) wayTo(m *membershipv1.Member) (way, bool) {
+	id := crdt.RegionID(m.RegionId)
+	w, ok := r.ways[id]
+	if ok || r.connect == nil || len(m.Peers) == 0 {
+		return w, ok
+	}
+	w, err := r.connect(m)
+	if err != nil {
+		r.log.Error("no way to a region", slog.String("peer", m.Region), slog.Any("err", err))
+		return w, false
+	}
+	r.ways[id] = w
+	return w, true
+}
+
+// gossip returns the regions that rows go to now, and a channel that is closed when
+// that may be others. ok is false when this region may send to none.
+func (r *roster) gossip() (peers []replication.PeerRegion, changed <-chan struct{}, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.now == nil {
+		for _, w := range r.ways {
+			peers = append(peers, w.gossip)
+		}
+		return peers, r.changed, true
+	}
+	if !r.now.Of(uint32(r.self)).GetState().Sends() {
+		return nil, r.changed, false
+	}
+	for _, m := range r.now.Members {
+		if m.RegionId == uint32(r.self) || !m.State.Sends() {
+			continue
+		}
+		if w, there := r.wayTo(m); there {
+			peers = append(peers, w.gossip)
+		}
+	}
+	return peers, r.changed, true
+}
+
+// names are the regions that rows and carts are taken from now.
+func (r *roster) names() map[crdt.RegionID]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make(map[crdt.RegionID]string)
+	m := r.now
+	if m == nil {
+		m = r.first
+	}
+	for _, e := range m.Members {
+		if e.RegionId != uint32(r.self) && e.State.Sends() {
+			out[crdt.RegionID(e.RegionId)] = e.Region
+		}
+	}
+	return out
+}
+
+// knows reports whether a name is another region's, member or not.
+func (r *roster) knows(name string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return name != r.name && (r.first.Named(name) != nil || r.now.Named(name) != nil)
+}
+
+// all are the ways to all other regions of a document, and those configured.
+func (r *roster) all(m *membershipv1.Membership) map[uint32]membership.Peer {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range m.GetMembers() {
+		if e.RegionId != uint32(r.self) {
+			r.wayTo(e) // so that it is among them
+		}
+	}
+	out := make(map[uint32]membership.Peer)
+	for id, w := range r.ways {
+		out[uint32(id)] = w.member
+	}
+	return out
+}
+
+// wayNamed is the way to a configured region, nil when there is none.
+func (r *roster) wayNamed(name string) membership.Peer {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, w := range r.ways {
+		if w.gossip.Name == name {
+			return w.member
+		}
+	}
+	return nil
+}
+
+// newest is the newest document known, nil when none is.
+func (r *roster) newest() *membershipv1.Membership {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.now
+}
+
+// voter is the region as others ask it.
+func (r *roster) voter() voter { return voter{r} }
+
+type voter struct{ roster *roster }
+
+// Prepare implements membership.Voter.
+func (v voter) Prepare(ctx context.Context, r *membershipv1.PrepareRequest) (*membershipv1.Vote, error) {
+	return v.roster.router.Prepare(ctx, r)
+}
+
+// Accept implements membership.Voter.
+func (v voter) Accept(ctx context.Context, r *membershipv1.AcceptRequest) (*membershipv1.Vote, error) {
+	return v.roster.router.Accept(ctx, r)
+}
+
+// Answer implements rpc.MembershipRegion.
+func (v voter) Answer(ctx context.Context, r *membershipv1.CurrentRequest) (*membershipv1.CurrentResponse, error) {
+	resp, err := v.roster.keeper.Answer(ctx, r)
+	v.roster.take(resp.GetMembership())
+	return resp, err
+}
+
+// ownRegion is the region as its keeper needs it.
+type ownRegion struct{ *region.Router }
+
+var _ membership.Region = ownRegion{}
+
+// Standing implements membership.Region.
+func (o ownRegion) Standing(ctx context.Context, shard uint32) (membership.Standing, error) {
+	st, err := o.Router.Standing(ctx, shard)
+	return membership.Standing{Membership: st.Membership, Incarnation: st.Incarnation, Empty: st.Empty}, err
+}
+
+// Sent implements membership.Region.
+func (o ownRegion) Sent(ctx context.Context, regions []string) (bool, error) {
+	return o.eachPair(ctx, regions, func(p pairStatus) bool { return p.Connected && p.Acked >= p.seq }), nil
+}
+
+// EqualWith implements membership.Region. Where it does not hold, a repair begins:
+// whoever asks waits for it.
+func (o ownRegion) EqualWith(ctx context.Context, region string, within time.Duration) (bool, error) {
+	since := time.Now().Add(-within).UnixMilli()
+	if o.eachPair(ctx, []string{region}, func(p pairStatus) bool { return p.Connected && !p.Repairing && p.ProvenEqualAtMs >= since }) {
+		return true, nil
+	}
+	_ = o.Repair(ctx, region) // a shard that has no leader yet is told the next time
+	return false, nil
+}
+
+// pairStatus is how one shard stands with another region.
+type pairStatus struct {
+	*regionv1.StatusResponse_Peer
+	seq uint64 // of the shard's newest row
+}
+
+// eachPair reports whether something holds for every shard and each of the
+// regions; a shard without a leader holds nothing.
+func (o ownRegion) eachPair(ctx context.Context, regions []string, holds func(pairStatus) bool) bool {
+	good := make(map[uint32]bool)
+	for _, node := range o.Status(ctx) {
+		for _, s := range node.Shards {
+			if !s.Leads {
+				continue
+			}
+			good[s.Shard] = !slices.ContainsFunc(regions, func(name string) bool {
+				at := slices.IndexFunc(s.Peers, func(p *regionv1.StatusResponse_Peer) bool { return p.Region == name })
+				return at < 0 || !holds(pairStatus{s.Peers[at], s.LogSeq})
+			})
+		}
+	}
+	for id := range o.Shards() {
+		if !good[id] {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,383 @@
+package membership
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	pb "github.com/samecart/samecart/proto/membership/v1"
+)
+
+// Standing is how one shard of the region stands.
+type Standing struct {
+	Membership  *pb.Membership // that the shard has applied; nil: none
+	Incarnation uint32         // that it writes under
+	Empty       bool           // it never wrote, and has no cart
+}
+
+// Region is the own region, routed to the leaders of its shards. Methods are safe
+// for concurrent use.
+type Region interface {
+	Voter
+	Shards() uint32
+	Standing(ctx context.Context, shard uint32) (Standing, error)
+	// SetMembership commits a newer document in a shard.
+	SetMembership(ctx context.Context, shard uint32, m *pb.Membership) error
+	// Reincarnate makes a shard begin again under a higher incarnation, without
+	// carts, its own rows kept aside; Reissue writes anew what of those nobody
+	// saw.
+	Reincarnate(ctx context.Context, shard, incarnation uint32) error
+	Reissue(ctx context.Context, shard uint32) error
+	// Sent reports whether all of the given regions have all rows of this one.
+	Sent(ctx context.Context, regions []string) (bool, error)
+	// EqualWith reports whether all digests were found equal with the named
+	// region's, the first of them at most within ago.
+	EqualWith(ctx context.Context, region string, within time.Duration) (bool, error)
+}
+
+// Peer is another region. Methods are safe for concurrent use.
+type Peer interface {
+	Voter
+	Current(ctx context.Context, r *pb.CurrentRequest) (*pb.CurrentResponse, error)
+}
+
+// Config holds the settings of a Keeper.
+type Config struct {
+	Self uint32 // this region's id
+	Name string // and its name
+	// First is the document of the first epoch, as configured; the same in
+	// every region that is new.
+	First *pb.Membership
+	// Every is the time between two looks at the other regions; > 0. A change is
+	// known everywhere within it.
+	Every time.Duration
+	// Peers returns the ways to the other regions of a document, those that are
+	// no members included: they may know better. It is called often.
+	Peers func(*pb.Membership) map[uint32]Peer
+}
+
+// Keeper keeps the region's part of the membership. Any process of the region may
+// have one, to answer and to make changes; one at a time, that of the node which
+// leads the first shard, runs. More than one do no harm: all they do may be done
+// twice.
+type Keeper struct {
+	cfg    Config
+	region Region
+	log    *slog.Logger
+
+	mu     sync.Mutex // guards what follows
+	reborn time.Time  // when all shards were seen under the incarnation they join under
+	said   string     // what was logged last, so that waiting is logged once
+}
+
+// New returns a Keeper; it starts nothing.
+func New(cfg Config, region Region, log *slog.Logger) *Keeper {
+	return &Keeper{cfg: cfg, region: region, log: log}
+}
+
+// callTimeout bounds one call to the own region or another one.
+const callTimeout = 3 * time.Second
+
+// Run looks around until ctx ends, and returns nil.
+func (k *Keeper) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		}
+		again, err := k.round(ctx)
+		if err != nil && ctx.Err() == nil {
+			k.say("waits", err.Error())
+		}
+		if again {
+			timer.Reset(0)
+		} else {
+			timer.Reset(k.cfg.Every)
+		}
+	}
+}
+
+// say logs what is waited for, once.
+func (k *Keeper) say(what, why string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if s := what + why; s != k.said {
+		k.said = s
+		k.log.Info("membership "+what, slog.String("err", why))
+	}
+}
+
+// round hears what there is to hear, and does the next thing that the region's own
+// state asks for. again: something changed, so there may be more.
+func (k *Keeper) round(ctx context.Context) (again bool, err error) {
+	now, shards, err := k.standing(ctx)
+	if err != nil {
+		return false, err
+	}
+	now = k.hear(ctx, now)
+	if err := k.adopt(ctx, now, shards); err != nil {
+		return false, err
+	}
+	change, err := k.duty(ctx, now, shards)
+	if change == nil || err != nil {
+		return false, err
+	}
+	next, err := k.Change(ctx, change)
+	return next.Newer(now), err
+}
+
+// standing asks all shards. The document is the newest of any, or the first one.
+func (k *Keeper) standing(ctx context.Context) (now *pb.Membership, shards []Standing, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	for id := range k.region.Shards() {
+		s, err := k.region.Standing(ctx, id)
+		if err != nil {
+			return nil, nil, err
+		}
+		shards = append(shards, s)
+		if s.Membership.Newer(now) {
+			now = s.Membership
+		}
+	}
+	if now == nil {
+		now = k.cfg.First
+	}
+	return now, shards, nil
+}
+
+// hear exchanges documents with all regions and returns the newest.
+func (k *Keeper) hear(ctx context.Context, now *pb.Membership) *pb.Membership {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	var mu sync.Mutex
+	var asking sync.WaitGroup
+	newest := now
+	for _, p := range k.cfg.Peers(now) {
+		asking.Go(func() {
+			resp, err := p.Current(ctx, &pb.CurrentRequest{RegionId: k.cfg.Self, Region: k.cfg.Name, Membership: now})
+			if err != nil {
+				return // it may be down: others know as well
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if resp.Membership.Newer(newest) {
+				newest = resp.Membership
+			}
+		})
+	}
+	asking.Wait()
+	return newest
+}
+
+// adopt puts a document into all shards that have an older one.
+//
+//	K1  The first shard takes it last: when it has a document, all have.
+func (k *Keeper) adopt(ctx context.Context, m *pb.Membership, shards []Standing) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	for id := len(shards) - 1; id >= 0; id-- {
+		if !m.Newer(shards[id].Membership) {
+			continue
+		}
+		if err := k.region.SetMembership(ctx, uint32(id), m); err != nil {
+			return fmt.Errorf("take in the membership of epoch %d: %w", m.Epoch, err)
+		}
+		shards[id].Membership = m
+		if id == 0 {
+			k.log.Info("membership", slog.Uint64("epoch", m.Epoch), slog.String("state", m.Of(k.cfg.Self).GetState().Word()))
+		}
+	}
+	return nil
+}
+
+// duty does what the region's state asks for, and returns the change that follows
+// from it; nil while there is none.
+func (k *Keeper) duty(ctx context.Context, now *pb.Membership, shards []Standing) (Change, error) {
+	own := now.Of(k.cfg.Self)
+	incarnation, empty := uint32(0), true
+	for _, s := range shards {
+		incarnation, empty = max(incarnation, s.Incarnation), empty && s.Empty
+	}
+	switch own.GetState() {
+	case pb.State_STATE_ACTIVE, pb.State_STATE_DRAINED:
+		if own.Incarnation < incarnation {
+			return announce(k.cfg.Self, incarnation), nil
+		}
+	case pb.State_STATE_DRAINING:
+		sent, err := k.region.Sent(ctx, k.others(now, pb.State.Sends))
+		if err == nil && sent {
+			return move(k.cfg.Self, pb.State_STATE_DRAINING, pb.State_STATE_DRAINED), nil
+		}
+		return nil, err
+	case pb.State_STATE_FENCED:
+		if !empty {
+			incarnation++ // it wrote, or has carts of before: these must not be joined
+		}
+		return enter(k.cfg.Self, incarnation), nil
+	case pb.State_STATE_JOINING:
+		return k.join(ctx, now, shards)
+	case pb.State_STATE_REMOVED, pb.State_STATE_UNSPECIFIED:
+		k.say("waits", "this region is no member; 'cartctl region add' takes it in")
+	}
+	return nil, nil
+}
+
+// others are the names of the other regions in a state for which want holds.
+func (k *Keeper) others(now *pb.Membership, want func(pb.State) bool) (names []string) {
+	for _, m := range now.GetMembers() {
+		if m.RegionId != k.cfg.Self && want(m.State) {
+			names = append(names, m.Region)
+		}
+	}
+	return names
+}
+
+// join takes a joining region through its steps.
+func (k *Keeper) join(ctx context.Context, now *pb.Membership, shards []Standing) (Change, error) {
+	incarnation := now.Of(k.cfg.Self).Incarnation
+	for id, s := range shards {
+		if s.Incarnation < incarnation {
+			k.forget()
+			k.log.Info("shard begins again", slog.Int("shard", id), slog.Uint64("incarnation", uint64(incarnation)))
+			if err := k.region.Reincarnate(ctx, uint32(id), incarnation); err != nil {
+				return nil, fmt.Errorf("begin shard %d again: %w", id, err)
+			}
+		}
+	}
+	within := k.rebornFor()
+	ways := k.cfg.Peers(now)
+	for _, m := range now.Members {
+		if m.RegionId == k.cfg.Self || !m.State.Votes() {
+			continue
+		}
+		if err := k.filledBy(ctx, now, m, ways[m.RegionId], within); err != nil {
+			k.say("waits", err.Error())
+			return nil, nil
+		}
+	}
+	for id := range shards {
+		if err := k.region.Reissue(ctx, uint32(id)); err != nil {
+			return nil, err
+		}
+	}
+	return move(k.cfg.Self, pb.State_STATE_JOINING, pb.State_STATE_ACTIVE), nil
+}
+
+// rebornFor returns how long all shards have been what they join as. A proof of
+// equality that is older is of what they were before.
+func (k *Keeper) rebornFor() time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.reborn.IsZero() {
+		k.reborn = time.Now()
+	}
+	return time.Since(k.reborn)
+}
+
+func (k *Keeper) forget() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.reborn = time.Time{}
+}
+
+// filledBy returns nil when a member has found this region equal with itself.
+func (k *Keeper) filledBy(ctx context.Context, now *pb.Membership, m *pb.Member, way Peer, within time.Duration) error {
+	if way == nil {
+		return fmt.Errorf("there is no way to region %s: give its address to this one's configuration", m.Region)
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := way.Current(ctx, &pb.CurrentRequest{
+		RegionId: k.cfg.Self, Region: k.cfg.Name, Membership: now, EqualWithinMs: within.Milliseconds(),
+	})
+	if err != nil {
+		return fmt.Errorf("region %s does not answer, which has to send its carts: %w", m.Region, err)
+	}
+	if !resp.Equal {
+		return fmt.Errorf("region %s is still sending its carts", m.Region)
+	}
+	return nil
+}
+
+// Change makes a change and returns the document that has it: decided by a majority
+// and taken in here. Changes of others may be decided before. Errors wrap
+// ErrRefused or ErrNoMajority.
+func (k *Keeper) Change(ctx context.Context, change Change) (*pb.Membership, error) {
+	for {
+		now, shards, err := k.standing(ctx)
+		if err != nil {
+			return nil, err
+		}
+		now = k.hear(ctx, now)
+		next, err := change(now)
+		if err != nil {
+			return nil, err
+		}
+		if next == nil {
+			return now, k.adopt(ctx, now, shards)
+		}
+		voters := map[uint32]Voter{k.cfg.Self: k.region}
+		for id, p := range k.cfg.Peers(now) {
+			voters[id] = p
+		}
+		// The own vote counts as others': by the document that the log has.
+		if err := k.adopt(ctx, now, shards); err != nil {
+			return nil, err
+		}
+		decided, err := decide(ctx, k.cfg.Self, now, voters, next)
+		if err != nil {
+			return nil, err
+		}
+		if err := k.adopt(ctx, decided, shards); err != nil {
+			return nil, err
+		}
+		// The change may not be in it: somebody else's was decided. If it is, the
+		// next turn finds nothing to do.
+		k.hear(ctx, decided)
+	}
+}
+
+// Force makes a change without a majority: this region's word alone. Only of two
+// regions, when the other one is to be fenced: see the package's decisions.
+func (k *Keeper) Force(ctx context.Context, name string) (*pb.Membership, error) {
+	now, shards, err := k.standing(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m := now.Named(name)
+	if n := voters(now, m.GetRegionId()); n != 1 || !now.Of(k.cfg.Self).GetState().Votes() || m.GetRegionId() == k.cfg.Self {
+		_, err := refusal("force is for one region that is left of two; %d others are members: fence %s without it", n, name)
+		return nil, err
+	}
+	next, err := Fence(name)(now)
+	if err != nil || next == nil {
+		return now, err
+	}
+	next.ForcedBy = k.cfg.Self
+	return next, k.adopt(ctx, next, shards)
+}
+
+// Answer answers another region's Current.
+func (k *Keeper) Answer(ctx context.Context, r *pb.CurrentRequest) (*pb.CurrentResponse, error) {
+	now, shards, err := k.standing(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if r.Membership.Newer(now) {
+		now = r.Membership
+		if err := k.adopt(ctx, now, shards); err != nil {
+			return nil, err
+		}
+	}
+	resp := &pb.CurrentResponse{Membership: shards[0].Membership} // K1
+	if within := time.Duration(r.EqualWithinMs) * time.Millisecond; within > 0 && !r.Membership.Newer(resp.Membership) {
+		resp.Equal, err = k.region.EqualWith(ctx, r.Region, within)
+	}
+	return resp, err
+}
