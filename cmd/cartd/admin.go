@@ -11,8 +11,8 @@ import (
 
 	"github.com/samecart/samecart/crdt"
 	adminv1 "github.com/samecart/samecart/proto/admin/v1"
-	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
 	"github.com/samecart/samecart/proto/admin/v1/adminv1connect"
+	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 	"github.com/samecart/samecart/region/shard"
 	"github.com/samecart/samecart/replication"

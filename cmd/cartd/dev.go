@@ -85,7 +85,7 @@ type devRegion struct {
 	place   place
 	roster  *roster
 	clients map[string]*rpc.PeerClient // to the other regions
-	follow  context.CancelFunc // ends the roster's run
+	follow  context.CancelFunc         // ends the roster's run
 	gate    *link.Mux
 	router  *region.Router
 	hot     cache.Cache
@@ -395,13 +395,12 @@ func (r *devRegion) prepare(public net.Listener) error {
 		names[i] = fmt.Sprintf("%s/%d", r.name, i+1)
 		r.nodes[names[i]] = &devNode{name: names[i]}
 	}
-	fetch, err := r.connectPeers()
-	if err != nil {
+	if err := r.connectPeers(); err != nil {
 		return err
 	}
 	r.place = place{
 		cluster: "dev", region: r.name, id: crdt.RegionID(r.id), nodes: names, shards: d.cmd.Shards, incarnation: d.cmd.Incarnation,
-		dial: r.dial, hot: r.hot, fetcher: fetch, limits: d.cmd.limits, metrics: d.metrics,
+		dial: r.dial, hot: r.hot, fetcher: fetcher{r.roster}, limits: d.cmd.limits, metrics: d.metrics,
 		log: d.log.With(slog.String("region", r.name)), roster: r.roster,
 	}
 	if r.gate, err = r.place.mux(r.name+"/gateway", devSizes().timing.Heartbeat); err != nil {

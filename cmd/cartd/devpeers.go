@@ -13,8 +13,7 @@ import (
 
 // connectPeers makes the region's ways to the others. Addresses are looked
 // up at each dial: other regions come later, and come back elsewhere.
-func (r *devRegion) connectPeers() (fetcher, error) {
-	f := fetcher{peers: make(map[crdt.RegionID]*rpc.PeerClient)}
+func (r *devRegion) connectPeers() error {
 	ways := make(map[crdt.RegionID]way)
 	r.clients = make(map[string]*rpc.PeerClient)
 	for _, o := range devRegions {
@@ -31,23 +30,21 @@ func (r *devRegion) connectPeers() (fetcher, error) {
 		}
 		client, err := peerClient(r.name, dial, nil, []string{"http://" + o.name})
 		if err != nil {
-			return f, err
+			return err
 		}
 		member, err := membershipClient(r.name, dial, nil, []string{"http://" + o.name})
 		if err != nil {
-			return f, err
+			return err
 		}
-		f.peers[crdt.RegionID(o.id)] = client
 		r.clients[o.name] = client
-		ways[crdt.RegionID(o.id)] = way{replication.PeerRegion{ID: crdt.RegionID(o.id), Name: o.name, Transport: client}, member}
+		ways[crdt.RegionID(o.id)] = way{replication.PeerRegion{ID: crdt.RegionID(o.id), Name: o.name, Transport: client}, client, member}
 	}
 	ids := make(map[string]uint16)
 	for _, o := range devRegions {
 		ids[o.name] = o.id
 	}
 	r.roster = newRoster(r.name, ids, ways, r.dev.log.With(slog.String("region", r.name)))
-	f.names = r.roster.names
-	return f, nil
+	return nil
 }
 
 // peerAddress is where a region takes other regions' rows now.

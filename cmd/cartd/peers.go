@@ -103,11 +103,7 @@ func peerServer(router *region.Router, r *roster, identity func(*http.Request) (
 }
 
 // fetcher brings whole carts from other regions.
-type fetcher struct {
-	peers map[crdt.RegionID]*rpc.PeerClient
-	// names are the regions whose carts may be joined now.
-	names func() map[crdt.RegionID]string
-}
+type fetcher struct{ roster *roster }
 
 var _ region.Fetcher = fetcher{}
 
@@ -117,9 +113,9 @@ const fetchTimeout = 500 * time.Millisecond
 
 // Fetch implements region.Fetcher.
 func (f fetcher) Fetch(ctx context.Context, id crdt.RegionID, cartID string) ([]byte, error) {
-	peer, ok := f.peers[id]
-	if _, member := f.names()[id]; !ok || !member {
-		return nil, fmt.Errorf("region %d is no peer", id)
+	peer, ok := f.roster.carts(id)
+	if !ok {
+		return nil, fmt.Errorf("region %d is no member, or there is no way to it", id)
 	}
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()

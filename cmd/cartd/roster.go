@@ -19,7 +19,13 @@ import (
 // way is how another region is reached.
 type way struct {
 	gossip replication.PeerRegion
+	carts  wholeCarts
 	member membership.Peer
+}
+
+// wholeCarts is where whole carts of another region come from.
+type wholeCarts interface {
+	Fetch(ctx context.Context, cartIDs []string) ([]replication.WholeCart, error)
 }
 
 // roster is what a process knows of the membership: with which regions its own
@@ -163,11 +169,31 @@ func (r *roster) names() map[crdt.RegionID]string {
 	return out
 }
 
-// knows reports whether a name is another region's, member or not.
-func (r *roster) knows(name string) bool {
+// carts is where whole carts of a region come from; ok is false when none may be
+// joined now, or there is no way to it.
+func (r *roster) carts(id crdt.RegionID) (from wholeCarts, ok bool) {
+	_, member := r.names()[id]
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return name != r.name && (r.first.Named(name) != nil || r.now.Named(name) != nil)
+	w, there := r.ways[id]
+	return w.carts, there && member
+}
+
+// regions are the names of all other regions, members or not.
+func (r *roster) regions() (names []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, m := range slices.Concat(r.first.Members, r.now.GetMembers()) {
+		if m.Region != r.name && !slices.Contains(names, m.Region) {
+			names = append(names, m.Region)
+		}
+	}
+	return names
+}
+
+// knows reports whether a name is another region's, member or not.
+func (r *roster) knows(name string) bool {
+	return slices.Contains(r.regions(), name)
 }
 
 // all are the ways to all other regions of a document, and those configured.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -13,8 +14,8 @@ import (
 
 	"github.com/samecart/samecart/crdt"
 	adminv1 "github.com/samecart/samecart/proto/admin/v1"
-	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
 	"github.com/samecart/samecart/proto/catalog/v1/catalogv1connect"
+	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
 	"github.com/samecart/samecart/region"
 	"github.com/samecart/samecart/region/cache"
 	"github.com/samecart/samecart/region/link"
@@ -94,7 +95,6 @@ func (s *server) dialNode(ctx context.Context, node string) (net.Conn, error) {
 
 // connectPeers makes the ways to the other regions.
 func (s *server) connectPeers(peers map[string]string) error {
-	byID := make(map[crdt.RegionID]*rpc.PeerClient)
 	ways := make(map[crdt.RegionID]way)
 	ids := map[string]uint16{s.conf.Region: s.conf.Regions[s.conf.Region]}
 	for name, urls := range peers {
@@ -103,14 +103,14 @@ func (s *server) connectPeers(peers map[string]string) error {
 		if err != nil {
 			return fmt.Errorf("--peers %s: %w", name, err)
 		}
-		s.peers[name], byID[id], ways[id], ids[name] = client, client, w, uint16(id)
+		s.peers[name], ways[id], ids[name] = client, w, uint16(id)
 	}
 	s.place.roster = newRoster(s.conf.Region, ids, ways, s.log)
 	s.place.roster.connect = func(m *membershipv1.Member) (way, error) {
 		_, w, err := s.wayTo(crdt.RegionID(m.RegionId), m.Region, m.Peers)
 		return w, err
 	}
-	s.place.fetcher = fetcher{peers: byID, names: s.place.roster.names}
+	s.place.fetcher = fetcher{s.place.roster}
 	return nil
 }
 
@@ -125,7 +125,7 @@ func (s *server) wayTo(id crdt.RegionID, name string, urls []string) (*rpc.PeerC
 	if err != nil {
 		return nil, way{}, err
 	}
-	return client, way{replication.PeerRegion{ID: id, Name: name, Transport: client}, member}, nil
+	return client, way{replication.PeerRegion{ID: id, Name: name, Transport: client}, client, member}, nil
 }
 
 func splitURLs(list string) []string {
@@ -159,12 +159,23 @@ func (s *server) products() (catalogv1connect.CatalogServiceClient, error) {
 }
 
 func (s *server) regionInfos(ctx context.Context) []rpc.RegionInfo {
-	var out []rpc.RegionInfo
-	for _, name := range sortedKeys(s.conf.Regions) {
-		addr, ok := s.conf.Addresses[name]
-		if !ok {
-			continue
+	addresses := maps.Clone(s.conf.Addresses)
+	if addresses == nil {
+		addresses = make(map[string]string)
+	}
+	if r := s.place.roster; r != nil {
+		for _, m := range r.newest().GetMembers() {
+			if m.Address != "" {
+				addresses[m.Region] = m.Address
+			}
+			if m.State == membershipv1.State_STATE_REMOVED {
+				delete(addresses, m.Region)
+			}
 		}
+	}
+	var out []rpc.RegionInfo
+	for _, name := range sortedKeys(addresses) {
+		addr := addresses[name]
 		info := rpc.RegionInfo{Region: name, Address: addr}
 		if name == s.conf.Region {
 			info.Healthy = s.router.Ready(ctx) == nil
@@ -286,7 +297,7 @@ func (s *server) runNode(ctx context.Context, c *nodeCommand) (err error) {
 	m.mux.Handle(kindFault, s.onFault) // before anybody can call it
 	m.start(linkLn)
 	defer func() { err = errors.Join(err, m.stop()) }()
-	inbound, err := peerServer(s.router, s.place.roster, s.certs.identity(c.Regions))
+	inbound, err := peerServer(s.router, s.place.roster, s.certs.identity(s.place.roster.regions))
 	if err != nil {
 		return err
 	}

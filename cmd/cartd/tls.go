@@ -102,7 +102,7 @@ func (c *certificates) verifyNode() func(conn net.Conn, node string) error {
 
 // identity returns what tells which region's certificate a request came
 // with; nil without TLS.
-func (c *certificates) identity(regions map[string]uint16) func(*http.Request) (string, bool) {
+func (c *certificates) identity(regions func() []string) func(*http.Request) (string, bool) {
 	if c == nil {
 		return nil
 	}
@@ -110,7 +110,7 @@ func (c *certificates) identity(regions map[string]uint16) func(*http.Request) (
 		if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 			return "", false
 		}
-		for _, name := range sortedKeys(regions) {
+		for _, name := range regions() {
 			if r.TLS.PeerCertificates[0].VerifyHostname(name) == nil {
 				return name, true
 			}

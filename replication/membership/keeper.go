@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	pb "github.com/samecart/samecart/proto/membership/v1"
 )
 
@@ -252,14 +254,15 @@ func (k *Keeper) join(ctx context.Context, now *pb.Membership, shards []Standing
 	}
 	within := k.rebornFor()
 	ways := k.cfg.Peers(now)
+	var filling errgroup.Group // none is waited for before another is asked
 	for _, m := range now.Members {
-		if m.RegionId == k.cfg.Self || !m.State.Votes() {
-			continue
+		if m.RegionId != k.cfg.Self && m.State.Votes() {
+			filling.Go(func() error { return k.filledBy(ctx, now, m, ways[m.RegionId], within) })
 		}
-		if err := k.filledBy(ctx, now, m, ways[m.RegionId], within); err != nil {
-			k.say("waits", err.Error())
-			return nil, nil
-		}
+	}
+	if err := filling.Wait(); err != nil {
+		k.say("waits", err.Error())
+		return nil, nil
 	}
 	for id := range shards {
 		if err := k.region.Reissue(ctx, uint32(id)); err != nil {
