@@ -42,9 +42,16 @@ func TestMarkerAndOpRoundTrip(t *testing.T) {
 			Applied: rapid.Uint64().Draw(t, "applied"), Partial: rapid.Uint64().Draw(t, "partial"), Done: rapid.Uint32().Draw(t, "done"),
 			Seq: rapid.Uint64().Draw(t, "seq"), Trimmed: rapid.Uint64().Draw(t, "trimmed"), At: crdt.Timestamp(rapid.Uint64().Draw(t, "at")),
 			Region: crdt.RegionID(rapid.Uint16().Draw(t, "region")), Incarnation: rapid.Uint32().Draw(t, "incarnation"), Carts: rapid.Uint64().Draw(t, "carts"),
+			Kept: rapid.Uint64().Draw(t, "kept"), Reissued: rapid.Uint64().Draw(t, "reissued"),
 		}
 		if got, err := decodeMarker(m.encode()); err != nil || got != m {
 			t.Fatalf("marker %+v, %v, want %+v", got, err, m)
+		}
+		// A marker that an earlier version wrote.
+		old := m
+		old.Kept, old.Reissued = 0, 0
+		if got, err := decodeMarker(m.encode()[:markerLenV1]); err != nil || got != old {
+			t.Fatalf("marker of the first form %+v, %v, want %+v", got, err, old)
 		}
 		o := remembered{
 			crdt.Timestamp(rapid.Uint64().Draw(t, "age")), rapid.String().Draw(t, "cart"), crdt.OpID(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "op")),
