@@ -69,9 +69,17 @@ func (r *Router) Accept(ctx context.Context, req *membershipv1.AcceptRequest) (*
 // its own rows kept aside. Only a region that is fenced may: the others have all
 // that counts.
 func (r *Router) Reincarnate(ctx context.Context, id, incarnation uint32) error {
-	_, err := r.propose(ctx, id, &regionv1.Command{Command: &regionv1.Command_Reincarnate{
+	out, err := r.propose(ctx, id, &regionv1.Command{Command: &regionv1.Command_Reincarnate{
 		Reincarnate: &regionv1.Reincarnate{Incarnation: incarnation},
 	}}, true)
+	return joined(out, err)
+}
+
+// joined is the error of a command that only a joining region takes.
+func joined(out *regionv1.Outcome, err error) error {
+	if err == nil && out.Code == regionv1.Outcome_CODE_FENCED {
+		return fmt.Errorf("%w: it is not joining any more", ErrFenced)
+	}
 	return err
 }
 
@@ -89,6 +97,7 @@ func (r *Router) Reissue(ctx context.Context, id uint32) error {
 		out, err = r.propose(ctx, id, &regionv1.Command{Command: &regionv1.Command_Reissue{
 			Reissue: &regionv1.Reissue{To: st.Kept - st.Left + reissueRows},
 		}}, true)
+		err = joined(out, err)
 		st.Left = out.GetLeft()
 	}
 	if err != nil {

@@ -76,9 +76,21 @@ func (w *workspace) vote(ask func(*membershipv1.Acceptor) *membershipv1.Vote) (*
 	return out, err
 }
 
+// notJoining refuses what only a region does that is on its way in: it may have
+// been fenced again since it was asked for.
+func (w *workspace) notJoining() *regionv1.Outcome {
+	if w.members.Of(uint32(w.tx.Marker().Region)).GetState() == membershipv1.State_STATE_JOINING {
+		return nil
+	}
+	return &regionv1.Outcome{Code: regionv1.Outcome_CODE_FENCED, Index: w.index}
+}
+
 // reincarnate makes the shard begin again without carts. A crash before the end
 // leaves it as it was, and the entry is applied again.
 func (b *batch) reincarnate(w *workspace, r *regionv1.Reincarnate, place int) (*regionv1.Outcome, error) {
+	if out := w.notJoining(); out != nil {
+		return out, nil
+	}
 	if r.Incarnation > b.tx.Marker().Incarnation {
 		if err := b.flush(); err != nil {
 			return nil, err
@@ -104,6 +116,9 @@ func (b *batch) reincarnate(w *workspace, r *regionv1.Reincarnate, place int) (*
 //
 //	R1  It is done before the region takes edits again: see crdt.Cart.Reissue.
 func (w *workspace) reissue(to uint64, flush func() error) (*regionv1.Outcome, error) {
+	if out := w.notJoining(); out != nil {
+		return out, nil
+	}
 	m := w.tx.Marker()
 	for m.Reissued < min(to, m.Kept) {
 		row, err := w.tx.KeptRow(m.Reissued + 1)

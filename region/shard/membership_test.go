@@ -246,8 +246,9 @@ func TestReissueCommittedInTheMiddle(t *testing.T) {
 			r.ok(withOp(i+1, edit(fmt.Sprint("cart-", i%90), add("s", fmt.Sprint("sku-", i%4), 1))))
 		}
 	}
-	eu.apply(reincarnate(1))
-	us.apply(reincarnate(1))
+	doc := members(1, joining, joining)
+	eu.apply(setMembers(doc), reincarnate(1))
+	us.apply(setMembers(doc), reincarnate(1))
 	eu.apply(reissue(n))
 	if !us.crash(5, reissue(n)) {
 		t.Fatal("the command fits one transaction, the test proves nothing")

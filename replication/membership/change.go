@@ -96,6 +96,8 @@ func Remove(name string) Change {
 			return unknown(name, now)
 		case m.State != pb.State_STATE_DRAINED && m.State != pb.State_STATE_FENCED && m.State != pb.State_STATE_REMOVED:
 			return refusal("region %s is %s; drain it first, or fence it when it does not answer", name, m.State.Word())
+		case voters(now, m.RegionId) == 0:
+			return refusal("region %s is the last that has a vote: nobody could let one in again", name)
 		}
 		return to(m, now, pb.State_STATE_REMOVED)
 	}
