@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	adminv1 "github.com/samecart/samecart/proto/admin/v1"
+	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
+	"github.com/samecart/samecart/region/shard"
+)
+
+// traffic is shoppers who add a new line again and again, each from a region of
+// their own while it answers, and note what was acknowledged.
+type traffic struct {
+	d    *running
+	stop context.CancelFunc
+	done sync.WaitGroup
+
+	mu    sync.Mutex // guards what follows
+	acked map[string]map[string]int
+	by    map[string]int // acknowledged edits by region
+}
+
+const (
+	trafficUsers = 9
+	linesOfACart = 60
+)
+
+func (d *running) traffic(t *testing.T) *traffic {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	tr := &traffic{d: d, stop: cancel, acked: make(map[string]map[string]int), by: make(map[string]int)}
+	for i := range trafficUsers {
+		tr.done.Go(func() { tr.shop(ctx, t, i) })
+	}
+	t.Cleanup(tr.end)
+	return tr
+}
+
+func (tr *traffic) end() { tr.stop(); tr.done.Wait() }
+
+func (tr *traffic) shop(ctx context.Context, t *testing.T, i int) {
+	pace := time.NewTicker(20 * time.Millisecond)
+	defer pace.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-pace.C:
+		}
+		user := fmt.Sprint("load-", i, "-", n/linesOfACart)
+		sku, quantity := fmt.Sprint("SKU-", 1+n%linesOfACart), 1+(n+i)%5
+		keyed := tr.d.shopper(t).with("X-User-Id", user).with("Idempotency-Key", fmt.Sprint("k", n))
+		for try := 0; ctx.Err() == nil; try++ {
+			region := regions[(i+try)%len(regions)]
+			a, err := keyed.try(region, http.MethodPost, "/api/v1/cart/items", item(sku, quantity))
+			if err != nil || a.status >= 500 || a.status == http.StatusTooManyRequests {
+				continue
+			}
+			if a.status != http.StatusOK {
+				t.Errorf("add in %s: %d %s", region, a.status, a.body)
+				return
+			}
+			tr.mu.Lock()
+			if tr.acked[user] == nil {
+				tr.acked[user] = make(map[string]int)
+			}
+			tr.acked[user][sku] = quantity
+			tr.by[region]++
+			tr.mu.Unlock()
+			break
+		}
+	}
+}
+
+// more waits until the region has acknowledged n edits more.
+func (tr *traffic) more(t *testing.T, region string, n int) {
+	t.Helper()
+	count := func() int {
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
+		return tr.by[region]
+	}
+	want := count() + n
+	eventually(t, 20*time.Second, fmt.Sprint(n, " edits in ", region), func() bool { return count() >= want })
+}
+
+// prove ends the load and compares: all regions equal, and every acknowledged line
+// there, with its quantity. Each was added once, as a new line, so that whatever
+// was sent twice, or written anew, must not show.
+func (tr *traffic) prove(t *testing.T) {
+	t.Helper()
+	tr.end()
+	eventually(t, 60*time.Second, "all regions are equal", func() bool { return tr.d.equal(t) })
+	edits := 0
+	for user, lines := range tr.acked {
+		for _, region := range regions {
+			have := tr.d.shopper(t).with("X-User-Id", user).cart(region)
+			if len(have.Items) < len(lines) {
+				t.Errorf("%s in %s: %d lines, %d were acknowledged", user, region, len(have.Items), len(lines))
+			}
+			for sku, quantity := range lines {
+				if got := have.quantity(sku); got != quantity {
+					t.Errorf("%s in %s: %s x%d, acknowledged was x%d", user, region, sku, got, quantity)
+				}
+			}
+		}
+		edits += len(lines)
+	}
+	t.Logf("%d edits acknowledged, by region: %v", edits, tr.by)
+}
+
+// equal reports whether all regions have the same digests.
+func (d *running) equal(t *testing.T) bool {
+	t.Helper()
+	var first [][]byte
+	for _, region := range regions {
+		resp, err := d.admin("front").Digests(t.Context(), connect.NewRequest(&adminv1.DigestsRequest{Region: region}))
+		if err != nil || len(resp.Msg.Digests) != shard.SlotCount {
+			return false
+		}
+		if first == nil {
+			first = resp.Msg.Digests
+		}
+		if !slices.EqualFunc(first, resp.Msg.Digests, slices.Equal[[]byte]) {
+			return false
+		}
+	}
+	return true
+}
+
+func (d *running) member(t *testing.T, action adminv1.MemberRequest_Action, region string) {
+	t.Helper()
+	if _, err := d.admin("front").Member(t.Context(), connect.NewRequest(&adminv1.MemberRequest{Action: action, Region: region})); err != nil {
+		t.Fatalf("%v %s: %v", action, region, err)
+	}
+}
+
+// state waits until a region has come to a state, and returns its entry.
+func (d *running) state(t *testing.T, region string, want membershipv1.State) (m *membershipv1.Member) {
+	t.Helper()
+	eventually(t, 40*time.Second, region+" is "+want.Word(), func() bool {
+		resp, err := d.admin("front").Regions(t.Context(), connect.NewRequest(&adminv1.RegionsRequest{}))
+		if err == nil {
+			m = resp.Msg.Membership.Named(region)
+		}
+		return m.GetState() == want
+	})
+	return m
+}
+
+// A region's whole life, under load: no acknowledged edit is lost, none counts
+// twice, and all regions are equal at the end.
+func TestLifeOfARegionUnderLoad(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "dev")
+	d := start(t, dir, "--shards", "2")
+	for _, region := range regions {
+		d.ready(t, region)
+	}
+	load := d.traffic(t)
+	load.more(t, "ap-south", 30)
+
+	t.Log("drained, and back")
+	d.member(t, adminv1.MemberRequest_ACTION_DRAIN, "ap-south")
+	d.state(t, "ap-south", membershipv1.State_STATE_DRAINED)
+	if a := d.shopper(t).do(http.StatusServiceUnavailable, "ap-south", http.MethodPost, "/api/v1/cart/items", item("SKU-1", 1)); a.code() != "REGION_FENCED" {
+		t.Errorf("a drained region answers %s", a.code())
+	}
+	d.member(t, adminv1.MemberRequest_ACTION_ADD, "ap-south")
+	d.state(t, "ap-south", membershipv1.State_STATE_ACTIVE)
+	load.more(t, "ap-south", 30)
+
+	t.Log("drained, removed, added")
+	d.member(t, adminv1.MemberRequest_ACTION_DRAIN, "ap-south")
+	d.state(t, "ap-south", membershipv1.State_STATE_DRAINED)
+	d.member(t, adminv1.MemberRequest_ACTION_REMOVE, "ap-south")
+	load.more(t, "us-east", 30)
+	d.member(t, adminv1.MemberRequest_ACTION_ADD, "ap-south")
+	if m := d.state(t, "ap-south", membershipv1.State_STATE_ACTIVE); m.Incarnation != 2 {
+		t.Errorf("added again: %v", m)
+	}
+	load.more(t, "ap-south", 30)
+
+	t.Log("cut off, fenced while it takes edits, and back")
+	heal := d.cut(t, links[1], links[2])
+	load.more(t, "ap-south", 30)
+	d.member(t, adminv1.MemberRequest_ACTION_FENCE, "ap-south")
+	load.more(t, "ap-south", 30) // nobody sees these
+	load.more(t, "us-east", 30)
+	heal()
+	if m := d.state(t, "ap-south", membershipv1.State_STATE_ACTIVE); m.Incarnation != 3 {
+		t.Errorf("back from being fenced: %v", m)
+	}
+	load.more(t, "ap-south", 30)
+
+	// What only its disks have goes with them, so it is drained first.
+	t.Log("killed, wiped, and back")
+	d.member(t, adminv1.MemberRequest_ACTION_DRAIN, "eu-west")
+	d.state(t, "eu-west", membershipv1.State_STATE_DRAINED)
+	d.switchRegion(t, adminv1.NodeRequest_ACTION_KILL, "eu-west")
+	d.member(t, adminv1.MemberRequest_ACTION_FENCE, "eu-west")
+	if err := os.RemoveAll(filepath.Join(dir, "eu-west")); err != nil {
+		t.Fatal(err)
+	}
+	load.more(t, "us-east", 30)
+	d.switchRegion(t, adminv1.NodeRequest_ACTION_START, "eu-west")
+	if m := d.state(t, "eu-west", membershipv1.State_STATE_ACTIVE); m.Incarnation != 2 {
+		t.Errorf("wiped and back: %v", m)
+	}
+	load.more(t, "eu-west", 30)
+	load.prove(t)
+}
