@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -214,9 +215,125 @@ func TestLifeOfARegionUnderLoad(t *testing.T) {
 	}
 	load.more(t, "us-east", 30)
 	d.switchRegion(t, adminv1.NodeRequest_ACTION_START, "eu-west")
-	if m := d.state(t, "eu-west", membershipv1.State_STATE_ACTIVE); m.Incarnation != 2 {
+	// It is formed under 2, and goes on to 3 if it took edits before it heard of the
+	// others' document.
+	if m := d.state(t, "eu-west", membershipv1.State_STATE_ACTIVE); m.Incarnation < 2 {
 		t.Errorf("wiped and back: %v", m)
 	}
 	load.more(t, "eu-west", 30)
 	load.prove(t)
+}
+
+// A third region, that the two others are not configured with, is added while they
+// serve: it is sent all carts, and its edits reach them.
+func TestNewRegionIsAdded(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.start("us-east")
+	p.start("eu-west")
+	p.ready("us-east")
+	p.ready("eu-west")
+	s := p.shopper("user-1")
+	s.add("us-east", "SKU-1", 2)
+	s.add("eu-west", "SKU-2", 3)
+	s.converge(10 * time.Second)
+
+	north := freeAddresses(t, 3)
+	p.addrs["north"] = north
+	third := spawn(t, nil, "node", "--region", "north", "--node", "1", "--nodes", "north/1="+north[1], "--data", p.data("north"),
+		"--regions", "us-east=1;eu-west=2;north=4", "--shards", "3",
+		"--listen", north[0], "--link-listen", north[1], "--peer-listen", north[2],
+		"--peers", fmt.Sprintf("us-east=http://%s;eu-west=http://%s", p.addrs["us-east"][2], p.addrs["eu-west"][2]),
+		"--trust-headers", "--memtable", "16777216")
+	third.serves(t)
+	// It hears that it is none of them, and takes no edits.
+	eventually(t, 20*time.Second, "the new region knows that it is no member", func() bool {
+		a, err := s.try("north", http.MethodPost, "/api/v1/cart/items", item("SKU-9", 1))
+		return err == nil && a.status == http.StatusServiceUnavailable && a.code() == "REGION_FENCED"
+	})
+	ctl := buildTool(t, "http://"+p.addrs["eu-west"][0])
+	if _, said := ctl.run(1, "region", "add", "north"); !strings.Contains(said, "--id") {
+		t.Errorf("added without an id: %q", said)
+	}
+	added, _ := ctl.run(0, "region", "add", "north", "--id", "4", "--peers", "http://"+north[2], "--address", "http://"+north[0])
+	if added["state"] != "active" || added["region"] != "north" {
+		t.Errorf("added: %v", added)
+	}
+	p.ready("north")
+	if got := quantities(s.cart("north")); got != "SKU-1 x2, SKU-2 x3" {
+		t.Errorf("the new region has %s", got)
+	}
+	s.add("north", "SKU-3", 1)
+	s.all = append(s.all, "north")
+	c, _ := s.converge(10 * time.Second)
+	if got := quantities(c); got != "SKU-1 x2, SKU-2 x3, SKU-3 x1" {
+		t.Errorf("converged to %s", got)
+	}
+	// Clients are told of it.
+	if list := string(s.do(200, "us-east", http.MethodGet, "/api/v1/regions", nil).body); !strings.Contains(list, north[0]) {
+		t.Errorf("regions: %s", list)
+	}
+	// Its part in decisions is as any other's: with it, the two are three, so one
+	// may be fenced.
+	third.terminate(t)
+	if fenced, _ := ctl.run(0, "region", "fence", "north"); fenced["state"] != "fenced" {
+		t.Errorf("fenced: %v", fenced)
+	}
+	removed, _ := ctl.run(0, "region", "remove", "north")
+	if removed["state"] != "removed" {
+		t.Errorf("removed: %v", removed)
+	}
+	if list := string(s.do(200, "us-east", http.MethodGet, "/api/v1/regions", nil).body); strings.Contains(list, north[0]) {
+		t.Errorf("regions after it was removed: %s", list)
+	}
+}
+
+// Of two regions one may be forced out by the other. What it had acknowledged is
+// written anew when it is back, with its data; without, it is filled.
+func TestOneOfTwoIsForcedOut(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.start("us-east")
+	eu := p.start("eu-west")
+	p.ready("us-east")
+	p.ready("eu-west")
+	s := p.shopper("user-1")
+	s.add("us-east", "SKU-1", 2)
+	s.add("us-east", "SKU-2", 1)
+	s.converge(10 * time.Second)
+	ctl := buildTool(t, "http://"+p.addrs["us-east"][0])
+
+	eu.terminate(t)
+	if _, said := ctl.run(1, "region", "fence", "eu-west"); !strings.Contains(said, "majority") {
+		t.Errorf("fenced without a majority: %q", said)
+	}
+	if out, _ := ctl.run(0, "region", "fence", "eu-west", "--force"); out["state"] != "fenced" {
+		t.Errorf("forced: %v", out)
+	}
+	s.remove("us-east", "SKU-2")
+	eu = p.start("eu-west")
+	ctl.run(0, "region", "add", "eu-west") // waits until it is back
+	p.ready("eu-west")
+	c, _ := s.converge(10 * time.Second)
+	if got := quantities(c); got != "SKU-1 x2" {
+		t.Errorf("back from being fenced: %s", got)
+	}
+
+	eu.terminate(t)
+	ctl.run(0, "region", "fence", "eu-west", "--force")
+	removeAll(t, p.data("eu-west"))
+	s.add("us-east", "SKU-3", 3)
+	p.start("eu-west") // as it is configured: the other one says under which incarnation
+	ctl.run(0, "region", "add", "eu-west")
+	p.ready("eu-west")
+	c, _ = s.converge(10 * time.Second)
+	if got := quantities(c); got != "SKU-1 x2, SKU-3 x3" {
+		t.Errorf("back without its data: %s", got)
+	}
+	s.add("eu-west", "SKU-4", 1)
+	s.add("us-east", "SKU-4", 1)
+	c, _ = s.converge(10 * time.Second)
+	if got := c.quantity("SKU-4"); got < 1 || got > 2 {
+		t.Errorf("edits after the return: %s", quantities(c))
+	}
 }

@@ -117,11 +117,10 @@ func (k *Keeper) say(what, why string) {
 // round hears what there is to hear, and does the next thing that the region's own
 // state asks for. again: something changed, so there may be more.
 func (k *Keeper) round(ctx context.Context) (again bool, err error) {
-	now, shards, err := k.standing(ctx)
+	now, shards, err := k.newest(ctx)
 	if err != nil {
 		return false, err
 	}
-	now = k.hear(ctx, now)
 	if err := k.adopt(ctx, now, shards); err != nil {
 		return false, err
 	}
@@ -133,7 +132,30 @@ func (k *Keeper) round(ctx context.Context) (again bool, err error) {
 	return next.Newer(now), err
 }
 
-// standing asks all shards. The document is the newest of any, or the first one.
+// newest returns the newest document that the region's shards or any other region
+// has.
+//
+//	K2  The document of the first epoch is not taken before a majority of its
+//	    regions has said that it has none: a region that the others are not
+//	    configured with would decide with some of them what others decide
+//	    without it.
+func (k *Keeper) newest(ctx context.Context) (now *pb.Membership, shards []Standing, err error) {
+	own, shards, err := k.standing(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	now, answered := k.hear(ctx, own)
+	if now == nil {
+		if need := len(k.cfg.First.Members)/2 + 1; answered+1 < need {
+			return nil, nil, fmt.Errorf("%w: the first document needs %d, %d are there", ErrNoMajority, need, answered+1)
+		}
+		now = k.cfg.First
+	}
+	return now, shards, nil
+}
+
+// standing asks all shards. The document is the newest of any, nil when none has
+// one.
 func (k *Keeper) standing(ctx context.Context) (now *pb.Membership, shards []Standing, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -147,19 +169,17 @@ func (k *Keeper) standing(ctx context.Context) (now *pb.Membership, shards []Sta
 			now = s.Membership
 		}
 	}
-	if now == nil {
-		now = k.cfg.First
-	}
 	return now, shards, nil
 }
 
-// hear exchanges documents with all regions and returns the newest.
-func (k *Keeper) hear(ctx context.Context, now *pb.Membership) *pb.Membership {
+// hear exchanges documents with all regions and returns the newest, and how many
+// regions answered.
+func (k *Keeper) hear(ctx context.Context, now *pb.Membership) (newest *pb.Membership, answered int) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	var mu sync.Mutex
 	var asking sync.WaitGroup
-	newest := now
+	newest = now
 	for _, p := range k.cfg.Peers(now) {
 		asking.Go(func() {
 			resp, err := p.Current(ctx, &pb.CurrentRequest{RegionId: k.cfg.Self, Region: k.cfg.Name, Membership: now})
@@ -168,13 +188,14 @@ func (k *Keeper) hear(ctx context.Context, now *pb.Membership) *pb.Membership {
 			}
 			mu.Lock()
 			defer mu.Unlock()
+			answered++
 			if resp.Membership.Newer(newest) {
 				newest = resp.Membership
 			}
 		})
 	}
 	asking.Wait()
-	return newest
+	return newest, answered
 }
 
 // adopt puts a document into all shards that have an older one.
@@ -313,11 +334,10 @@ func (k *Keeper) filledBy(ctx context.Context, now *pb.Membership, m *pb.Member,
 // ErrRefused or ErrNoMajority.
 func (k *Keeper) Change(ctx context.Context, change Change) (*pb.Membership, error) {
 	for {
-		now, shards, err := k.standing(ctx)
+		now, shards, err := k.newest(ctx)
 		if err != nil {
 			return nil, err
 		}
-		now = k.hear(ctx, now)
 		next, err := change(now)
 		if err != nil {
 			return nil, err
@@ -342,7 +362,7 @@ func (k *Keeper) Change(ctx context.Context, change Change) (*pb.Membership, err
 		}
 		// The change may not be in it: somebody else's was decided. If it is, the
 		// next turn finds nothing to do.
-		k.hear(ctx, decided)
+		_, _ = k.hear(ctx, decided) // they hear of it at once
 	}
 }
 
@@ -352,6 +372,9 @@ func (k *Keeper) Force(ctx context.Context, name string) (*pb.Membership, error)
 	now, shards, err := k.standing(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if now == nil {
+		return refusal("this region has no document yet")
 	}
 	m := now.Named(name)
 	if n := voters(now, m.GetRegionId()); n != 1 || !now.Of(k.cfg.Self).GetState().Votes() || m.GetRegionId() == k.cfg.Self {
