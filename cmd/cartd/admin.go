@@ -64,7 +64,8 @@ func adminError(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, errNoDrills), errors.Is(err, errRefused), errors.Is(err, membership.ErrRefused):
+	case errors.Is(err, errNoDrills), errors.Is(err, errRefused), errors.Is(err, membership.ErrRefused),
+		errors.Is(err, membership.ErrNoMajority): // whoever asks should know now, not when it may have changed
 		return connect.NewError(connect.CodeFailedPrecondition, err)
 	case errors.Is(err, errUnknown):
 		return connect.NewError(connect.CodeNotFound, err)
