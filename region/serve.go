@@ -148,8 +148,13 @@ func (n *Node) onShard(_ context.Context, _ string, payload []byte) ([]byte, err
 		if err != nil {
 			return nil, err
 		}
-		for _, d := range sums {
+		floors, err := s.Floors(r.Digests.Lo, r.Digests.Hi)
+		if err != nil {
+			return nil, err
+		}
+		for i, d := range sums {
 			resp.Digests = append(resp.Digests, slices.Clone(d[:]))
+			resp.ForgottenBeforeMs = append(resp.ForgottenBeforeMs, floors[i].Before.UnixMilli())
 		}
 	case *regionv1.ShardRequest_Bucket_:
 		carts, more, err := s.Bucket(r.Bucket.Slot, r.Bucket.After, int(min(r.Bucket.Limit, 4096)))
@@ -182,6 +187,12 @@ func (n *Node) onShard(_ context.Context, _ string, payload []byte) ([]byte, err
 			return nil, err
 		}
 		resp.Incarnation = highest
+	case *regionv1.ShardRequest_Collectable_:
+		ok, err := s.Collectable(digestsIn(r.Collectable.Carts))
+		if err != nil {
+			return nil, err
+		}
+		resp.Collectable = ok
 	case *regionv1.ShardRequest_Standing_:
 		m := s.Marker()
 		resp.Membership, resp.Incarnation, resp.Kept, resp.Left = s.Membership(), m.Incarnation, m.Kept, m.Kept-m.Reissued
@@ -197,6 +208,15 @@ func (n *Node) onShard(_ context.Context, _ string, payload []byte) ([]byte, err
 		return nil, fmt.Errorf("unknown request %T", req.Request)
 	}
 	return proto.Marshal(&resp)
+}
+
+func digestsIn(carts []*regionv1.CartDigest) []store.CartDigest {
+	out := make([]store.CartDigest, len(carts))
+	for i, c := range carts {
+		out[i].CartID = c.CartId
+		copy(out[i].Digest[:], c.Digest)
+	}
+	return out
 }
 
 func wholeCart(s *shard.Shard, id string) ([]byte, error) {

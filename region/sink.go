@@ -250,6 +250,86 @@ func (r *Router) Digests(ctx context.Context, lo, hi uint32) ([][16]byte, error)
 	return out, nil
 }
 
+// ForgottenBefore returns for each slot in [lo, hi) the time, in milliseconds since
+// the Unix epoch, before which carts last changed that may have been collected
+// since; 0: none was.
+func (r *Router) ForgottenBefore(ctx context.Context, lo, hi uint32) ([]int64, error) {
+	shards, err := r.overlapping(lo, hi)
+	if err != nil {
+		return nil, err
+	}
+	var out []int64
+	for _, id := range shards {
+		from, to := r.slots.Range(id)
+		resp, err := r.ask(ctx, &regionv1.ShardRequest{Shard: id, Request: &regionv1.ShardRequest_Digests{
+			Digests: &regionv1.ShardRequest_Slots{Lo: max(from, lo), Hi: min(to, hi)},
+		}})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, resp.ForgottenBeforeMs...)
+	}
+	return out, nil
+}
+
+// collectPart is how many carts one command collects.
+const collectPart = 100
+
+// byShard splits carts by their shard, in parts that one command takes, and gives
+// their places.
+func (r *Router) byShard(carts []CartDigest, do func(shard uint32, places []int, part []*regionv1.CartDigest) error) error {
+	places := make(map[uint32][]int)
+	for i, c := range carts {
+		s := r.shardOf(c.CartID)
+		places[s] = append(places[s], i)
+	}
+	for s, at := range places {
+		for some := range slices.Chunk(at, collectPart) {
+			part := make([]*regionv1.CartDigest, len(some))
+			for i, j := range some {
+				part[i] = &regionv1.CartDigest{CartId: carts[j].CartID, Digest: carts[j].Digest[:]}
+			}
+			if err := do(s, some, part); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Collectable says for each cart whether it may be collected as far as this region
+// knows, see shard.Shard.Collectable.
+func (r *Router) Collectable(ctx context.Context, carts []CartDigest) ([]bool, error) {
+	out := make([]bool, len(carts))
+	err := r.byShard(carts, func(shard uint32, places []int, part []*regionv1.CartDigest) error {
+		resp, err := r.ask(ctx, &regionv1.ShardRequest{Shard: shard, Request: &regionv1.ShardRequest_Collectable_{
+			Collectable: &regionv1.ShardRequest_Collectable{Carts: part},
+		}})
+		if err != nil {
+			return err
+		}
+		if len(resp.Collectable) != len(part) {
+			return fmt.Errorf("%d answers for %d carts", len(resp.Collectable), len(part))
+		}
+		for i, j := range places {
+			out[j] = resp.Collectable[i]
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Collect collects carts of which every region has said that they may be, and that
+// are still as they were.
+func (r *Router) Collect(ctx context.Context, carts []CartDigest) error {
+	return r.byShard(carts, func(shard uint32, _ []int, part []*regionv1.CartDigest) error {
+		_, err := r.propose(ctx, shard, &regionv1.Command{Command: &regionv1.Command_Collect{
+			Collect: &regionv1.Collect{Carts: part},
+		}}, true)
+		return err
+	})
+}
+
 // Bucket lists the carts of a slot with ids above after, in id order.
 func (r *Router) Bucket(ctx context.Context, slot uint32, after string, limit int) ([]CartDigest, bool, error) {
 	if slot >= 1024 {

@@ -599,3 +599,8 @@ func TestNewRefuses(t *testing.T) {
 		}
 	})
 }
+
+// Collect is of no use here: nobody collects.
+func (f *wireFake) Collect(context.Context, Hello, []CartDigest, bool) ([]bool, error) {
+	return nil, ErrUnsupported
+}

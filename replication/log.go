@@ -108,6 +108,9 @@ type Transport interface {
 	// Repairing reports whether the peer repairs hello's region in hello's slots
 	// at the moment.
 	Repairing(ctx context.Context, hello Hello) (bool, error)
+	// Collect asks the peer which carts may be collected as far as it knows; with
+	// commit it tells it to collect them.
+	Collect(ctx context.Context, hello Hello, carts []CartDigest, commit bool) ([]bool, error)
 	// Join hands over whole carts; then, unless cursor is 0, it moves the
 	// peer's cursor of hello's stream up to it. It returns when the peer
 	// has committed both.
@@ -160,6 +163,14 @@ type Sink interface {
 	// in hello's slots, by rows or whole carts; 0: none is, or this region is
 	// not formed yet.
 	Known(ctx context.Context, hello Hello) (incarnation uint32, err error)
+	// Collect says for each cart whether it may be collected as far as this
+	// region knows; with commit it collects those that are as they were, and
+	// says nothing.
+	Collect(ctx context.Context, carts []CartDigest, commit bool) ([]bool, error)
+	// ForgottenBefore returns for each slot the time, in milliseconds since the Unix
+	// epoch, before which carts last changed that may have been collected since;
+	// 0: none was.
+	ForgottenBefore(ctx context.Context) ([]int64, error)
 	// Repairing reports whether a shard here, in hello's slots, repairs hello's
 	// region at the moment.
 	Repairing(ctx context.Context, hello Hello) (bool, error)

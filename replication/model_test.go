@@ -788,3 +788,8 @@ func (w *world) close() {
 		}
 	}
 }
+
+// Collect is of no use here: nobody collects.
+func (f far) Collect(context.Context, Hello, []CartDigest, bool) ([]bool, error) {
+	return nil, ErrUnsupported
+}

@@ -339,3 +339,8 @@ func TestRepairIsLeftToAPeerThatIsAtIt(t *testing.T) {
 		t.Errorf("left %v: %v", done.Left, done.Err)
 	}
 }
+
+// Collect is of no use here: nobody collects.
+func (d *direct) Collect(context.Context, Hello, []CartDigest, bool) ([]bool, error) {
+	return nil, ErrUnsupported
+}

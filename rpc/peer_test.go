@@ -40,7 +40,9 @@ type peerRegionFake struct {
 	acked   uint64
 	fail    error
 	hold    chan struct{} // Join waits for it
-	joins   int
+
+	collected []replication.CartDigest
+	joins     int
 }
 
 func peerNewRegion(id crdt.RegionID) *peerRegionFake {
@@ -178,6 +180,22 @@ func (r *peerRegionFake) Join(ctx context.Context, iv crdt.Interval, _, _ uint32
 	r.cursors[iv.Stream] = max(cursor, iv.Hi)
 	return r.cursors[iv.Stream], true, nil
 }
+
+func (r *peerRegionFake) Collect(_ context.Context, carts []replication.CartDigest, commit bool) ([]bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if commit {
+		r.collected = append(r.collected, carts...)
+		return nil, nil
+	}
+	ok := make([]bool, len(carts))
+	for i, c := range carts {
+		_, ok[i] = r.carts[c.CartID]
+	}
+	return ok, nil
+}
+
+func (r *peerRegionFake) ForgottenBefore(context.Context) ([]int64, error) { return []int64{0, 7}, nil }
 
 func (r *peerRegionFake) JoinCarts(_ context.Context, carts []replication.WholeCart, _ crdt.Stream) error {
 	r.mu.Lock()

@@ -50,6 +50,7 @@ type restoreCmd struct {
 	Region string `help:"The region; its incarnation must be above what the backup knows of it." required:""`
 	From   string `help:"Where the backup is. ${address}" required:"" placeholder:"URL"`
 	At     string `help:"The backup; the newest when not given." placeholder:"ID"`
+	All    bool   `help:"Join also carts that are left out otherwise: carts of their slots were collected since the backup, and what those had seen removed comes back."`
 }
 
 // Validate is called by kong.
@@ -161,7 +162,7 @@ func (c *restoreCmd) Run(a *app) (err error) {
 	if err != nil {
 		return err
 	}
-	plan, err := backup.Prepare(a.ctx, b, c.At, r)
+	plan, err := backup.Prepare(a.ctx, b, c.At, r, c.All)
 	if err != nil {
 		return placeError(err)
 	}
@@ -172,8 +173,11 @@ func (c *restoreCmd) Run(a *app) (err error) {
 		return err
 	}
 	took := time.Since(started)
-	return a.print(map[string]any{"id": plan.ID, "region": c.Region, "carts": plan.Carts, "took_ms": took.Milliseconds()}, func(w *tabwriter.Writer) {
-		row(w, fmt.Sprintf("backup %s of %s: %d carts joined with those of %s (%v)", plan.ID, plan.Region, plan.Carts, c.Region, took.Round(time.Millisecond)))
+	return a.print(map[string]any{"id": plan.ID, "region": c.Region, "carts": plan.Carts - plan.LeftOut, "left_out": plan.LeftOut, "took_ms": took.Milliseconds()}, func(w *tabwriter.Writer) {
+		row(w, fmt.Sprintf("backup %s of %s: %d carts joined with those of %s (%v)", plan.ID, plan.Region, plan.Carts-plan.LeftOut, c.Region, took.Round(time.Millisecond)))
+		if plan.LeftOut > 0 {
+			row(w, fmt.Sprintf("%d carts were left out: carts of their slots were collected since, and what those had seen removed would come back. --all joins them too.", plan.LeftOut))
+		}
 	})
 }
 
@@ -325,6 +329,26 @@ func (r *wholeRegion) Export(ctx context.Context, ids []string) (out []backup.Ca
 			}
 		}
 		return stream.Err()
+	})
+	return out, err
+}
+
+// ForgottenBefore implements backup.Target.
+func (r *wholeRegion) ForgottenBefore(ctx context.Context) (out []time.Time, err error) {
+	err = r.again(ctx, func(ctx context.Context) error {
+		resp, err := r.client.Forgotten(ctx, asked(r, &adminv1.ForgottenRequest{Region: r.status.GetRegion()}))
+		if err != nil {
+			return err
+		}
+		out = nil
+		for _, ms := range resp.Msg.GetForgottenBeforeMs() {
+			var at time.Time
+			if ms > 0 {
+				at = time.UnixMilli(ms)
+			}
+			out = append(out, at)
+		}
+		return nil
 	})
 	return out, err
 }

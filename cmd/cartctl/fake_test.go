@@ -366,6 +366,13 @@ func (r fakeRegion) own(h http.Header, region string) error {
 	return admitted(h)
 }
 
+func (r fakeRegion) Forgotten(_ context.Context, req *connect.Request[adminv1.ForgottenRequest]) (*connect.Response[adminv1.ForgottenResponse], error) {
+	if err := r.own(req.Header(), req.Msg.GetRegion()); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&adminv1.ForgottenResponse{ForgottenBeforeMs: make([]int64, 1024)}), nil
+}
+
 func (r fakeRegion) Digests(_ context.Context, req *connect.Request[adminv1.DigestsRequest]) (*connect.Response[adminv1.DigestsResponse], error) {
 	if err := r.own(req.Header(), req.Msg.GetRegion()); err != nil {
 		return nil, err

@@ -120,6 +120,46 @@ func (s sink) Known(ctx context.Context, h replication.Hello) (uint32, error) {
 	return s.router.Known(ctx, h.Stream.Region, h.SlotLo, h.SlotHi)
 }
 
+// Collect implements replication.Sink.
+func (s sink) Collect(ctx context.Context, carts []replication.CartDigest, commit bool) ([]bool, error) {
+	out := make([]region.CartDigest, len(carts))
+	for i, c := range carts {
+		out[i] = region.CartDigest{CartID: c.CartID, Digest: region.Digest(c.Digest)}
+	}
+	if commit {
+		return nil, s.router.Collect(ctx, out)
+	}
+	return s.router.Collectable(ctx, out)
+}
+
+// ForgottenBefore implements replication.Sink.
+func (s sink) ForgottenBefore(ctx context.Context) ([]int64, error) {
+	return s.router.ForgottenBefore(ctx, 0, shard.SlotCount)
+}
+
+// garbage is a shard that is led here as collection needs it. For one goroutine.
+type garbage struct {
+	sink
+	shard *shard.Shard
+	place *shard.Place // where it looked last
+}
+
+var _ replication.Garbage = garbage{}
+
+// Next implements replication.Garbage.
+func (g garbage) Next(ctx context.Context) ([]replication.CartDigest, error) {
+	found, next, err := g.shard.Garbage(ctx, *g.place)
+	if err != nil {
+		return nil, err
+	}
+	*g.place = next
+	out := make([]replication.CartDigest, len(found))
+	for i, c := range found {
+		out[i] = replication.CartDigest{CartID: c.CartID, Digest: replication.Digest(c.Digest)}
+	}
+	return out, nil
+}
+
 // Repairing implements replication.Sink.
 func (s sink) Repairing(ctx context.Context, h replication.Hello) (bool, error) {
 	return s.router.Repairing(ctx, h.Region, h.SlotLo, h.SlotHi)

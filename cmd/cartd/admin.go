@@ -35,6 +35,9 @@ type buckets interface {
 // carts is a region whose carts are read and joined whole.
 type carts interface {
 	Digests(ctx context.Context, lo, hi uint32) ([]replication.Digest, error)
+	// ForgottenBefore returns for each slot the time before which carts last
+	// changed that may have been collected since; 0: none was.
+	ForgottenBefore(ctx context.Context) ([]int64, error)
 	// Fetch returns the carts in the order of the ids, without data where there
 	// is none.
 	Fetch(ctx context.Context, cartIDs []string) ([]replication.WholeCart, error)
@@ -277,6 +280,19 @@ func (a admin) Digests(ctx context.Context, req *connect.Request[adminv1.Digests
 		out.Digests[i] = d[:]
 	}
 	return connect.NewResponse(out), nil
+}
+
+// Forgotten implements the service.
+func (a admin) Forgotten(ctx context.Context, req *connect.Request[adminv1.ForgottenRequest]) (*connect.Response[adminv1.ForgottenResponse], error) {
+	r, err := a.ops.carts(req.Msg.Region)
+	if err != nil {
+		return nil, adminError(err)
+	}
+	before, err := r.ForgottenBefore(ctx)
+	if err != nil {
+		return nil, adminError(err)
+	}
+	return connect.NewResponse(&adminv1.ForgottenResponse{ForgottenBeforeMs: before}), nil
 }
 
 // Export implements the service.

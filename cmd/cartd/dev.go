@@ -577,7 +577,7 @@ func (d *dev) carts(name string) (carts, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sink{r.router}, nil
+	return restorable{sink{r.router}, r.roster}, nil
 }
 
 // member asks a region that takes edits to have the others agree: one that is

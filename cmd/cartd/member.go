@@ -185,6 +185,17 @@ func (g *gossipers) with(ctx context.Context, s *shard.Shard, peers []replicatio
 	}
 	g.set(s.ID(), gossip)
 	defer g.set(s.ID(), nil)
+	if g.place.roster.collects(peers) {
+		lo, hi := s.SlotRange()
+		hello := func() replication.Hello {
+			return replication.Hello{Version: replication.Version, Region: g.place.region, Stream: s.Stream(), SlotLo: lo, SlotHi: hi}
+		}
+		c := replication.NewCollector(garbage{sink{g.place.roster.router}, s, new(shard.Place)}, hello, peers, collectEvery, g.place.log)
+		var collecting sync.WaitGroup
+		collecting.Go(func() { c.Run(ctx) })
+		defer collecting.Wait()
+		defer cancel() // before it is waited for
+	}
 	go func() {
 		select {
 		case <-changed:
@@ -196,6 +207,10 @@ func (g *gossipers) with(ctx context.Context, s *shard.Shard, peers []replicatio
 		g.place.log.Error("gossip ended", slog.Any("err", err))
 	}
 }
+
+// collectEvery is the time between two looks at some carts of a shard: half a
+// thousand carts a second are 40 million a day.
+const collectEvery = time.Second
 
 func (g *gossipers) set(id uint32, gossip *replication.Gossiper) {
 	g.mu.Lock()

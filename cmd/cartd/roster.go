@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 	"github.com/samecart/samecart/region"
+	"github.com/samecart/samecart/region/shard"
 	"github.com/samecart/samecart/replication"
 	"github.com/samecart/samecart/replication/membership"
 )
@@ -26,6 +28,42 @@ type way struct {
 // wholeCarts is where whole carts of another region come from.
 type wholeCarts interface {
 	Fetch(ctx context.Context, cartIDs []string) ([]replication.WholeCart, error)
+	// ForgottenBefore is that of replication.Sink.
+	ForgottenBefore(ctx context.Context, hello replication.Hello) ([]int64, error)
+}
+
+// restorable is the region as backups are restored into it.
+type restorable struct {
+	sink
+	roster *roster
+}
+
+// ForgottenBefore is the latest of any member region: what is joined here goes to
+// all.
+func (r restorable) ForgottenBefore(ctx context.Context) ([]int64, error) {
+	out, err := r.sink.ForgottenBefore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	hello := replication.Hello{
+		Version: replication.Version, Region: r.roster.name, Stream: crdt.Stream{Region: r.roster.self}, SlotHi: shard.SlotCount,
+	}
+	for id, name := range r.roster.names() {
+		from, ok := r.roster.carts(id)
+		if !ok {
+			return nil, fmt.Errorf("there is no way to region %s, which may have collected carts", name)
+		}
+		at, err := from.ForgottenBefore(ctx, hello)
+		if err != nil {
+			return nil, fmt.Errorf("ask region %s what it has collected (fence it when it is gone for good): %w", name, err)
+		}
+		for slot, ms := range at {
+			if slot < len(out) {
+				out[slot] = max(out[slot], ms)
+			}
+		}
+	}
+	return out, nil
 }
 
 // roster is what a process knows of the membership: with which regions its own
@@ -150,6 +188,27 @@ func (r *roster) gossip() (peers []replication.PeerRegion, changed <-chan struct
 		}
 	}
 	return peers, r.changed, true
+}
+
+// collects reports whether this region is the one that frees what carts leave
+// behind: the first of the members. Every other member must be among the peers, and
+// none may be on its way in, which has not all carts yet.
+func (r *roster) collects(peers []replication.PeerRegion) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.now == nil {
+		return false
+	}
+	members := 0
+	for _, m := range r.now.Members {
+		switch {
+		case m.State == membershipv1.State_STATE_JOINING, m.State.Votes() && m.RegionId < uint32(r.self):
+			return false
+		case m.State.Votes():
+			members++
+		}
+	}
+	return members == len(peers)+1
 }
 
 // names are the regions that rows and carts are taken from now.

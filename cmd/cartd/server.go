@@ -391,7 +391,10 @@ func (s *server) carts(name string) (carts, error) {
 	if name != s.conf.Region {
 		return nil, fmt.Errorf("%w: carts of region %q are not read whole or joined from here; ask at its own address", errUnknown, name)
 	}
-	return sink{s.router}, nil
+	if s.place.roster == nil {
+		return nil, fmt.Errorf("%w: a gateway reaches no other region, which may have collected carts; ask a node", errRefused)
+	}
+	return restorable{sink{s.router}, s.place.roster}, nil
 }
 
 func (s *server) member(ctx context.Context, req *adminv1.MemberRequest) (*membershipv1.Membership, error) {

@@ -41,6 +41,16 @@ func (s *Shard) check(cmd *regionv1.Command) error {
 		return checkRegion(c.MoveCursor.GetRegionId())
 	case *regionv1.Command_TrimLog, *regionv1.Command_ExpireOps, *regionv1.Command_Reincarnate, *regionv1.Command_Reissue:
 		return nil
+	case *regionv1.Command_Collect:
+		if n := len(c.Collect.GetCarts()); n > collectMax {
+			return fmt.Errorf("%d carts to collect: at most %d", n, collectMax)
+		}
+		for _, e := range c.Collect.GetCarts() {
+			if err := s.checkCart(e.GetCartId()); err != nil {
+				return err
+			}
+		}
+		return nil
 	case *regionv1.Command_SetMembership:
 		return checkMembership(c.SetMembership.GetMembership())
 	case *regionv1.Command_Prepare:
@@ -73,6 +83,10 @@ func (s *Shard) checkEdit(e *regionv1.Edit) error {
 	}
 	return s.checkCart(e.GetCartId())
 }
+
+// collectMax bounds the carts of one Collect: they must fit the smallest
+// transaction, with their floors.
+const collectMax = 100
 
 // membersMax is far above the number of regions that there can be.
 const membersMax = 256

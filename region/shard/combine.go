@@ -208,7 +208,7 @@ func (s *Shard) housekeep(ctx context.Context) {
 			continue
 		}
 		s.keep(ctx, func() *regionv1.Command { return s.trimCommand(n%10 == 0) })
-		if n%60 == 0 {
+		if n%10 == 0 {
 			s.keep(ctx, s.expireCommand)
 		}
 	}

@@ -105,6 +105,7 @@ func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
 		Replica:     crdt.Replica{Region: m.Region, Incarnation: m.Incarnation},
 		At:          at,
 		QuantityMax: w.limits.Quantity,
+		Floor:       w.tx.Floor(w.slots.Of(e.CartId)).Seq,
 	}
 	cart := state.Cart
 	var deltas []crdt.Delta

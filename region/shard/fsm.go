@@ -172,6 +172,7 @@ func (b *batch) entry(l *raft.Log) (answer, error) {
 			}
 		}
 	}
+	b.mark(&workspace{index: l.Index, limits: e.Limits, at: crdt.Timestamp(e.At)})
 	m = b.tx.Marker()
 	m.Applied, m.Partial, m.Done = l.Index, 0, 0
 	b.entries++
@@ -223,6 +224,8 @@ func (b *batch) command(w *workspace, c *regionv1.Command, place int) (*regionv1
 		return w.vote(func(a *membershipv1.Acceptor) *membershipv1.Vote { return a.Accept(w.members, c.Accept) })
 	case *regionv1.Command_Reincarnate:
 		return b.reincarnate(w, c.Reincarnate, place)
+	case *regionv1.Command_Collect:
+		return w.collect(c.Collect)
 	case *regionv1.Command_Reissue:
 		return w.reissue(c.Reissue.GetTo(), flush)
 	}
@@ -256,6 +259,10 @@ func (b *batch) commit() error {
 	}
 	var records []published
 	if err := b.tx.Commit(func(id string, r *store.Record, encoded []byte) {
+		if r == nil {
+			f.carts.drop(id)
+			return
+		}
 		f.carts.put(id, r)
 		records = append(records, published{id, r, encoded})
 	}); err != nil {
@@ -313,6 +320,19 @@ func (f *fsm) record(id string) (*store.Record, error) {
 	// dropped it again for want of room: then ours may be old.
 	f.carts.fill(id, r, before)
 	return r, nil
+}
+
+// peek is record for one who looks at all carts, which would drive out of memory
+// those that are in use.
+func (f *fsm) peek(id string) (r *store.Record, err error) {
+	if r, ok := f.carts.get(id); ok {
+		return r, nil
+	}
+	err = f.read(func(sp *store.Space) (err error) {
+		r, err = sp.Record(f.slots.Of(id), id)
+		return err
+	})
+	return r, err
 }
 
 // Snapshot implements raft.FSM.
@@ -403,6 +423,14 @@ func (c *carts) put(id string, r *store.Record) {
 	defer c.mu.Unlock()
 	c.puts.Add(1)
 	c.store(id, r)
+}
+
+// drop forgets a cart that is not there any more.
+func (c *carts) drop(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.puts.Add(1)
+	c.lru.Remove(id)
 }
 
 func (c *carts) fill(id string, r *store.Record, before uint64) {

@@ -148,7 +148,8 @@ func (w *workspace) reissueRow(row crdt.Row) error {
 	state := stateOf(old)
 	at := w.now()
 	m := w.tx.Marker()
-	writer := crdt.Writer{Replica: crdt.Replica{Region: m.Region, Incarnation: m.Incarnation}, At: at, QuantityMax: w.limits.Quantity}
+	writer := crdt.Writer{Replica: crdt.Replica{Region: m.Region, Incarnation: m.Incarnation}, At: at, QuantityMax: w.limits.Quantity,
+		Floor: w.tx.Floor(w.slots.Of(row.CartID)).Seq}
 	d, ok := state.Cart.Reissue(writer, row.Delta)
 	if !ok {
 		return nil

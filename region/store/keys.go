@@ -21,6 +21,8 @@ import (
 //	  digests     d slot ÷ sumsLen          → sumsLen × Sum
 //	  membership  p                         → membership.v1.Membership
 //	  acceptor    a                         → what was promised and accepted for the next one
+//	  floor       f slot                    → Floor
+//	  marks       h                         → the clock marks, see Mark
 //	  kept        k chunk                   → a chunk of crdt.Row, see Space.Reborn
 const (
 	topPointer byte = 0
@@ -38,6 +40,8 @@ const (
 	kindMembership byte = 'p'
 	kindAcceptor   byte = 'a'
 	kindKept       byte = 'k'
+	kindFloor      byte = 'f'
+	kindMarks      byte = 'h'
 )
 
 func pointerKey(shard uint32) []byte {

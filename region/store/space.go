@@ -22,6 +22,8 @@ type Space struct {
 	// Below: the applying goroutine's own.
 	marker Marker
 	sums   []Sum // by slot - slotLo, as after the last commit
+	floors map[uint32]Floor
+	marks  []Mark
 	rows   series
 	ops    series
 }
@@ -31,6 +33,9 @@ func (s *Space) load() error {
 	return s.store.db.View(func(tx *badger.Txn) error {
 		var err error
 		if s.marker, err = s.readMarker(tx); err != nil {
+			return err
+		}
+		if err := s.loadCollected(tx); err != nil {
 			return err
 		}
 		if err := s.readSums(tx, s.slotLo, s.slotHi, func(slot uint32, sum Sum) { s.sums[slot-s.slotLo] = sum }); err != nil {

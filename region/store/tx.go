@@ -22,6 +22,8 @@ type Tx struct {
 	err    error
 
 	rows, ops appending
+	floors    map[uint32]Floor // that this transaction raised
+	marks     []Mark
 	lastRead  lastRead
 	loose     []looseOp
 	// spilled takes rows that would not fit the transaction; see AppendRow.
@@ -39,7 +41,7 @@ func (s *Space) Begin() *Tx {
 	return &Tx{
 		space: s, tx: s.store.db.NewTransaction(true), marker: s.marker,
 		sums: make(map[uint32]Sum), carts: make(map[string]*dirtyCart),
-		rows: appending{tail: s.rows.tail}, ops: appending{tail: s.ops.tail},
+		rows: appending{tail: s.rows.tail}, ops: appending{tail: s.ops.tail}, marks: s.marks,
 	}
 }
 
@@ -101,12 +103,7 @@ func (t *Tx) Record(slot uint32, id string) (*Record, error) {
 // PutRecord writes a cart's new record; old is the one it replaces, nil for
 // a new cart. The bytes are written once a commit, however often it changes.
 func (t *Tx) PutRecord(slot uint32, id string, old, r *Record) {
-	sum, ok := t.sums[slot]
-	if !ok {
-		sum = t.space.sums[slot-t.space.slotLo]
-		t.count++ // at most: neighbours share a key
-		t.bytes += 64
-	}
+	sum := t.sum(slot)
 	if old != nil {
 		sum.take(old.Digest)
 	} else {
@@ -123,6 +120,18 @@ func (t *Tx) PutRecord(slot uint32, id string, old, r *Record) {
 	size := int64(len(r.Encode()) + len(id) + 64)
 	t.bytes += size - d.size
 	d.size, d.record = size, r
+}
+
+// sum is a slot's digest as this transaction has it, which the caller is about to
+// change.
+func (t *Tx) sum(slot uint32) Sum {
+	sum, ok := t.sums[slot]
+	if !ok {
+		sum = t.space.sums[slot-t.space.slotLo]
+		t.count++ // at most: neighbours share a key
+		t.bytes += 64
+	}
+	return sum
 }
 
 // AppendRow gives the row the log's next seq and writes it. Rows past half of
@@ -158,10 +167,14 @@ func (t *Tx) SetCursor(st crdt.Stream, seq uint64) {
 }
 
 // Commit writes everything at once and calls each for every cart record
-// written, with its bytes. After an error the node must stop: the log has the
+// written, with its bytes, and with nil for one that was dropped. After an error the node must stop: the log has the
 // entry, the database does not.
 func (t *Tx) Commit(each func(id string, r *Record, encoded []byte)) error {
 	for id, d := range t.carts { // map order changes no byte: keys differ
+		if d.record == nil {
+			t.delete(t.space.cartKey(d.slot, id))
+			continue
+		}
 		t.set(t.space.cartKey(d.slot, id), d.record.encoded)
 	}
 	t.writeSums()
@@ -183,7 +196,15 @@ func (t *Tx) Commit(each func(id string, r *Record, encoded []byte)) error {
 	for slot, sum := range t.sums {
 		t.space.sums[slot-t.space.slotLo] = sum
 	}
+	for slot, f := range t.floors {
+		t.space.floors[slot] = f
+	}
+	t.space.marks = t.marks
 	for id, d := range t.carts {
+		if d.record == nil {
+			each(id, nil, nil)
+			continue
+		}
 		encoded := d.record.encoded
 		d.record.encoded = nil
 		each(id, d.record, encoded)

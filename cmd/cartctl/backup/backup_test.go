@@ -87,6 +87,8 @@ type region struct {
 	exported int    // carts
 	imported int
 	refuse   int // the import that fails, from 1; 0: none
+
+	forgotten []time.Time // by slot
 }
 
 func newRegion(incarnation uint32) *region {
@@ -98,6 +100,8 @@ func newRegion(incarnation uint32) *region {
 func slotOf(id string) uint32 { return []uint32{0, 1, 700, Slots - 1}[id[len(id)-1]%4] }
 
 func (r *region) Region(context.Context) (Region, error) { return r.who, nil }
+
+func (r *region) ForgottenBefore(context.Context) ([]time.Time, error) { return r.forgotten, nil }
 
 func (r *region) Digests(context.Context) ([]Digest, error) {
 	r.mu.Lock()
@@ -199,7 +203,7 @@ func (r *region) text() string {
 // restored restores a backup into an empty region and returns what is there.
 func restored(b Bucket, id string) (string, error) {
 	r := newRegion(99)
-	p, err := Prepare(context.Background(), b, id, r)
+	p, err := Prepare(context.Background(), b, id, r, false)
 	if err != nil {
 		return "", err
 	}
@@ -372,7 +376,7 @@ func TestEveryDamage(t *testing.T) {
 			delete(broken.held, name)
 		}
 		target := newRegion(9)
-		p, err := Prepare(t.Context(), broken, last.ID, target)
+		p, err := Prepare(t.Context(), broken, last.ID, target, false)
 		if err == nil {
 			err = p.Run(t.Context(), nil)
 		}
@@ -560,7 +564,7 @@ func TestIncarnation(t *testing.T) {
 	} {
 		for _, id := range []string{last.ID, again.ID} {
 			target := &region{who: Region{"somewhere", c.id, c.incarnation}, carts: map[string]crdt.State{}}
-			p, err := Prepare(t.Context(), b, id, target)
+			p, err := Prepare(t.Context(), b, id, target, false)
 			if c.want == "" {
 				if err == nil {
 					err = p.Run(t.Context(), nil)
@@ -578,7 +582,7 @@ func TestIncarnation(t *testing.T) {
 	// An empty backup of a region says which dots are spent, too.
 	empty := newBlobs()
 	made(t, newRegion(4), empty, Options{})
-	if _, err := Prepare(t.Context(), empty, "", newRegion(4)); !errors.Is(err, ErrIncarnation) {
+	if _, err := Prepare(t.Context(), empty, "", newRegion(4), false); !errors.Is(err, ErrIncarnation) {
 		t.Errorf("empty backup: %v", err)
 	}
 	if _, err := Make(t.Context(), newRegion(0), empty, Options{}); err == nil {
@@ -598,7 +602,7 @@ func TestRestoreIsAJoin(t *testing.T) {
 	want := r.carts["cart:a"].Cart
 	peer := newRegion(2) // which has heard of cart:a since, and lacks cart:b
 	peer.carts["cart:a"] = r.carts["cart:a"]
-	p, err := Prepare(t.Context(), b, "", peer)
+	p, err := Prepare(t.Context(), b, "", peer, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -608,6 +612,36 @@ func TestRestoreIsAJoin(t *testing.T) {
 	}
 	if !peer.carts["cart:a"].Cart.Equal(want) || peer.carts["cart:b"].Cart == nil || done != 4 {
 		t.Errorf("restored to %s; told of %d carts", peer.text(), done)
+	}
+}
+
+// What was collected since it was last changed before the backup would come back:
+// carts of such slots are left out, unless all are wanted. A backup that is newer
+// than what was collected has all of it.
+func TestRestoreOverWhatWasCollected(t *testing.T) {
+	r, b := newRegion(1), newBlobs()
+	r.set("cart:0", "tea", 2) // in slot 0
+	r.set("cart:1", "tea", 1) // in slot 1
+	s := made(t, r, b, Options{})
+	for _, c := range []struct {
+		before time.Duration // of the backup's start: what was collected last changed then
+		all    bool
+		want   string
+	}{{-time.Second, false, "cart:0 cart:1"}, {time.Second, false, "cart:1"}, {time.Second, true, "cart:0 cart:1"}} {
+		target := newRegion(2)
+		target.forgotten = make([]time.Time, Slots)
+		target.forgotten[slotOf("cart:0")] = s.Started.Add(c.before)
+		p, err := Prepare(t.Context(), b, "", target, c.all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Run(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		got := strings.Join(slices.Sorted(maps.Keys(target.carts)), " ")
+		if got != c.want || p.Carts-p.LeftOut != len(target.carts) {
+			t.Errorf("%v, all %v: restored %q, left out %d of %d; want %q", c.before, c.all, got, p.LeftOut, p.Carts, c.want)
+		}
 	}
 }
 
@@ -621,7 +655,7 @@ func TestRestoreThatFails(t *testing.T) {
 	made(t, r, b, Options{})
 	target := newRegion(2)
 	target.refuse = 2
-	p, err := Prepare(t.Context(), b, "", target)
+	p, err := Prepare(t.Context(), b, "", target, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -648,7 +682,7 @@ func TestNoBackup(t *testing.T) {
 	b.held["backups/notes.txt"] = []byte("words")
 	b.held["backups/20261126T171259.123Z-4f3a9c.json.tmp"] = []byte("words")
 	for _, id := range []string{"", "20261126T171259.123Z-4f3a9c", "../../etc/passwd"} {
-		if _, err := Prepare(t.Context(), b, id, newRegion(1)); !errors.Is(err, ErrNoBackup) {
+		if _, err := Prepare(t.Context(), b, id, newRegion(1), false); !errors.Is(err, ErrNoBackup) {
 			t.Errorf("%q: %v", id, err)
 		}
 	}

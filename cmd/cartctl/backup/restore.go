@@ -20,6 +20,10 @@ var ErrIncarnation = errors.New("the region's incarnation must be raised first")
 // Target is a region that a backup is restored into.
 type Target interface {
 	Region(ctx context.Context) (Region, error)
+	// ForgottenBefore returns for each slot the time before which carts last
+	// changed that may have been collected since, in any member region: what they
+	// had seen removed is forgotten. The zero time: none was.
+	ForgottenBefore(ctx context.Context) ([]time.Time, error)
 	// Import joins the carts with the region's.
 	Import(ctx context.Context, carts []Cart) error
 }
@@ -129,12 +133,15 @@ const (
 	batchMax   = 500
 )
 
-// walk reads all carts of a backup, in batches.
-func walk(ctx context.Context, b Bucket, m *manifest, each func([]Cart) error) error {
+// walk reads all carts of a backup, or those of some slots, in batches.
+func walk(ctx context.Context, b Bucket, m *manifest, want func(slot uint32) bool, each func([]Cart) error) error {
 	r := newReader(b, m)
 	var batch []Cart
 	size := 0
 	for _, s := range m.Slots {
+		if want != nil && !want(s.Slot) {
+			continue
+		}
 		entries, err := r.entries(ctx, s)
 		if err != nil {
 			return err
@@ -163,7 +170,7 @@ func walk(ctx context.Context, b Bucket, m *manifest, each func([]Cart) error) e
 func verify(ctx context.Context, b Bucket, m *manifest, done func(carts int)) error {
 	limits := replication.DefaultLimits()
 	limits.Now = time.Now()
-	return walk(ctx, b, m, func(carts []Cart) error {
+	return walk(ctx, b, m, nil, func(carts []Cart) error {
 		whole := make([]replication.WholeCart, len(carts))
 		for i, c := range carts {
 			whole[i] = replication.WholeCart{CartID: c.ID, Data: c.State}
@@ -196,14 +203,19 @@ func orNothing(done func(int)) func(int) {
 // Plan is a backup and a region that may take it.
 type Plan struct {
 	Summary
-	b Bucket
-	m *manifest
-	t Target
+	// LeftOut is how many carts of the backup are not restored: they are in slots
+	// where carts were collected that had not changed since before the backup. What
+	// such a cart had seen removed is forgotten, and the backup would bring it back.
+	LeftOut int
+	b       Bucket
+	m       *manifest
+	t       Target
+	skip    map[uint32]bool
 }
 
 // Prepare finds a backup, the newest without an id, and checks whether the
-// region may take it.
-func Prepare(ctx context.Context, b Bucket, id string, t Target) (*Plan, error) {
+// region may take it. All carts: also those that would be left out.
+func Prepare(ctx context.Context, b Bucket, id string, t Target, all bool) (*Plan, error) {
 	m, err := open(ctx, b, id)
 	if err != nil {
 		return nil, err
@@ -220,7 +232,18 @@ func Prepare(ctx context.Context, b Bucket, id string, t Target) (*Plan, error) 
 			"if %s has lost its disks, start all its nodes with empty data directories and --incarnation %d, and restore then; if not, it has these writes already",
 			ErrIncarnation, r.Name, r.Incarnation, m.ID, known, r.Name, known+1)
 	}
-	return &Plan{m.summary(), b, m, t}, nil
+	collected, err := t.ForgottenBefore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p := &Plan{Summary: m.summary(), b: b, m: m, t: t, skip: make(map[uint32]bool)}
+	for _, s := range m.Slots {
+		if !all && int(s.Slot) < len(collected) && collected[s.Slot].After(m.Started) {
+			p.skip[s.Slot] = true
+			p.LeftOut += s.Carts
+		}
+	}
+	return p, nil
 }
 
 // importsAhead is how many batches are joined at a time.
@@ -237,7 +260,8 @@ func (p *Plan) Run(ctx context.Context, done func(carts int)) error {
 	}
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(importsAhead)
-	err := walk(ctx, p.b, p.m, func(carts []Cart) error {
+	wanted := func(slot uint32) bool { return !p.skip[slot] }
+	err := walk(ctx, p.b, p.m, wanted, func(carts []Cart) error {
 		if gctx.Err() != nil {
 			return context.Cause(gctx)
 		}

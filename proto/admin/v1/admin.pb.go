@@ -181,7 +181,7 @@ func (x MemberRequest_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MemberRequest_Action.Descriptor instead.
 func (MemberRequest_Action) EnumDescriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25, 0}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27, 0}
 }
 
 type RegionsRequest struct {
@@ -1363,6 +1363,97 @@ func (x *DigestsResponse) GetDigests() [][]byte {
 	return nil
 }
 
+type ForgottenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The region that is asked; it asks the others.
+	Region        string `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgottenRequest) Reset() {
+	*x = ForgottenRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgottenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgottenRequest) ProtoMessage() {}
+
+func (x *ForgottenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgottenRequest.ProtoReflect.Descriptor instead.
+func (*ForgottenRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ForgottenRequest) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+type ForgottenResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each slot: what carts that have not changed since then had seen may be
+	// forgotten, in any member region. Milliseconds since the Unix epoch, 0: none is.
+	ForgottenBeforeMs []int64 `protobuf:"varint,1,rep,packed,name=forgotten_before_ms,json=forgottenBeforeMs,proto3" json:"forgotten_before_ms,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *ForgottenResponse) Reset() {
+	*x = ForgottenResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgottenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgottenResponse) ProtoMessage() {}
+
+func (x *ForgottenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgottenResponse.ProtoReflect.Descriptor instead.
+func (*ForgottenResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ForgottenResponse) GetForgottenBeforeMs() []int64 {
+	if x != nil {
+		return x.ForgottenBeforeMs
+	}
+	return nil
+}
+
 type ExportRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Region string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
@@ -1374,7 +1465,7 @@ type ExportRequest struct {
 
 func (x *ExportRequest) Reset() {
 	*x = ExportRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1477,7 @@ func (x *ExportRequest) String() string {
 func (*ExportRequest) ProtoMessage() {}
 
 func (x *ExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1490,7 @@ func (x *ExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
 func (*ExportRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ExportRequest) GetRegion() string {
@@ -1427,7 +1518,7 @@ type WholeCart struct {
 
 func (x *WholeCart) Reset() {
 	*x = WholeCart{}
-	mi := &file_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1439,7 +1530,7 @@ func (x *WholeCart) String() string {
 func (*WholeCart) ProtoMessage() {}
 
 func (x *WholeCart) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1452,7 +1543,7 @@ func (x *WholeCart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeCart.ProtoReflect.Descriptor instead.
 func (*WholeCart) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WholeCart) GetCartId() string {
@@ -1478,7 +1569,7 @@ type ExportResponse struct {
 
 func (x *ExportResponse) Reset() {
 	*x = ExportResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1490,7 +1581,7 @@ func (x *ExportResponse) String() string {
 func (*ExportResponse) ProtoMessage() {}
 
 func (x *ExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1503,7 +1594,7 @@ func (x *ExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
 func (*ExportResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExportResponse) GetCarts() []*WholeCart {
@@ -1524,7 +1615,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1536,7 +1627,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1549,7 +1640,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ImportRequest) GetRegion() string {
@@ -1574,7 +1665,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1677,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1690,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 type MemberRequest struct {
@@ -1619,7 +1710,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1631,7 +1722,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1644,7 +1735,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *MemberRequest) GetAction() MemberRequest_Action {
@@ -1698,7 +1789,7 @@ type MemberResponse struct {
 
 func (x *MemberResponse) Reset() {
 	*x = MemberResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +1801,7 @@ func (x *MemberResponse) String() string {
 func (*MemberResponse) ProtoMessage() {}
 
 func (x *MemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +1814,7 @@ func (x *MemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberResponse.ProtoReflect.Descriptor instead.
 func (*MemberResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *MemberResponse) GetMembership() *v1.Membership {
@@ -1833,7 +1924,11 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x0eDigestsRequest\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\"+\n" +
 	"\x0fDigestsResponse\x12\x18\n" +
-	"\adigests\x18\x01 \x03(\fR\adigests\"B\n" +
+	"\adigests\x18\x01 \x03(\fR\adigests\"*\n" +
+	"\x10ForgottenRequest\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\"C\n" +
+	"\x11ForgottenResponse\x12.\n" +
+	"\x13forgotten_before_ms\x18\x01 \x03(\x03R\x11forgottenBeforeMs\"B\n" +
 	"\rExportRequest\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x19\n" +
 	"\bcart_ids\x18\x02 \x03(\tR\acartIds\":\n" +
@@ -1863,7 +1958,7 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x0eMemberResponse\x129\n" +
 	"\n" +
 	"membership\x18\x01 \x01(\v2\x19.membership.v1.MembershipR\n" +
-	"membership2\xe8\x04\n" +
+	"membership2\xae\x05\n" +
 	"\fAdminService\x12>\n" +
 	"\aRegions\x12\x18.admin.v1.RegionsRequest\x1a\x19.admin.v1.RegionsResponse\x127\n" +
 	"\x04Scan\x12\x15.admin.v1.ScanRequest\x1a\x16.admin.v1.ScanResponse0\x01\x125\n" +
@@ -1871,7 +1966,8 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x04Node\x12\x15.admin.v1.NodeRequest\x1a\x16.admin.v1.NodeResponse\x12;\n" +
 	"\x06Region\x12\x17.admin.v1.RegionRequest\x1a\x18.admin.v1.RegionResponse\x12;\n" +
 	"\x06Repair\x12\x17.admin.v1.RepairRequest\x1a\x18.admin.v1.RepairResponse\x12>\n" +
-	"\aDigests\x12\x18.admin.v1.DigestsRequest\x1a\x19.admin.v1.DigestsResponse\x12=\n" +
+	"\aDigests\x12\x18.admin.v1.DigestsRequest\x1a\x19.admin.v1.DigestsResponse\x12D\n" +
+	"\tForgotten\x12\x1a.admin.v1.ForgottenRequest\x1a\x1b.admin.v1.ForgottenResponse\x12=\n" +
 	"\x06Export\x12\x17.admin.v1.ExportRequest\x1a\x18.admin.v1.ExportResponse0\x01\x12;\n" +
 	"\x06Import\x12\x17.admin.v1.ImportRequest\x1a\x18.admin.v1.ImportResponse\x12;\n" +
 	"\x06Member\x12\x17.admin.v1.MemberRequest\x1a\x18.admin.v1.MemberResponseB5Z3github.com/samecart/samecart/proto/admin/v1;adminv1b\x06proto3"
@@ -1889,7 +1985,7 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_admin_v1_admin_proto_goTypes = []any{
 	(LinkRequest_Action)(0),   // 0: admin.v1.LinkRequest.Action
 	(NodeRequest_Action)(0),   // 1: admin.v1.NodeRequest.Action
@@ -1914,19 +2010,21 @@ var file_admin_v1_admin_proto_goTypes = []any{
 	(*RepairResponse)(nil),    // 20: admin.v1.RepairResponse
 	(*DigestsRequest)(nil),    // 21: admin.v1.DigestsRequest
 	(*DigestsResponse)(nil),   // 22: admin.v1.DigestsResponse
-	(*ExportRequest)(nil),     // 23: admin.v1.ExportRequest
-	(*WholeCart)(nil),         // 24: admin.v1.WholeCart
-	(*ExportResponse)(nil),    // 25: admin.v1.ExportResponse
-	(*ImportRequest)(nil),     // 26: admin.v1.ImportRequest
-	(*ImportResponse)(nil),    // 27: admin.v1.ImportResponse
-	(*MemberRequest)(nil),     // 28: admin.v1.MemberRequest
-	(*MemberResponse)(nil),    // 29: admin.v1.MemberResponse
-	(*v1.Membership)(nil),     // 30: membership.v1.Membership
+	(*ForgottenRequest)(nil),  // 23: admin.v1.ForgottenRequest
+	(*ForgottenResponse)(nil), // 24: admin.v1.ForgottenResponse
+	(*ExportRequest)(nil),     // 25: admin.v1.ExportRequest
+	(*WholeCart)(nil),         // 26: admin.v1.WholeCart
+	(*ExportResponse)(nil),    // 27: admin.v1.ExportResponse
+	(*ImportRequest)(nil),     // 28: admin.v1.ImportRequest
+	(*ImportResponse)(nil),    // 29: admin.v1.ImportResponse
+	(*MemberRequest)(nil),     // 30: admin.v1.MemberRequest
+	(*MemberResponse)(nil),    // 31: admin.v1.MemberResponse
+	(*v1.Membership)(nil),     // 32: membership.v1.Membership
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
 	5,  // 0: admin.v1.RegionsResponse.regions:type_name -> admin.v1.RegionStatus
 	9,  // 1: admin.v1.RegionsResponse.links:type_name -> admin.v1.LinkStatus
-	30, // 2: admin.v1.RegionsResponse.membership:type_name -> membership.v1.Membership
+	32, // 2: admin.v1.RegionsResponse.membership:type_name -> membership.v1.Membership
 	6,  // 3: admin.v1.RegionStatus.nodes:type_name -> admin.v1.NodeStatus
 	7,  // 4: admin.v1.RegionStatus.shards:type_name -> admin.v1.ShardStatus
 	8,  // 5: admin.v1.ShardStatus.peers:type_name -> admin.v1.PeerStatus
@@ -1934,10 +2032,10 @@ var file_admin_v1_admin_proto_depIdxs = []int32{
 	0,  // 7: admin.v1.LinkRequest.action:type_name -> admin.v1.LinkRequest.Action
 	1,  // 8: admin.v1.NodeRequest.action:type_name -> admin.v1.NodeRequest.Action
 	1,  // 9: admin.v1.RegionRequest.action:type_name -> admin.v1.NodeRequest.Action
-	24, // 10: admin.v1.ExportResponse.carts:type_name -> admin.v1.WholeCart
-	24, // 11: admin.v1.ImportRequest.carts:type_name -> admin.v1.WholeCart
+	26, // 10: admin.v1.ExportResponse.carts:type_name -> admin.v1.WholeCart
+	26, // 11: admin.v1.ImportRequest.carts:type_name -> admin.v1.WholeCart
 	2,  // 12: admin.v1.MemberRequest.action:type_name -> admin.v1.MemberRequest.Action
-	30, // 13: admin.v1.MemberResponse.membership:type_name -> membership.v1.Membership
+	32, // 13: admin.v1.MemberResponse.membership:type_name -> membership.v1.Membership
 	3,  // 14: admin.v1.AdminService.Regions:input_type -> admin.v1.RegionsRequest
 	10, // 15: admin.v1.AdminService.Scan:input_type -> admin.v1.ScanRequest
 	13, // 16: admin.v1.AdminService.Link:input_type -> admin.v1.LinkRequest
@@ -1945,21 +2043,23 @@ var file_admin_v1_admin_proto_depIdxs = []int32{
 	17, // 18: admin.v1.AdminService.Region:input_type -> admin.v1.RegionRequest
 	19, // 19: admin.v1.AdminService.Repair:input_type -> admin.v1.RepairRequest
 	21, // 20: admin.v1.AdminService.Digests:input_type -> admin.v1.DigestsRequest
-	23, // 21: admin.v1.AdminService.Export:input_type -> admin.v1.ExportRequest
-	26, // 22: admin.v1.AdminService.Import:input_type -> admin.v1.ImportRequest
-	28, // 23: admin.v1.AdminService.Member:input_type -> admin.v1.MemberRequest
-	4,  // 24: admin.v1.AdminService.Regions:output_type -> admin.v1.RegionsResponse
-	12, // 25: admin.v1.AdminService.Scan:output_type -> admin.v1.ScanResponse
-	14, // 26: admin.v1.AdminService.Link:output_type -> admin.v1.LinkResponse
-	16, // 27: admin.v1.AdminService.Node:output_type -> admin.v1.NodeResponse
-	18, // 28: admin.v1.AdminService.Region:output_type -> admin.v1.RegionResponse
-	20, // 29: admin.v1.AdminService.Repair:output_type -> admin.v1.RepairResponse
-	22, // 30: admin.v1.AdminService.Digests:output_type -> admin.v1.DigestsResponse
-	25, // 31: admin.v1.AdminService.Export:output_type -> admin.v1.ExportResponse
-	27, // 32: admin.v1.AdminService.Import:output_type -> admin.v1.ImportResponse
-	29, // 33: admin.v1.AdminService.Member:output_type -> admin.v1.MemberResponse
-	24, // [24:34] is the sub-list for method output_type
-	14, // [14:24] is the sub-list for method input_type
+	23, // 21: admin.v1.AdminService.Forgotten:input_type -> admin.v1.ForgottenRequest
+	25, // 22: admin.v1.AdminService.Export:input_type -> admin.v1.ExportRequest
+	28, // 23: admin.v1.AdminService.Import:input_type -> admin.v1.ImportRequest
+	30, // 24: admin.v1.AdminService.Member:input_type -> admin.v1.MemberRequest
+	4,  // 25: admin.v1.AdminService.Regions:output_type -> admin.v1.RegionsResponse
+	12, // 26: admin.v1.AdminService.Scan:output_type -> admin.v1.ScanResponse
+	14, // 27: admin.v1.AdminService.Link:output_type -> admin.v1.LinkResponse
+	16, // 28: admin.v1.AdminService.Node:output_type -> admin.v1.NodeResponse
+	18, // 29: admin.v1.AdminService.Region:output_type -> admin.v1.RegionResponse
+	20, // 30: admin.v1.AdminService.Repair:output_type -> admin.v1.RepairResponse
+	22, // 31: admin.v1.AdminService.Digests:output_type -> admin.v1.DigestsResponse
+	24, // 32: admin.v1.AdminService.Forgotten:output_type -> admin.v1.ForgottenResponse
+	27, // 33: admin.v1.AdminService.Export:output_type -> admin.v1.ExportResponse
+	29, // 34: admin.v1.AdminService.Import:output_type -> admin.v1.ImportResponse
+	31, // 35: admin.v1.AdminService.Member:output_type -> admin.v1.MemberResponse
+	25, // [25:36] is the sub-list for method output_type
+	14, // [14:25] is the sub-list for method input_type
 	14, // [14:14] is the sub-list for extension type_name
 	14, // [14:14] is the sub-list for extension extendee
 	0,  // [0:14] is the sub-list for field type_name
@@ -1976,7 +2076,7 @@ func file_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   27,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

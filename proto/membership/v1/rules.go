@@ -66,6 +66,14 @@ func (m *Membership) Voters() (n int) {
 	return n
 }
 
+// Closed reports whether nothing will ever be written again, nor written anew, of
+// what a region wrote under an incarnation: it is back under a higher one. While it
+// is fenced or removed it may hold rows that nobody saw.
+func (m *Membership) Closed(region, incarnation uint32) bool {
+	e := m.Of(region)
+	return e.GetState().Votes() && incarnation < e.Incarnation
+}
+
 // Sends reports whether rows go to and come from a region in that state.
 func (s State) Sends() bool {
 	switch s {

@@ -78,7 +78,7 @@ func (x Change_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Change_Kind.Descriptor instead.
 func (Change_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{9, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{10, 0}
 }
 
 type Outcome_Code int32
@@ -149,7 +149,7 @@ func (x Outcome_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Outcome_Code.Descriptor instead.
 func (Outcome_Code) EnumDescriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{15, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{16, 0}
 }
 
 // Entry is one Raft log entry: commands packed by the shard's leader.
@@ -300,6 +300,7 @@ type Command struct {
 	//	*Command_Accept
 	//	*Command_Reincarnate
 	//	*Command_Reissue
+	//	*Command_Collect
 	Command       isCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -450,6 +451,15 @@ func (x *Command) GetReissue() *Reissue {
 	return nil
 }
 
+func (x *Command) GetCollect() *Collect {
+	if x != nil {
+		if x, ok := x.Command.(*Command_Collect); ok {
+			return x.Collect
+		}
+	}
+	return nil
+}
+
 type isCommand_Command interface {
 	isCommand_Command()
 }
@@ -502,6 +512,10 @@ type Command_Reissue struct {
 	Reissue *Reissue `protobuf:"bytes,12,opt,name=reissue,proto3,oneof"`
 }
 
+type Command_Collect struct {
+	Collect *Collect `protobuf:"bytes,13,opt,name=collect,proto3,oneof"`
+}
+
 func (*Command_Edit) isCommand_Command() {}
 
 func (*Command_JoinRows) isCommand_Command() {}
@@ -526,6 +540,54 @@ func (*Command_Reincarnate) isCommand_Command() {}
 
 func (*Command_Reissue) isCommand_Command() {}
 
+func (*Command_Collect) isCommand_Command() {}
+
+// Collect drops carts that are empty, and the entries of carts' contexts that
+// nobody can need any more: of those carts that still have the given digest.
+type Collect struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Carts         []*CartDigest          `protobuf:"bytes,1,rep,name=carts,proto3" json:"carts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Collect) Reset() {
+	*x = Collect{}
+	mi := &file_region_v1_region_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Collect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Collect) ProtoMessage() {}
+
+func (x *Collect) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Collect.ProtoReflect.Descriptor instead.
+func (*Collect) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Collect) GetCarts() []*CartDigest {
+	if x != nil {
+		return x.Carts
+	}
+	return nil
+}
+
 // SetMembership takes a newer document in. From then on the shard refuses what
 // the document says is to be refused.
 type SetMembership struct {
@@ -537,7 +599,7 @@ type SetMembership struct {
 
 func (x *SetMembership) Reset() {
 	*x = SetMembership{}
-	mi := &file_region_v1_region_proto_msgTypes[3]
+	mi := &file_region_v1_region_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -549,7 +611,7 @@ func (x *SetMembership) String() string {
 func (*SetMembership) ProtoMessage() {}
 
 func (x *SetMembership) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[3]
+	mi := &file_region_v1_region_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -562,7 +624,7 @@ func (x *SetMembership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetMembership.ProtoReflect.Descriptor instead.
 func (*SetMembership) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{3}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SetMembership) GetMembership() *v1.Membership {
@@ -583,7 +645,7 @@ type Reincarnate struct {
 
 func (x *Reincarnate) Reset() {
 	*x = Reincarnate{}
-	mi := &file_region_v1_region_proto_msgTypes[4]
+	mi := &file_region_v1_region_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -595,7 +657,7 @@ func (x *Reincarnate) String() string {
 func (*Reincarnate) ProtoMessage() {}
 
 func (x *Reincarnate) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[4]
+	mi := &file_region_v1_region_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -608,7 +670,7 @@ func (x *Reincarnate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reincarnate.ProtoReflect.Descriptor instead.
 func (*Reincarnate) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{4}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Reincarnate) GetIncarnation() uint32 {
@@ -629,7 +691,7 @@ type Reissue struct {
 
 func (x *Reissue) Reset() {
 	*x = Reissue{}
-	mi := &file_region_v1_region_proto_msgTypes[5]
+	mi := &file_region_v1_region_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -641,7 +703,7 @@ func (x *Reissue) String() string {
 func (*Reissue) ProtoMessage() {}
 
 func (x *Reissue) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[5]
+	mi := &file_region_v1_region_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -654,7 +716,7 @@ func (x *Reissue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reissue.ProtoReflect.Descriptor instead.
 func (*Reissue) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{5}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Reissue) GetTo() uint64 {
@@ -677,7 +739,7 @@ type Init struct {
 
 func (x *Init) Reset() {
 	*x = Init{}
-	mi := &file_region_v1_region_proto_msgTypes[6]
+	mi := &file_region_v1_region_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -689,7 +751,7 @@ func (x *Init) String() string {
 func (*Init) ProtoMessage() {}
 
 func (x *Init) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[6]
+	mi := &file_region_v1_region_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -702,7 +764,7 @@ func (x *Init) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Init.ProtoReflect.Descriptor instead.
 func (*Init) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{6}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Init) GetRegionId() uint32 {
@@ -749,7 +811,7 @@ type Edit struct {
 
 func (x *Edit) Reset() {
 	*x = Edit{}
-	mi := &file_region_v1_region_proto_msgTypes[7]
+	mi := &file_region_v1_region_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -761,7 +823,7 @@ func (x *Edit) String() string {
 func (*Edit) ProtoMessage() {}
 
 func (x *Edit) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[7]
+	mi := &file_region_v1_region_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -774,7 +836,7 @@ func (x *Edit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edit.ProtoReflect.Descriptor instead.
 func (*Edit) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{7}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Edit) GetCartId() string {
@@ -828,7 +890,7 @@ type LineKey struct {
 
 func (x *LineKey) Reset() {
 	*x = LineKey{}
-	mi := &file_region_v1_region_proto_msgTypes[8]
+	mi := &file_region_v1_region_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +902,7 @@ func (x *LineKey) String() string {
 func (*LineKey) ProtoMessage() {}
 
 func (x *LineKey) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[8]
+	mi := &file_region_v1_region_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +915,7 @@ func (x *LineKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineKey.ProtoReflect.Descriptor instead.
 func (*LineKey) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{8}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LineKey) GetSeller() string {
@@ -906,7 +968,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_region_v1_region_proto_msgTypes[9]
+	mi := &file_region_v1_region_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -918,7 +980,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[9]
+	mi := &file_region_v1_region_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -931,7 +993,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{9}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Change) GetKind() Change_Kind {
@@ -992,7 +1054,7 @@ type JoinRows struct {
 
 func (x *JoinRows) Reset() {
 	*x = JoinRows{}
-	mi := &file_region_v1_region_proto_msgTypes[10]
+	mi := &file_region_v1_region_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1004,7 +1066,7 @@ func (x *JoinRows) String() string {
 func (*JoinRows) ProtoMessage() {}
 
 func (x *JoinRows) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[10]
+	mi := &file_region_v1_region_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1017,7 +1079,7 @@ func (x *JoinRows) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRows.ProtoReflect.Descriptor instead.
 func (*JoinRows) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{10}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *JoinRows) GetRegionId() uint32 {
@@ -1076,7 +1138,7 @@ type JoinCart struct {
 
 func (x *JoinCart) Reset() {
 	*x = JoinCart{}
-	mi := &file_region_v1_region_proto_msgTypes[11]
+	mi := &file_region_v1_region_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1150,7 @@ func (x *JoinCart) String() string {
 func (*JoinCart) ProtoMessage() {}
 
 func (x *JoinCart) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[11]
+	mi := &file_region_v1_region_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1163,7 @@ func (x *JoinCart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinCart.ProtoReflect.Descriptor instead.
 func (*JoinCart) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{11}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *JoinCart) GetCartId() string {
@@ -1145,7 +1207,7 @@ type MoveCursor struct {
 
 func (x *MoveCursor) Reset() {
 	*x = MoveCursor{}
-	mi := &file_region_v1_region_proto_msgTypes[12]
+	mi := &file_region_v1_region_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1157,7 +1219,7 @@ func (x *MoveCursor) String() string {
 func (*MoveCursor) ProtoMessage() {}
 
 func (x *MoveCursor) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[12]
+	mi := &file_region_v1_region_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1170,7 +1232,7 @@ func (x *MoveCursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveCursor.ProtoReflect.Descriptor instead.
 func (*MoveCursor) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{12}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MoveCursor) GetRegionId() uint32 {
@@ -1211,7 +1273,7 @@ type TrimLog struct {
 
 func (x *TrimLog) Reset() {
 	*x = TrimLog{}
-	mi := &file_region_v1_region_proto_msgTypes[13]
+	mi := &file_region_v1_region_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +1285,7 @@ func (x *TrimLog) String() string {
 func (*TrimLog) ProtoMessage() {}
 
 func (x *TrimLog) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[13]
+	mi := &file_region_v1_region_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +1298,7 @@ func (x *TrimLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrimLog.ProtoReflect.Descriptor instead.
 func (*TrimLog) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{13}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TrimLog) GetSeq() uint64 {
@@ -1257,7 +1319,7 @@ type ExpireOps struct {
 
 func (x *ExpireOps) Reset() {
 	*x = ExpireOps{}
-	mi := &file_region_v1_region_proto_msgTypes[14]
+	mi := &file_region_v1_region_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1269,7 +1331,7 @@ func (x *ExpireOps) String() string {
 func (*ExpireOps) ProtoMessage() {}
 
 func (x *ExpireOps) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[14]
+	mi := &file_region_v1_region_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1282,7 +1344,7 @@ func (x *ExpireOps) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireOps.ProtoReflect.Descriptor instead.
 func (*ExpireOps) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{14}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ExpireOps) GetLimit() uint32 {
@@ -1324,7 +1386,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_region_v1_region_proto_msgTypes[15]
+	mi := &file_region_v1_region_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1336,7 +1398,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[15]
+	mi := &file_region_v1_region_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1349,7 +1411,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{15}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Outcome) GetCode() Outcome_Code {
@@ -1452,7 +1514,7 @@ type ChangedLine struct {
 
 func (x *ChangedLine) Reset() {
 	*x = ChangedLine{}
-	mi := &file_region_v1_region_proto_msgTypes[16]
+	mi := &file_region_v1_region_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1464,7 +1526,7 @@ func (x *ChangedLine) String() string {
 func (*ChangedLine) ProtoMessage() {}
 
 func (x *ChangedLine) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[16]
+	mi := &file_region_v1_region_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1477,7 +1539,7 @@ func (x *ChangedLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangedLine.ProtoReflect.Descriptor instead.
 func (*ChangedLine) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{16}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ChangedLine) GetLine() *LineKey {
@@ -1549,7 +1611,7 @@ type ReadRequest struct {
 
 func (x *ReadRequest) Reset() {
 	*x = ReadRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[17]
+	mi := &file_region_v1_region_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1561,7 +1623,7 @@ func (x *ReadRequest) String() string {
 func (*ReadRequest) ProtoMessage() {}
 
 func (x *ReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[17]
+	mi := &file_region_v1_region_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1574,7 +1636,7 @@ func (x *ReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
 func (*ReadRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{17}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReadRequest) GetShard() uint32 {
@@ -1637,7 +1699,7 @@ type ReadResponse struct {
 
 func (x *ReadResponse) Reset() {
 	*x = ReadResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[18]
+	mi := &file_region_v1_region_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1649,7 +1711,7 @@ func (x *ReadResponse) String() string {
 func (*ReadResponse) ProtoMessage() {}
 
 func (x *ReadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[18]
+	mi := &file_region_v1_region_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1662,7 +1724,7 @@ func (x *ReadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadResponse.ProtoReflect.Descriptor instead.
 func (*ReadResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{18}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReadResponse) GetRecord() []byte {
@@ -1689,7 +1751,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[19]
+	mi := &file_region_v1_region_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +1763,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[19]
+	mi := &file_region_v1_region_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +1776,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{19}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -1744,6 +1806,7 @@ type ShardRequest struct {
 	//	*ShardRequest_Known_
 	//	*ShardRequest_Repair
 	//	*ShardRequest_Standing_
+	//	*ShardRequest_Collectable_
 	Request       isShardRequest_Request `protobuf_oneof:"request"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1751,7 +1814,7 @@ type ShardRequest struct {
 
 func (x *ShardRequest) Reset() {
 	*x = ShardRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[20]
+	mi := &file_region_v1_region_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1763,7 +1826,7 @@ func (x *ShardRequest) String() string {
 func (*ShardRequest) ProtoMessage() {}
 
 func (x *ShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[20]
+	mi := &file_region_v1_region_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1776,7 +1839,7 @@ func (x *ShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest.ProtoReflect.Descriptor instead.
 func (*ShardRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{20}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ShardRequest) GetShard() uint32 {
@@ -1856,6 +1919,15 @@ func (x *ShardRequest) GetStanding() *ShardRequest_Standing {
 	return nil
 }
 
+func (x *ShardRequest) GetCollectable() *ShardRequest_Collectable {
+	if x != nil {
+		if x, ok := x.Request.(*ShardRequest_Collectable_); ok {
+			return x.Collectable
+		}
+	}
+	return nil
+}
+
 type isShardRequest_Request interface {
 	isShardRequest_Request()
 }
@@ -1889,6 +1961,10 @@ type ShardRequest_Standing_ struct {
 	Standing *ShardRequest_Standing `protobuf:"bytes,8,opt,name=standing,proto3,oneof"`
 }
 
+type ShardRequest_Collectable_ struct {
+	Collectable *ShardRequest_Collectable `protobuf:"bytes,9,opt,name=collectable,proto3,oneof"`
+}
+
 func (*ShardRequest_Digests) isShardRequest_Request() {}
 
 func (*ShardRequest_Bucket_) isShardRequest_Request() {}
@@ -1902,6 +1978,8 @@ func (*ShardRequest_Known_) isShardRequest_Request() {}
 func (*ShardRequest_Repair) isShardRequest_Request() {}
 
 func (*ShardRequest_Standing_) isShardRequest_Request() {}
+
+func (*ShardRequest_Collectable_) isShardRequest_Request() {}
 
 type ShardResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -1917,14 +1995,19 @@ type ShardResponse struct {
 	Kept uint64 `protobuf:"varint,8,opt,name=kept,proto3" json:"kept,omitempty"`
 	Left uint64 `protobuf:"varint,9,opt,name=left,proto3" json:"left,omitempty"`
 	// The shard never wrote, and has no cart.
-	Empty         bool `protobuf:"varint,10,opt,name=empty,proto3" json:"empty,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Empty bool `protobuf:"varint,10,opt,name=empty,proto3" json:"empty,omitempty"`
+	// One for each cart asked about.
+	Collectable []bool `protobuf:"varint,11,rep,packed,name=collectable,proto3" json:"collectable,omitempty"`
+	// For Digests, one for each slot: carts that have not changed since then may have
+	// been collected; milliseconds since the Unix epoch, 0: none was.
+	ForgottenBeforeMs []int64 `protobuf:"varint,12,rep,packed,name=forgotten_before_ms,json=forgottenBeforeMs,proto3" json:"forgotten_before_ms,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *ShardResponse) Reset() {
 	*x = ShardResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[21]
+	mi := &file_region_v1_region_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1936,7 +2019,7 @@ func (x *ShardResponse) String() string {
 func (*ShardResponse) ProtoMessage() {}
 
 func (x *ShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[21]
+	mi := &file_region_v1_region_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1949,7 +2032,7 @@ func (x *ShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardResponse.ProtoReflect.Descriptor instead.
 func (*ShardResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ShardResponse) GetDigests() [][]byte {
@@ -2022,6 +2105,20 @@ func (x *ShardResponse) GetEmpty() bool {
 	return false
 }
 
+func (x *ShardResponse) GetCollectable() []bool {
+	if x != nil {
+		return x.Collectable
+	}
+	return nil
+}
+
+func (x *ShardResponse) GetForgottenBeforeMs() []int64 {
+	if x != nil {
+		return x.ForgottenBeforeMs
+	}
+	return nil
+}
+
 type CartDigest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CartId        string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
@@ -2032,7 +2129,7 @@ type CartDigest struct {
 
 func (x *CartDigest) Reset() {
 	*x = CartDigest{}
-	mi := &file_region_v1_region_proto_msgTypes[22]
+	mi := &file_region_v1_region_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2044,7 +2141,7 @@ func (x *CartDigest) String() string {
 func (*CartDigest) ProtoMessage() {}
 
 func (x *CartDigest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[22]
+	mi := &file_region_v1_region_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2057,7 +2154,7 @@ func (x *CartDigest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CartDigest.ProtoReflect.Descriptor instead.
 func (*CartDigest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{22}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CartDigest) GetCartId() string {
@@ -2089,7 +2186,7 @@ type FormRequest struct {
 
 func (x *FormRequest) Reset() {
 	*x = FormRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[23]
+	mi := &file_region_v1_region_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2101,7 +2198,7 @@ func (x *FormRequest) String() string {
 func (*FormRequest) ProtoMessage() {}
 
 func (x *FormRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[23]
+	mi := &file_region_v1_region_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2114,7 +2211,7 @@ func (x *FormRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FormRequest.ProtoReflect.Descriptor instead.
 func (*FormRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{23}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FormRequest) GetNode() string {
@@ -2163,7 +2260,7 @@ type FormResponse struct {
 
 func (x *FormResponse) Reset() {
 	*x = FormResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[24]
+	mi := &file_region_v1_region_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2272,7 @@ func (x *FormResponse) String() string {
 func (*FormResponse) ProtoMessage() {}
 
 func (x *FormResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[24]
+	mi := &file_region_v1_region_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2285,7 @@ func (x *FormResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FormResponse.ProtoReflect.Descriptor instead.
 func (*FormResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{24}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FormResponse) GetFormed() bool {
@@ -2226,7 +2323,7 @@ type AdmitRequest struct {
 
 func (x *AdmitRequest) Reset() {
 	*x = AdmitRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[25]
+	mi := &file_region_v1_region_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2238,7 +2335,7 @@ func (x *AdmitRequest) String() string {
 func (*AdmitRequest) ProtoMessage() {}
 
 func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[25]
+	mi := &file_region_v1_region_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2251,7 +2348,7 @@ func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitRequest.ProtoReflect.Descriptor instead.
 func (*AdmitRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{25}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AdmitRequest) GetShard() uint32 {
@@ -2291,7 +2388,7 @@ type AdmitResponse struct {
 
 func (x *AdmitResponse) Reset() {
 	*x = AdmitResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[26]
+	mi := &file_region_v1_region_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2303,7 +2400,7 @@ func (x *AdmitResponse) String() string {
 func (*AdmitResponse) ProtoMessage() {}
 
 func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[26]
+	mi := &file_region_v1_region_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2316,7 +2413,7 @@ func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitResponse.ProtoReflect.Descriptor instead.
 func (*AdmitResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{26}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AdmitResponse) GetVoter() bool {
@@ -2334,7 +2431,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[27]
+	mi := &file_region_v1_region_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2346,7 +2443,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[27]
+	mi := &file_region_v1_region_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2359,7 +2456,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{27}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{28}
 }
 
 type StatusResponse struct {
@@ -2376,7 +2473,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[28]
+	mi := &file_region_v1_region_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2388,7 +2485,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[28]
+	mi := &file_region_v1_region_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2401,7 +2498,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{28}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StatusResponse) GetNode() string {
@@ -2432,6 +2529,51 @@ func (x *StatusResponse) GetState() v1.State {
 	return v1.State(0)
 }
 
+// Whether carts may be collected, as far as this region knows.
+type ShardRequest_Collectable struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Carts         []*CartDigest          `protobuf:"bytes,1,rep,name=carts,proto3" json:"carts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardRequest_Collectable) Reset() {
+	*x = ShardRequest_Collectable{}
+	mi := &file_region_v1_region_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardRequest_Collectable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardRequest_Collectable) ProtoMessage() {}
+
+func (x *ShardRequest_Collectable) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardRequest_Collectable.ProtoReflect.Descriptor instead.
+func (*ShardRequest_Collectable) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 0}
+}
+
+func (x *ShardRequest_Collectable) GetCarts() []*CartDigest {
+	if x != nil {
+		return x.Carts
+	}
+	return nil
+}
+
 // How the shard stands in the membership.
 type ShardRequest_Standing struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2441,7 +2583,7 @@ type ShardRequest_Standing struct {
 
 func (x *ShardRequest_Standing) Reset() {
 	*x = ShardRequest_Standing{}
-	mi := &file_region_v1_region_proto_msgTypes[29]
+	mi := &file_region_v1_region_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2453,7 +2595,7 @@ func (x *ShardRequest_Standing) String() string {
 func (*ShardRequest_Standing) ProtoMessage() {}
 
 func (x *ShardRequest_Standing) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[29]
+	mi := &file_region_v1_region_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2466,7 +2608,7 @@ func (x *ShardRequest_Standing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Standing.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Standing) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{20, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 1}
 }
 
 type ShardRequest_Slots struct {
@@ -2479,7 +2621,7 @@ type ShardRequest_Slots struct {
 
 func (x *ShardRequest_Slots) Reset() {
 	*x = ShardRequest_Slots{}
-	mi := &file_region_v1_region_proto_msgTypes[30]
+	mi := &file_region_v1_region_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2491,7 +2633,7 @@ func (x *ShardRequest_Slots) String() string {
 func (*ShardRequest_Slots) ProtoMessage() {}
 
 func (x *ShardRequest_Slots) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[30]
+	mi := &file_region_v1_region_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2504,7 +2646,7 @@ func (x *ShardRequest_Slots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Slots.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Slots) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{20, 1}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 2}
 }
 
 func (x *ShardRequest_Slots) GetLo() uint32 {
@@ -2532,7 +2674,7 @@ type ShardRequest_Bucket struct {
 
 func (x *ShardRequest_Bucket) Reset() {
 	*x = ShardRequest_Bucket{}
-	mi := &file_region_v1_region_proto_msgTypes[31]
+	mi := &file_region_v1_region_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2544,7 +2686,7 @@ func (x *ShardRequest_Bucket) String() string {
 func (*ShardRequest_Bucket) ProtoMessage() {}
 
 func (x *ShardRequest_Bucket) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[31]
+	mi := &file_region_v1_region_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2557,7 +2699,7 @@ func (x *ShardRequest_Bucket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Bucket.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Bucket) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{20, 2}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 3}
 }
 
 func (x *ShardRequest_Bucket) GetSlot() uint32 {
@@ -2590,7 +2732,7 @@ type ShardRequest_Whole struct {
 
 func (x *ShardRequest_Whole) Reset() {
 	*x = ShardRequest_Whole{}
-	mi := &file_region_v1_region_proto_msgTypes[32]
+	mi := &file_region_v1_region_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2602,7 +2744,7 @@ func (x *ShardRequest_Whole) String() string {
 func (*ShardRequest_Whole) ProtoMessage() {}
 
 func (x *ShardRequest_Whole) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[32]
+	mi := &file_region_v1_region_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2615,7 +2757,7 @@ func (x *ShardRequest_Whole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Whole.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Whole) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{20, 3}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 4}
 }
 
 func (x *ShardRequest_Whole) GetCartIds() []string {
@@ -2636,7 +2778,7 @@ type ShardRequest_Stream struct {
 
 func (x *ShardRequest_Stream) Reset() {
 	*x = ShardRequest_Stream{}
-	mi := &file_region_v1_region_proto_msgTypes[33]
+	mi := &file_region_v1_region_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2648,7 +2790,7 @@ func (x *ShardRequest_Stream) String() string {
 func (*ShardRequest_Stream) ProtoMessage() {}
 
 func (x *ShardRequest_Stream) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[33]
+	mi := &file_region_v1_region_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2661,7 +2803,7 @@ func (x *ShardRequest_Stream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Stream.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Stream) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{20, 4}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 5}
 }
 
 func (x *ShardRequest_Stream) GetRegionId() uint32 {
@@ -2697,7 +2839,7 @@ type ShardRequest_Known struct {
 
 func (x *ShardRequest_Known) Reset() {
 	*x = ShardRequest_Known{}
-	mi := &file_region_v1_region_proto_msgTypes[34]
+	mi := &file_region_v1_region_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2709,7 +2851,7 @@ func (x *ShardRequest_Known) String() string {
 func (*ShardRequest_Known) ProtoMessage() {}
 
 func (x *ShardRequest_Known) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[34]
+	mi := &file_region_v1_region_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2722,7 +2864,7 @@ func (x *ShardRequest_Known) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Known.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Known) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{20, 5}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 6}
 }
 
 func (x *ShardRequest_Known) GetRegionId() uint32 {
@@ -2754,7 +2896,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_region_v1_region_proto_msgTypes[35]
+	mi := &file_region_v1_region_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2766,7 +2908,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[35]
+	mi := &file_region_v1_region_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2779,7 +2921,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{28, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{29, 0}
 }
 
 func (x *StatusResponse_Shard) GetShard() uint32 {
@@ -2856,7 +2998,7 @@ type StatusResponse_Peer struct {
 
 func (x *StatusResponse_Peer) Reset() {
 	*x = StatusResponse_Peer{}
-	mi := &file_region_v1_region_proto_msgTypes[36]
+	mi := &file_region_v1_region_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2868,7 +3010,7 @@ func (x *StatusResponse_Peer) String() string {
 func (*StatusResponse_Peer) ProtoMessage() {}
 
 func (x *StatusResponse_Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[36]
+	mi := &file_region_v1_region_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2881,7 +3023,7 @@ func (x *StatusResponse_Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Peer.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Peer) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{28, 1}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{29, 1}
 }
 
 func (x *StatusResponse_Peer) GetRegion() string {
@@ -2996,7 +3138,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05lines\x18\x01 \x01(\rR\x05lines\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x1c\n" +
 	"\n" +
-	"op_life_ms\x18\x03 \x01(\x04R\bopLifeMs\"\x8e\x05\n" +
+	"op_life_ms\x18\x03 \x01(\x04R\bopLifeMs\"\xbe\x05\n" +
 	"\aCommand\x12%\n" +
 	"\x04edit\x18\x01 \x01(\v2\x0f.region.v1.EditH\x00R\x04edit\x122\n" +
 	"\tjoin_rows\x18\x02 \x01(\v2\x13.region.v1.JoinRowsH\x00R\bjoinRows\x122\n" +
@@ -3012,8 +3154,11 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x06accept\x18\n" +
 	" \x01(\v2\x1c.membership.v1.AcceptRequestH\x00R\x06accept\x12:\n" +
 	"\vreincarnate\x18\v \x01(\v2\x16.region.v1.ReincarnateH\x00R\vreincarnate\x12.\n" +
-	"\areissue\x18\f \x01(\v2\x12.region.v1.ReissueH\x00R\areissueB\t\n" +
-	"\acommand\"J\n" +
+	"\areissue\x18\f \x01(\v2\x12.region.v1.ReissueH\x00R\areissue\x12.\n" +
+	"\acollect\x18\r \x01(\v2\x12.region.v1.CollectH\x00R\acollectB\t\n" +
+	"\acommand\"6\n" +
+	"\aCollect\x12+\n" +
+	"\x05carts\x18\x01 \x03(\v2\x15.region.v1.CartDigestR\x05carts\"J\n" +
 	"\rSetMembership\x129\n" +
 	"\n" +
 	"membership\x18\x01 \x01(\v2\x19.membership.v1.MembershipR\n" +
@@ -3127,7 +3272,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\"T\n" +
 	"\x0eProposeRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12,\n" +
-	"\acommand\x18\x02 \x01(\v2\x12.region.v1.CommandR\acommand\"\xe2\x05\n" +
+	"\acommand\x18\x02 \x01(\v2\x12.region.v1.CommandR\acommand\"\xe7\x06\n" +
 	"\fShardRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x129\n" +
 	"\adigests\x18\x02 \x01(\v2\x1d.region.v1.ShardRequest.SlotsH\x00R\adigests\x128\n" +
@@ -3136,7 +3281,10 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x06cursor\x18\x05 \x01(\v2\x1e.region.v1.ShardRequest.StreamH\x00R\x06cursor\x125\n" +
 	"\x05known\x18\x06 \x01(\v2\x1d.region.v1.ShardRequest.KnownH\x00R\x05known\x12\x18\n" +
 	"\x06repair\x18\a \x01(\tH\x00R\x06repair\x12>\n" +
-	"\bstanding\x18\b \x01(\v2 .region.v1.ShardRequest.StandingH\x00R\bstanding\x1a\n" +
+	"\bstanding\x18\b \x01(\v2 .region.v1.ShardRequest.StandingH\x00R\bstanding\x12G\n" +
+	"\vcollectable\x18\t \x01(\v2#.region.v1.ShardRequest.CollectableH\x00R\vcollectable\x1a:\n" +
+	"\vCollectable\x12+\n" +
+	"\x05carts\x18\x01 \x03(\v2\x15.region.v1.CartDigestR\x05carts\x1a\n" +
 	"\n" +
 	"\bStanding\x1a'\n" +
 	"\x05Slots\x12\x0e\n" +
@@ -3155,7 +3303,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05Known\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\rR\x04slotB\t\n" +
-	"\arequest\"\xb5\x02\n" +
+	"\arequest\"\x87\x03\n" +
 	"\rShardResponse\x12\x18\n" +
 	"\adigests\x18\x01 \x03(\fR\adigests\x12+\n" +
 	"\x05carts\x18\x02 \x03(\v2\x15.region.v1.CartDigestR\x05carts\x12\x12\n" +
@@ -3169,7 +3317,9 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x04kept\x18\b \x01(\x04R\x04kept\x12\x12\n" +
 	"\x04left\x18\t \x01(\x04R\x04left\x12\x14\n" +
 	"\x05empty\x18\n" +
-	" \x01(\bR\x05empty\"=\n" +
+	" \x01(\bR\x05empty\x12 \n" +
+	"\vcollectable\x18\v \x03(\bR\vcollectable\x12.\n" +
+	"\x13forgotten_before_ms\x18\f \x03(\x03R\x11forgottenBeforeMs\"=\n" +
 	"\n" +
 	"CartDigest\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x16\n" +
@@ -3240,93 +3390,99 @@ func file_region_v1_region_proto_rawDescGZIP() []byte {
 }
 
 var file_region_v1_region_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_region_v1_region_proto_goTypes = []any{
-	(Change_Kind)(0),              // 0: region.v1.Change.Kind
-	(Outcome_Code)(0),             // 1: region.v1.Outcome.Code
-	(*Entry)(nil),                 // 2: region.v1.Entry
-	(*Limits)(nil),                // 3: region.v1.Limits
-	(*Command)(nil),               // 4: region.v1.Command
-	(*SetMembership)(nil),         // 5: region.v1.SetMembership
-	(*Reincarnate)(nil),           // 6: region.v1.Reincarnate
-	(*Reissue)(nil),               // 7: region.v1.Reissue
-	(*Init)(nil),                  // 8: region.v1.Init
-	(*Edit)(nil),                  // 9: region.v1.Edit
-	(*LineKey)(nil),               // 10: region.v1.LineKey
-	(*Change)(nil),                // 11: region.v1.Change
-	(*JoinRows)(nil),              // 12: region.v1.JoinRows
-	(*JoinCart)(nil),              // 13: region.v1.JoinCart
-	(*MoveCursor)(nil),            // 14: region.v1.MoveCursor
-	(*TrimLog)(nil),               // 15: region.v1.TrimLog
-	(*ExpireOps)(nil),             // 16: region.v1.ExpireOps
-	(*Outcome)(nil),               // 17: region.v1.Outcome
-	(*ChangedLine)(nil),           // 18: region.v1.ChangedLine
-	(*ReadRequest)(nil),           // 19: region.v1.ReadRequest
-	(*ReadResponse)(nil),          // 20: region.v1.ReadResponse
-	(*ProposeRequest)(nil),        // 21: region.v1.ProposeRequest
-	(*ShardRequest)(nil),          // 22: region.v1.ShardRequest
-	(*ShardResponse)(nil),         // 23: region.v1.ShardResponse
-	(*CartDigest)(nil),            // 24: region.v1.CartDigest
-	(*FormRequest)(nil),           // 25: region.v1.FormRequest
-	(*FormResponse)(nil),          // 26: region.v1.FormResponse
-	(*AdmitRequest)(nil),          // 27: region.v1.AdmitRequest
-	(*AdmitResponse)(nil),         // 28: region.v1.AdmitResponse
-	(*StatusRequest)(nil),         // 29: region.v1.StatusRequest
-	(*StatusResponse)(nil),        // 30: region.v1.StatusResponse
-	(*ShardRequest_Standing)(nil), // 31: region.v1.ShardRequest.Standing
-	(*ShardRequest_Slots)(nil),    // 32: region.v1.ShardRequest.Slots
-	(*ShardRequest_Bucket)(nil),   // 33: region.v1.ShardRequest.Bucket
-	(*ShardRequest_Whole)(nil),    // 34: region.v1.ShardRequest.Whole
-	(*ShardRequest_Stream)(nil),   // 35: region.v1.ShardRequest.Stream
-	(*ShardRequest_Known)(nil),    // 36: region.v1.ShardRequest.Known
-	(*StatusResponse_Shard)(nil),  // 37: region.v1.StatusResponse.Shard
-	(*StatusResponse_Peer)(nil),   // 38: region.v1.StatusResponse.Peer
-	(*v1.PrepareRequest)(nil),     // 39: membership.v1.PrepareRequest
-	(*v1.AcceptRequest)(nil),      // 40: membership.v1.AcceptRequest
-	(*v1.Membership)(nil),         // 41: membership.v1.Membership
-	(*v1.Vote)(nil),               // 42: membership.v1.Vote
-	(v1.State)(0),                 // 43: membership.v1.State
+	(Change_Kind)(0),                 // 0: region.v1.Change.Kind
+	(Outcome_Code)(0),                // 1: region.v1.Outcome.Code
+	(*Entry)(nil),                    // 2: region.v1.Entry
+	(*Limits)(nil),                   // 3: region.v1.Limits
+	(*Command)(nil),                  // 4: region.v1.Command
+	(*Collect)(nil),                  // 5: region.v1.Collect
+	(*SetMembership)(nil),            // 6: region.v1.SetMembership
+	(*Reincarnate)(nil),              // 7: region.v1.Reincarnate
+	(*Reissue)(nil),                  // 8: region.v1.Reissue
+	(*Init)(nil),                     // 9: region.v1.Init
+	(*Edit)(nil),                     // 10: region.v1.Edit
+	(*LineKey)(nil),                  // 11: region.v1.LineKey
+	(*Change)(nil),                   // 12: region.v1.Change
+	(*JoinRows)(nil),                 // 13: region.v1.JoinRows
+	(*JoinCart)(nil),                 // 14: region.v1.JoinCart
+	(*MoveCursor)(nil),               // 15: region.v1.MoveCursor
+	(*TrimLog)(nil),                  // 16: region.v1.TrimLog
+	(*ExpireOps)(nil),                // 17: region.v1.ExpireOps
+	(*Outcome)(nil),                  // 18: region.v1.Outcome
+	(*ChangedLine)(nil),              // 19: region.v1.ChangedLine
+	(*ReadRequest)(nil),              // 20: region.v1.ReadRequest
+	(*ReadResponse)(nil),             // 21: region.v1.ReadResponse
+	(*ProposeRequest)(nil),           // 22: region.v1.ProposeRequest
+	(*ShardRequest)(nil),             // 23: region.v1.ShardRequest
+	(*ShardResponse)(nil),            // 24: region.v1.ShardResponse
+	(*CartDigest)(nil),               // 25: region.v1.CartDigest
+	(*FormRequest)(nil),              // 26: region.v1.FormRequest
+	(*FormResponse)(nil),             // 27: region.v1.FormResponse
+	(*AdmitRequest)(nil),             // 28: region.v1.AdmitRequest
+	(*AdmitResponse)(nil),            // 29: region.v1.AdmitResponse
+	(*StatusRequest)(nil),            // 30: region.v1.StatusRequest
+	(*StatusResponse)(nil),           // 31: region.v1.StatusResponse
+	(*ShardRequest_Collectable)(nil), // 32: region.v1.ShardRequest.Collectable
+	(*ShardRequest_Standing)(nil),    // 33: region.v1.ShardRequest.Standing
+	(*ShardRequest_Slots)(nil),       // 34: region.v1.ShardRequest.Slots
+	(*ShardRequest_Bucket)(nil),      // 35: region.v1.ShardRequest.Bucket
+	(*ShardRequest_Whole)(nil),       // 36: region.v1.ShardRequest.Whole
+	(*ShardRequest_Stream)(nil),      // 37: region.v1.ShardRequest.Stream
+	(*ShardRequest_Known)(nil),       // 38: region.v1.ShardRequest.Known
+	(*StatusResponse_Shard)(nil),     // 39: region.v1.StatusResponse.Shard
+	(*StatusResponse_Peer)(nil),      // 40: region.v1.StatusResponse.Peer
+	(*v1.PrepareRequest)(nil),        // 41: membership.v1.PrepareRequest
+	(*v1.AcceptRequest)(nil),         // 42: membership.v1.AcceptRequest
+	(*v1.Membership)(nil),            // 43: membership.v1.Membership
+	(*v1.Vote)(nil),                  // 44: membership.v1.Vote
+	(v1.State)(0),                    // 45: membership.v1.State
 }
 var file_region_v1_region_proto_depIdxs = []int32{
 	3,  // 0: region.v1.Entry.limits:type_name -> region.v1.Limits
 	4,  // 1: region.v1.Entry.commands:type_name -> region.v1.Command
-	9,  // 2: region.v1.Command.edit:type_name -> region.v1.Edit
-	12, // 3: region.v1.Command.join_rows:type_name -> region.v1.JoinRows
-	13, // 4: region.v1.Command.join_cart:type_name -> region.v1.JoinCart
-	14, // 5: region.v1.Command.move_cursor:type_name -> region.v1.MoveCursor
-	15, // 6: region.v1.Command.trim_log:type_name -> region.v1.TrimLog
-	8,  // 7: region.v1.Command.init:type_name -> region.v1.Init
-	16, // 8: region.v1.Command.expire_ops:type_name -> region.v1.ExpireOps
-	5,  // 9: region.v1.Command.set_membership:type_name -> region.v1.SetMembership
-	39, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
-	40, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
-	6,  // 12: region.v1.Command.reincarnate:type_name -> region.v1.Reincarnate
-	7,  // 13: region.v1.Command.reissue:type_name -> region.v1.Reissue
-	41, // 14: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
-	11, // 15: region.v1.Edit.changes:type_name -> region.v1.Change
-	0,  // 16: region.v1.Change.kind:type_name -> region.v1.Change.Kind
-	10, // 17: region.v1.Change.line:type_name -> region.v1.LineKey
-	1,  // 18: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
-	18, // 19: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
-	42, // 20: region.v1.Outcome.vote:type_name -> membership.v1.Vote
-	10, // 21: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
-	4,  // 22: region.v1.ProposeRequest.command:type_name -> region.v1.Command
-	32, // 23: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
-	33, // 24: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
-	34, // 25: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
-	35, // 26: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
-	36, // 27: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
-	31, // 28: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
-	24, // 29: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
-	41, // 30: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
-	37, // 31: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
-	43, // 32: region.v1.StatusResponse.state:type_name -> membership.v1.State
-	38, // 33: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
-	34, // [34:34] is the sub-list for method output_type
-	34, // [34:34] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	10, // 2: region.v1.Command.edit:type_name -> region.v1.Edit
+	13, // 3: region.v1.Command.join_rows:type_name -> region.v1.JoinRows
+	14, // 4: region.v1.Command.join_cart:type_name -> region.v1.JoinCart
+	15, // 5: region.v1.Command.move_cursor:type_name -> region.v1.MoveCursor
+	16, // 6: region.v1.Command.trim_log:type_name -> region.v1.TrimLog
+	9,  // 7: region.v1.Command.init:type_name -> region.v1.Init
+	17, // 8: region.v1.Command.expire_ops:type_name -> region.v1.ExpireOps
+	6,  // 9: region.v1.Command.set_membership:type_name -> region.v1.SetMembership
+	41, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
+	42, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
+	7,  // 12: region.v1.Command.reincarnate:type_name -> region.v1.Reincarnate
+	8,  // 13: region.v1.Command.reissue:type_name -> region.v1.Reissue
+	5,  // 14: region.v1.Command.collect:type_name -> region.v1.Collect
+	25, // 15: region.v1.Collect.carts:type_name -> region.v1.CartDigest
+	43, // 16: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
+	12, // 17: region.v1.Edit.changes:type_name -> region.v1.Change
+	0,  // 18: region.v1.Change.kind:type_name -> region.v1.Change.Kind
+	11, // 19: region.v1.Change.line:type_name -> region.v1.LineKey
+	1,  // 20: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
+	19, // 21: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
+	44, // 22: region.v1.Outcome.vote:type_name -> membership.v1.Vote
+	11, // 23: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
+	4,  // 24: region.v1.ProposeRequest.command:type_name -> region.v1.Command
+	34, // 25: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
+	35, // 26: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
+	36, // 27: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
+	37, // 28: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
+	38, // 29: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
+	33, // 30: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
+	32, // 31: region.v1.ShardRequest.collectable:type_name -> region.v1.ShardRequest.Collectable
+	25, // 32: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
+	43, // 33: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
+	39, // 34: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
+	45, // 35: region.v1.StatusResponse.state:type_name -> membership.v1.State
+	25, // 36: region.v1.ShardRequest.Collectable.carts:type_name -> region.v1.CartDigest
+	40, // 37: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_region_v1_region_proto_init() }
@@ -3347,8 +3503,9 @@ func file_region_v1_region_proto_init() {
 		(*Command_Accept)(nil),
 		(*Command_Reincarnate)(nil),
 		(*Command_Reissue)(nil),
+		(*Command_Collect)(nil),
 	}
-	file_region_v1_region_proto_msgTypes[20].OneofWrappers = []any{
+	file_region_v1_region_proto_msgTypes[21].OneofWrappers = []any{
 		(*ShardRequest_Digests)(nil),
 		(*ShardRequest_Bucket_)(nil),
 		(*ShardRequest_Whole_)(nil),
@@ -3356,6 +3513,7 @@ func file_region_v1_region_proto_init() {
 		(*ShardRequest_Known_)(nil),
 		(*ShardRequest_Repair)(nil),
 		(*ShardRequest_Standing_)(nil),
+		(*ShardRequest_Collectable_)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3363,7 +3521,7 @@ func file_region_v1_region_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_region_v1_region_proto_rawDesc), len(file_region_v1_region_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   37,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

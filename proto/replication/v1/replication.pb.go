@@ -1151,6 +1151,124 @@ func (x *RepairingRequest) GetHello() *Hello {
 	return nil
 }
 
+type CollectRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who asks.
+	Hello *Hello        `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
+	Carts []*CartDigest `protobuf:"bytes,2,rep,name=carts,proto3" json:"carts,omitempty"`
+	// Every region has said that they may be: collect those that are as they were.
+	Commit        bool `protobuf:"varint,3,opt,name=commit,proto3" json:"commit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CollectRequest) Reset() {
+	*x = CollectRequest{}
+	mi := &file_replication_v1_replication_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CollectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CollectRequest) ProtoMessage() {}
+
+func (x *CollectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CollectRequest.ProtoReflect.Descriptor instead.
+func (*CollectRequest) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *CollectRequest) GetHello() *Hello {
+	if x != nil {
+		return x.Hello
+	}
+	return nil
+}
+
+func (x *CollectRequest) GetCarts() []*CartDigest {
+	if x != nil {
+		return x.Carts
+	}
+	return nil
+}
+
+func (x *CollectRequest) GetCommit() bool {
+	if x != nil {
+		return x.Commit
+	}
+	return false
+}
+
+type CollectResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each cart asked about; none for a commit.
+	Collectable []bool `protobuf:"varint,1,rep,packed,name=collectable,proto3" json:"collectable,omitempty"`
+	// When no cart was asked about, one for each slot: carts that have not changed
+	// since then may have been collected; milliseconds since the Unix epoch, 0: none
+	// was.
+	ForgottenBeforeMs []int64 `protobuf:"varint,2,rep,packed,name=forgotten_before_ms,json=forgottenBeforeMs,proto3" json:"forgotten_before_ms,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *CollectResponse) Reset() {
+	*x = CollectResponse{}
+	mi := &file_replication_v1_replication_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CollectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CollectResponse) ProtoMessage() {}
+
+func (x *CollectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CollectResponse.ProtoReflect.Descriptor instead.
+func (*CollectResponse) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *CollectResponse) GetCollectable() []bool {
+	if x != nil {
+		return x.Collectable
+	}
+	return nil
+}
+
+func (x *CollectResponse) GetForgottenBeforeMs() []int64 {
+	if x != nil {
+		return x.ForgottenBeforeMs
+	}
+	return nil
+}
+
 type RepairingResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Repairing     bool                   `protobuf:"varint,1,opt,name=repairing,proto3" json:"repairing,omitempty"`
@@ -1160,7 +1278,7 @@ type RepairingResponse struct {
 
 func (x *RepairingResponse) Reset() {
 	*x = RepairingResponse{}
-	mi := &file_replication_v1_replication_proto_msgTypes[21]
+	mi := &file_replication_v1_replication_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1290,7 @@ func (x *RepairingResponse) String() string {
 func (*RepairingResponse) ProtoMessage() {}
 
 func (x *RepairingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[21]
+	mi := &file_replication_v1_replication_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1303,7 @@ func (x *RepairingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairingResponse.ProtoReflect.Descriptor instead.
 func (*RepairingResponse) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{21}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RepairingResponse) GetRepairing() bool {
@@ -1205,7 +1323,7 @@ type KnownResponse struct {
 
 func (x *KnownResponse) Reset() {
 	*x = KnownResponse{}
-	mi := &file_replication_v1_replication_proto_msgTypes[22]
+	mi := &file_replication_v1_replication_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1335,7 @@ func (x *KnownResponse) String() string {
 func (*KnownResponse) ProtoMessage() {}
 
 func (x *KnownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_replication_v1_replication_proto_msgTypes[22]
+	mi := &file_replication_v1_replication_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1348,7 @@ func (x *KnownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnownResponse.ProtoReflect.Descriptor instead.
 func (*KnownResponse) Descriptor() ([]byte, []int) {
-	return file_replication_v1_replication_proto_rawDescGZIP(), []int{22}
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *KnownResponse) GetIncarnation() uint32 {
@@ -1309,11 +1427,18 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\fKnownRequest\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x15.replication.v1.HelloR\x05hello\"?\n" +
 	"\x10RepairingRequest\x12+\n" +
-	"\x05hello\x18\x01 \x01(\v2\x15.replication.v1.HelloR\x05hello\"1\n" +
+	"\x05hello\x18\x01 \x01(\v2\x15.replication.v1.HelloR\x05hello\"\x87\x01\n" +
+	"\x0eCollectRequest\x12+\n" +
+	"\x05hello\x18\x01 \x01(\v2\x15.replication.v1.HelloR\x05hello\x120\n" +
+	"\x05carts\x18\x02 \x03(\v2\x1a.replication.v1.CartDigestR\x05carts\x12\x16\n" +
+	"\x06commit\x18\x03 \x01(\bR\x06commit\"c\n" +
+	"\x0fCollectResponse\x12 \n" +
+	"\vcollectable\x18\x01 \x03(\bR\vcollectable\x12.\n" +
+	"\x13forgotten_before_ms\x18\x02 \x03(\x03R\x11forgottenBeforeMs\"1\n" +
 	"\x11RepairingResponse\x12\x1c\n" +
 	"\trepairing\x18\x01 \x01(\bR\trepairing\"1\n" +
 	"\rKnownResponse\x12 \n" +
-	"\vincarnation\x18\x01 \x01(\rR\vincarnation2\xa4\x05\n" +
+	"\vincarnation\x18\x01 \x01(\rR\vincarnation2\xf0\x05\n" +
 	"\x12ReplicationService\x12E\n" +
 	"\x04Push\x12\x1b.replication.v1.PushRequest\x1a\x1c.replication.v1.PushResponse(\x010\x01\x12J\n" +
 	"\aDigests\x12\x1e.replication.v1.DigestsRequest\x1a\x1f.replication.v1.DigestsResponse\x12G\n" +
@@ -1323,7 +1448,8 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\x05Fetch\x12\x1c.replication.v1.FetchRequest\x1a\x1d.replication.v1.FetchResponse\x12A\n" +
 	"\x04Join\x12\x1b.replication.v1.JoinRequest\x1a\x1c.replication.v1.JoinResponse\x12D\n" +
 	"\x05Known\x12\x1c.replication.v1.KnownRequest\x1a\x1d.replication.v1.KnownResponse\x12P\n" +
-	"\tRepairing\x12 .replication.v1.RepairingRequest\x1a!.replication.v1.RepairingResponseBAZ?github.com/samecart/samecart/proto/replication/v1;replicationv1b\x06proto3"
+	"\tRepairing\x12 .replication.v1.RepairingRequest\x1a!.replication.v1.RepairingResponse\x12J\n" +
+	"\aCollect\x12\x1e.replication.v1.CollectRequest\x1a\x1f.replication.v1.CollectResponseBAZ?github.com/samecart/samecart/proto/replication/v1;replicationv1b\x06proto3"
 
 var (
 	file_replication_v1_replication_proto_rawDescOnce sync.Once
@@ -1337,7 +1463,7 @@ func file_replication_v1_replication_proto_rawDescGZIP() []byte {
 	return file_replication_v1_replication_proto_rawDescData
 }
 
-var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_replication_v1_replication_proto_goTypes = []any{
 	(*Hello)(nil),             // 0: replication.v1.Hello
 	(*PushRequest)(nil),       // 1: replication.v1.PushRequest
@@ -1360,8 +1486,10 @@ var file_replication_v1_replication_proto_goTypes = []any{
 	(*JoinResponse)(nil),      // 18: replication.v1.JoinResponse
 	(*KnownRequest)(nil),      // 19: replication.v1.KnownRequest
 	(*RepairingRequest)(nil),  // 20: replication.v1.RepairingRequest
-	(*RepairingResponse)(nil), // 21: replication.v1.RepairingResponse
-	(*KnownResponse)(nil),     // 22: replication.v1.KnownResponse
+	(*CollectRequest)(nil),    // 21: replication.v1.CollectRequest
+	(*CollectResponse)(nil),   // 22: replication.v1.CollectResponse
+	(*RepairingResponse)(nil), // 23: replication.v1.RepairingResponse
+	(*KnownResponse)(nil),     // 24: replication.v1.KnownResponse
 }
 var file_replication_v1_replication_proto_depIdxs = []int32{
 	0,  // 0: replication.v1.PushRequest.hello:type_name -> replication.v1.Hello
@@ -1373,29 +1501,33 @@ var file_replication_v1_replication_proto_depIdxs = []int32{
 	0,  // 6: replication.v1.JoinRequest.stream:type_name -> replication.v1.Hello
 	0,  // 7: replication.v1.KnownRequest.hello:type_name -> replication.v1.Hello
 	0,  // 8: replication.v1.RepairingRequest.hello:type_name -> replication.v1.Hello
-	1,  // 9: replication.v1.ReplicationService.Push:input_type -> replication.v1.PushRequest
-	4,  // 10: replication.v1.ReplicationService.Digests:input_type -> replication.v1.DigestsRequest
-	6,  // 11: replication.v1.ReplicationService.Bucket:input_type -> replication.v1.BucketRequest
-	9,  // 12: replication.v1.ReplicationService.Sketch:input_type -> replication.v1.SketchRequest
-	12, // 13: replication.v1.ReplicationService.Newer:input_type -> replication.v1.NewerRequest
-	14, // 14: replication.v1.ReplicationService.Fetch:input_type -> replication.v1.FetchRequest
-	17, // 15: replication.v1.ReplicationService.Join:input_type -> replication.v1.JoinRequest
-	19, // 16: replication.v1.ReplicationService.Known:input_type -> replication.v1.KnownRequest
-	20, // 17: replication.v1.ReplicationService.Repairing:input_type -> replication.v1.RepairingRequest
-	3,  // 18: replication.v1.ReplicationService.Push:output_type -> replication.v1.PushResponse
-	5,  // 19: replication.v1.ReplicationService.Digests:output_type -> replication.v1.DigestsResponse
-	8,  // 20: replication.v1.ReplicationService.Bucket:output_type -> replication.v1.BucketResponse
-	10, // 21: replication.v1.ReplicationService.Sketch:output_type -> replication.v1.SketchResponse
-	13, // 22: replication.v1.ReplicationService.Newer:output_type -> replication.v1.NewerResponse
-	16, // 23: replication.v1.ReplicationService.Fetch:output_type -> replication.v1.FetchResponse
-	18, // 24: replication.v1.ReplicationService.Join:output_type -> replication.v1.JoinResponse
-	22, // 25: replication.v1.ReplicationService.Known:output_type -> replication.v1.KnownResponse
-	21, // 26: replication.v1.ReplicationService.Repairing:output_type -> replication.v1.RepairingResponse
-	18, // [18:27] is the sub-list for method output_type
-	9,  // [9:18] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	0,  // 9: replication.v1.CollectRequest.hello:type_name -> replication.v1.Hello
+	7,  // 10: replication.v1.CollectRequest.carts:type_name -> replication.v1.CartDigest
+	1,  // 11: replication.v1.ReplicationService.Push:input_type -> replication.v1.PushRequest
+	4,  // 12: replication.v1.ReplicationService.Digests:input_type -> replication.v1.DigestsRequest
+	6,  // 13: replication.v1.ReplicationService.Bucket:input_type -> replication.v1.BucketRequest
+	9,  // 14: replication.v1.ReplicationService.Sketch:input_type -> replication.v1.SketchRequest
+	12, // 15: replication.v1.ReplicationService.Newer:input_type -> replication.v1.NewerRequest
+	14, // 16: replication.v1.ReplicationService.Fetch:input_type -> replication.v1.FetchRequest
+	17, // 17: replication.v1.ReplicationService.Join:input_type -> replication.v1.JoinRequest
+	19, // 18: replication.v1.ReplicationService.Known:input_type -> replication.v1.KnownRequest
+	20, // 19: replication.v1.ReplicationService.Repairing:input_type -> replication.v1.RepairingRequest
+	21, // 20: replication.v1.ReplicationService.Collect:input_type -> replication.v1.CollectRequest
+	3,  // 21: replication.v1.ReplicationService.Push:output_type -> replication.v1.PushResponse
+	5,  // 22: replication.v1.ReplicationService.Digests:output_type -> replication.v1.DigestsResponse
+	8,  // 23: replication.v1.ReplicationService.Bucket:output_type -> replication.v1.BucketResponse
+	10, // 24: replication.v1.ReplicationService.Sketch:output_type -> replication.v1.SketchResponse
+	13, // 25: replication.v1.ReplicationService.Newer:output_type -> replication.v1.NewerResponse
+	16, // 26: replication.v1.ReplicationService.Fetch:output_type -> replication.v1.FetchResponse
+	18, // 27: replication.v1.ReplicationService.Join:output_type -> replication.v1.JoinResponse
+	24, // 28: replication.v1.ReplicationService.Known:output_type -> replication.v1.KnownResponse
+	23, // 29: replication.v1.ReplicationService.Repairing:output_type -> replication.v1.RepairingResponse
+	22, // 30: replication.v1.ReplicationService.Collect:output_type -> replication.v1.CollectResponse
+	21, // [21:31] is the sub-list for method output_type
+	11, // [11:21] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_replication_v1_replication_proto_init() }
@@ -1413,7 +1545,7 @@ func file_replication_v1_replication_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_replication_v1_replication_proto_rawDesc), len(file_replication_v1_replication_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -48,6 +48,8 @@ const (
 	AdminServiceRepairProcedure = "/admin.v1.AdminService/Repair"
 	// AdminServiceDigestsProcedure is the fully-qualified name of the AdminService's Digests RPC.
 	AdminServiceDigestsProcedure = "/admin.v1.AdminService/Digests"
+	// AdminServiceForgottenProcedure is the fully-qualified name of the AdminService's Forgotten RPC.
+	AdminServiceForgottenProcedure = "/admin.v1.AdminService/Forgotten"
 	// AdminServiceExportProcedure is the fully-qualified name of the AdminService's Export RPC.
 	AdminServiceExportProcedure = "/admin.v1.AdminService/Export"
 	// AdminServiceImportProcedure is the fully-qualified name of the AdminService's Import RPC.
@@ -75,6 +77,8 @@ type AdminServiceClient interface {
 	// Digests returns the digest of each slot of a region: equal digests mean
 	// equal carts.
 	Digests(context.Context, *connect.Request[v1.DigestsRequest]) (*connect.Response[v1.DigestsResponse], error)
+	// Forgotten returns what the member regions have collected.
+	Forgotten(context.Context, *connect.Request[v1.ForgottenRequest]) (*connect.Response[v1.ForgottenResponse], error)
 	// Export streams whole carts of a region, each as it was at one moment, in the
 	// order asked for. Carts that the region does not hold are left out.
 	Export(context.Context, *connect.Request[v1.ExportRequest]) (*connect.ServerStreamForClient[v1.ExportResponse], error)
@@ -139,6 +143,12 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("Digests")),
 			connect.WithClientOptions(opts...),
 		),
+		forgotten: connect.NewClient[v1.ForgottenRequest, v1.ForgottenResponse](
+			httpClient,
+			baseURL+AdminServiceForgottenProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("Forgotten")),
+			connect.WithClientOptions(opts...),
+		),
 		export: connect.NewClient[v1.ExportRequest, v1.ExportResponse](
 			httpClient,
 			baseURL+AdminServiceExportProcedure,
@@ -162,16 +172,17 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 
 // adminServiceClient implements AdminServiceClient.
 type adminServiceClient struct {
-	regions *connect.Client[v1.RegionsRequest, v1.RegionsResponse]
-	scan    *connect.Client[v1.ScanRequest, v1.ScanResponse]
-	link    *connect.Client[v1.LinkRequest, v1.LinkResponse]
-	node    *connect.Client[v1.NodeRequest, v1.NodeResponse]
-	region  *connect.Client[v1.RegionRequest, v1.RegionResponse]
-	repair  *connect.Client[v1.RepairRequest, v1.RepairResponse]
-	digests *connect.Client[v1.DigestsRequest, v1.DigestsResponse]
-	export  *connect.Client[v1.ExportRequest, v1.ExportResponse]
-	_import *connect.Client[v1.ImportRequest, v1.ImportResponse]
-	member  *connect.Client[v1.MemberRequest, v1.MemberResponse]
+	regions   *connect.Client[v1.RegionsRequest, v1.RegionsResponse]
+	scan      *connect.Client[v1.ScanRequest, v1.ScanResponse]
+	link      *connect.Client[v1.LinkRequest, v1.LinkResponse]
+	node      *connect.Client[v1.NodeRequest, v1.NodeResponse]
+	region    *connect.Client[v1.RegionRequest, v1.RegionResponse]
+	repair    *connect.Client[v1.RepairRequest, v1.RepairResponse]
+	digests   *connect.Client[v1.DigestsRequest, v1.DigestsResponse]
+	forgotten *connect.Client[v1.ForgottenRequest, v1.ForgottenResponse]
+	export    *connect.Client[v1.ExportRequest, v1.ExportResponse]
+	_import   *connect.Client[v1.ImportRequest, v1.ImportResponse]
+	member    *connect.Client[v1.MemberRequest, v1.MemberResponse]
 }
 
 // Regions calls admin.v1.AdminService.Regions.
@@ -209,6 +220,11 @@ func (c *adminServiceClient) Digests(ctx context.Context, req *connect.Request[v
 	return c.digests.CallUnary(ctx, req)
 }
 
+// Forgotten calls admin.v1.AdminService.Forgotten.
+func (c *adminServiceClient) Forgotten(ctx context.Context, req *connect.Request[v1.ForgottenRequest]) (*connect.Response[v1.ForgottenResponse], error) {
+	return c.forgotten.CallUnary(ctx, req)
+}
+
 // Export calls admin.v1.AdminService.Export.
 func (c *adminServiceClient) Export(ctx context.Context, req *connect.Request[v1.ExportRequest]) (*connect.ServerStreamForClient[v1.ExportResponse], error) {
 	return c.export.CallServerStream(ctx, req)
@@ -243,6 +259,8 @@ type AdminServiceHandler interface {
 	// Digests returns the digest of each slot of a region: equal digests mean
 	// equal carts.
 	Digests(context.Context, *connect.Request[v1.DigestsRequest]) (*connect.Response[v1.DigestsResponse], error)
+	// Forgotten returns what the member regions have collected.
+	Forgotten(context.Context, *connect.Request[v1.ForgottenRequest]) (*connect.Response[v1.ForgottenResponse], error)
 	// Export streams whole carts of a region, each as it was at one moment, in the
 	// order asked for. Carts that the region does not hold are left out.
 	Export(context.Context, *connect.Request[v1.ExportRequest], *connect.ServerStream[v1.ExportResponse]) error
@@ -303,6 +321,12 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("Digests")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceForgottenHandler := connect.NewUnaryHandler(
+		AdminServiceForgottenProcedure,
+		svc.Forgotten,
+		connect.WithSchema(adminServiceMethods.ByName("Forgotten")),
+		connect.WithHandlerOptions(opts...),
+	)
 	adminServiceExportHandler := connect.NewServerStreamHandler(
 		AdminServiceExportProcedure,
 		svc.Export,
@@ -337,6 +361,8 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceRepairHandler.ServeHTTP(w, r)
 		case AdminServiceDigestsProcedure:
 			adminServiceDigestsHandler.ServeHTTP(w, r)
+		case AdminServiceForgottenProcedure:
+			adminServiceForgottenHandler.ServeHTTP(w, r)
 		case AdminServiceExportProcedure:
 			adminServiceExportHandler.ServeHTTP(w, r)
 		case AdminServiceImportProcedure:
@@ -378,6 +404,10 @@ func (UnimplementedAdminServiceHandler) Repair(context.Context, *connect.Request
 
 func (UnimplementedAdminServiceHandler) Digests(context.Context, *connect.Request[v1.DigestsRequest]) (*connect.Response[v1.DigestsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.Digests is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) Forgotten(context.Context, *connect.Request[v1.ForgottenRequest]) (*connect.Response[v1.ForgottenResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.Forgotten is not implemented"))
 }
 
 func (UnimplementedAdminServiceHandler) Export(context.Context, *connect.Request[v1.ExportRequest], *connect.ServerStream[v1.ExportResponse]) error {

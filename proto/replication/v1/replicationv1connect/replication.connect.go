@@ -60,6 +60,9 @@ const (
 	// ReplicationServiceRepairingProcedure is the fully-qualified name of the ReplicationService's
 	// Repairing RPC.
 	ReplicationServiceRepairingProcedure = "/replication.v1.ReplicationService/Repairing"
+	// ReplicationServiceCollectProcedure is the fully-qualified name of the ReplicationService's
+	// Collect RPC.
+	ReplicationServiceCollectProcedure = "/replication.v1.ReplicationService/Collect"
 )
 
 // ReplicationServiceClient is a client for the replication.v1.ReplicationService service.
@@ -88,6 +91,9 @@ type ReplicationServiceClient interface {
 	// Repairing says whether the receiver is repairing the asking region's carts
 	// at the moment: both at once would send everything twice.
 	Repairing(context.Context, *connect.Request[v1.RepairingRequest]) (*connect.Response[v1.RepairingResponse], error)
+	// Collect says which carts may be collected, as far as the receiver knows; and
+	// when told to, collects them.
+	Collect(context.Context, *connect.Request[v1.CollectRequest]) (*connect.Response[v1.CollectResponse], error)
 }
 
 // NewReplicationServiceClient constructs a client for the replication.v1.ReplicationService
@@ -155,6 +161,12 @@ func NewReplicationServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(replicationServiceMethods.ByName("Repairing")),
 			connect.WithClientOptions(opts...),
 		),
+		collect: connect.NewClient[v1.CollectRequest, v1.CollectResponse](
+			httpClient,
+			baseURL+ReplicationServiceCollectProcedure,
+			connect.WithSchema(replicationServiceMethods.ByName("Collect")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -169,6 +181,7 @@ type replicationServiceClient struct {
 	join      *connect.Client[v1.JoinRequest, v1.JoinResponse]
 	known     *connect.Client[v1.KnownRequest, v1.KnownResponse]
 	repairing *connect.Client[v1.RepairingRequest, v1.RepairingResponse]
+	collect   *connect.Client[v1.CollectRequest, v1.CollectResponse]
 }
 
 // Push calls replication.v1.ReplicationService.Push.
@@ -216,6 +229,11 @@ func (c *replicationServiceClient) Repairing(ctx context.Context, req *connect.R
 	return c.repairing.CallUnary(ctx, req)
 }
 
+// Collect calls replication.v1.ReplicationService.Collect.
+func (c *replicationServiceClient) Collect(ctx context.Context, req *connect.Request[v1.CollectRequest]) (*connect.Response[v1.CollectResponse], error) {
+	return c.collect.CallUnary(ctx, req)
+}
+
 // ReplicationServiceHandler is an implementation of the replication.v1.ReplicationService service.
 type ReplicationServiceHandler interface {
 	// Push opens one stream for one origin stream (shard) to one region.
@@ -242,6 +260,9 @@ type ReplicationServiceHandler interface {
 	// Repairing says whether the receiver is repairing the asking region's carts
 	// at the moment: both at once would send everything twice.
 	Repairing(context.Context, *connect.Request[v1.RepairingRequest]) (*connect.Response[v1.RepairingResponse], error)
+	// Collect says which carts may be collected, as far as the receiver knows; and
+	// when told to, collects them.
+	Collect(context.Context, *connect.Request[v1.CollectRequest]) (*connect.Response[v1.CollectResponse], error)
 }
 
 // NewReplicationServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -305,6 +326,12 @@ func NewReplicationServiceHandler(svc ReplicationServiceHandler, opts ...connect
 		connect.WithSchema(replicationServiceMethods.ByName("Repairing")),
 		connect.WithHandlerOptions(opts...),
 	)
+	replicationServiceCollectHandler := connect.NewUnaryHandler(
+		ReplicationServiceCollectProcedure,
+		svc.Collect,
+		connect.WithSchema(replicationServiceMethods.ByName("Collect")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/replication.v1.ReplicationService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ReplicationServicePushProcedure:
@@ -325,6 +352,8 @@ func NewReplicationServiceHandler(svc ReplicationServiceHandler, opts ...connect
 			replicationServiceKnownHandler.ServeHTTP(w, r)
 		case ReplicationServiceRepairingProcedure:
 			replicationServiceRepairingHandler.ServeHTTP(w, r)
+		case ReplicationServiceCollectProcedure:
+			replicationServiceCollectHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -368,4 +397,8 @@ func (UnimplementedReplicationServiceHandler) Known(context.Context, *connect.Re
 
 func (UnimplementedReplicationServiceHandler) Repairing(context.Context, *connect.Request[v1.RepairingRequest]) (*connect.Response[v1.RepairingResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("replication.v1.ReplicationService.Repairing is not implemented"))
+}
+
+func (UnimplementedReplicationServiceHandler) Collect(context.Context, *connect.Request[v1.CollectRequest]) (*connect.Response[v1.CollectResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("replication.v1.ReplicationService.Collect is not implemented"))
 }
