@@ -180,10 +180,17 @@ func (g *guide) probe(ctx context.Context, address string) {
 			first = time.Now()
 		},
 	})
-	err := g.fetch(traced, address+"/readyz", func(r io.Reader) error {
-		_, err := io.Copy(io.Discard, io.LimitReader(r, listBytesMax))
-		return err
-	})
+	var err error
+	if g.home != nil && address == g.seed {
+		limited, cancel := context.WithTimeout(ctx, g.cfg.ProbeTimeout)
+		err = g.home(limited)
+		cancel()
+	} else {
+		err = g.fetch(traced, address+"/readyz", func(r io.Reader) error {
+			_, err := io.Copy(io.Discard, io.LimitReader(r, listBytesMax))
+			return err
+		})
+	}
 	if ctx.Err() != nil {
 		return // no news of the region
 	}
