@@ -505,8 +505,15 @@ func newer(a, b View) View {
 
 // catchUp waits for what a token names, then fetches the cart from the
 // regions that wrote it; what cannot be had leaves the view marked stale.
-// Each step is bounded: the caller gets an answer while it still waits.
+// Each step is bounded, and all together by three quarters of the time that
+// the caller still waits: an answer that comes too late makes a region that
+// lags look like one that is down.
 func (r *Router) catchUp(ctx context.Context, id uint32, have View, want crdt.CausalContext) (View, error) {
+	if end, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(end)*3/4)
+		defer cancel()
+	}
 	wait := r.cfg.CoverWait
 	if r.cfg.Fetcher == nil {
 		wait += r.cfg.Attempt // for the node that fetches

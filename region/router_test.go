@@ -694,3 +694,26 @@ func TestPlacement(t *testing.T) {
 		}
 	}
 }
+
+// A caller with less patience than the waits take still gets an answer.
+func TestATokenIsNotWaitedForLongerThanTheCallerWaits(t *testing.T) {
+	t.Parallel()
+	fetcher := &fetching{}
+	w := startWorld(t, 3, 1, func(w *world) {
+		w.fetcher = fetcher
+		w.route = func(c *RouterConfig) { c.CoverWait = 20 * time.Second }
+	})
+	gate := w.gateway()
+	for i, r := range []*Router{gate, w.leader(0).Router, w.follower(0).Router} {
+		cart := w.cartIn(0, 30+i)
+		mustEdit(t, gate, addEdit(cart, "coffee", 1))
+		away := newForeign(cart).add(1, "tea", 3)
+		asked := limited(t, 800*time.Millisecond)
+		v, err := r.Read(asked, cart, ReadOptions{HasToken: true, Context: away.cart.Context})
+		if err != nil || !v.Stale || asked.Err() != nil {
+			t.Errorf("read: %v, stale %v, and the caller: %v", err, v.Stale, asked.Err())
+			continue
+		}
+		wantLines(t, v, map[string]uint32{"coffee": 1})
+	}
+}

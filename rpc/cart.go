@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"time"
 
 	"github.com/samecart/samecart/crdt"
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
@@ -86,12 +87,17 @@ func (s *service) apply(ctx context.Context, c call, edits []edit, batch bool) (
 
 // awaitToken waits until the region has what the caller's token names, so
 // that the edit is made on top of it. stale is true when that did not come in
-// time: the edit is applied all the same, and the answer says so.
+// time: the edit is applied all the same, and the answer says so. A caller's
+// own deadline bounds the wait as well, and leaves some of it for the edit.
 func (s *service) awaitToken(ctx context.Context, c call) (stale bool, err error) {
 	if !c.hasToken || c.context.IsEmpty() {
 		return false, nil
 	}
-	limited, cancel := context.WithTimeout(ctx, s.cfg.TokenWait)
+	wait := s.cfg.TokenWait
+	if end, ok := ctx.Deadline(); ok {
+		wait = min(wait, time.Until(end)*3/4)
+	}
+	limited, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	v, err := s.region.Read(limited, c.cartID, region.ReadOptions{Context: c.context, HasToken: true})
 	switch {

@@ -270,6 +270,43 @@ func TestReadTimesOutAsUnavailable(t *testing.T) {
 	}
 }
 
+// Whoever passes calls on learns an error's code from a header, in every
+// protocol, and in the time that it gives.
+func TestErrorsAreNamedInAHeader(t *testing.T) {
+	w := start(t)
+	w.set(func(r *fakeRegion) { r.readErr = region.ErrNoQuorum })
+	if r := w.do("GET", "/api/v1/cart", ""); r.header.Get("Cart-Error") != "NO_QUORUM" {
+		t.Errorf("REST: %v", r.header)
+	}
+	for name, o := range map[string][]connect.ClientOption{"Connect": nil, "gRPC": {connect.WithGRPC()}, "gRPC-Web": {connect.WithGRPCWeb()}} {
+		var got http.Header
+		seen := connect.WithInterceptors(connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
+			return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+				res, err := next(ctx, req)
+				var e *connect.Error
+				if errors.As(err, &e) {
+					got = e.Meta()
+				}
+				return res, err
+			}
+		}))
+		_, err := w.client(append(o, seen)...).GetCart(t.Context(), request(&cartv1.GetCartRequest{}))
+		if err == nil || got.Get("Cart-Error") != "NO_QUORUM" {
+			t.Errorf("%s: %v with %v", name, err, got)
+		}
+	}
+	w.set(func(r *fakeRegion) { r.readErr = nil })
+	if r := w.do("GET", "/api/v1/cart", ""); r.header.Get("Cart-Error") != "" {
+		t.Errorf("an answer that is no error: %v", r.header)
+	}
+	w.set(func(r *fakeRegion) { r.hangRead = true })
+	began := time.Now()
+	r := w.do("GET", "/api/v1/cart", "", "Connect-Timeout-Ms", "50")
+	if took := time.Since(began); r.code(t) != "NO_QUORUM" || took > time.Second {
+		t.Errorf("%d %s after %v", r.status, r.body, took)
+	}
+}
+
 // A panic's log has the stack, and the server goes on.
 func TestPanicIsLoggedAndSurvived(t *testing.T) {
 	w := start(t, func(w *world) {

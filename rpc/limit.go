@@ -77,30 +77,37 @@ func noteCode(ctx context.Context, code Code) {
 type recorder struct {
 	http.ResponseWriter
 
+	note   *info
 	status int
+}
+
+// begin notes how the answer begins, and names its code where every protocol
+// has room: gateways and proxies need not read bodies and trailers.
+func (w *recorder) begin(status int) {
+	if w.status != 0 {
+		return
+	}
+	w.status = status
+	if w.note != nil && w.note.code != "" {
+		w.Header().Set("Cart-Error", string(w.note.code))
+	}
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (w *recorder) WriteHeader(status int) {
-	if w.status == 0 {
-		w.status = status
-	}
+	w.begin(status)
 	w.ResponseWriter.WriteHeader(status)
 }
 
 // Write implements io.Writer.
 func (w *recorder) Write(b []byte) (int, error) {
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
+	w.begin(http.StatusOK)
 	return w.ResponseWriter.Write(b)
 }
 
 // Flush implements http.Flusher, which streams need.
 func (w *recorder) Flush() {
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
+	w.begin(http.StatusOK)
 	if f, ok := w.ResponseWriter.(http.Flusher); ok {
 		f.Flush()
 	}

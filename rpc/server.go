@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -206,8 +207,8 @@ func (h *Handler) find(r *http.Request) (*route, *Error) {
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	rec := &recorder{ResponseWriter: w}
 	note := &info{}
+	rec := &recorder{ResponseWriter: w, note: note}
 	r = r.WithContext(context.WithValue(r.Context(), infoKey{}, note))
 	rt, missing := h.find(r)
 	defer func() {
@@ -276,10 +277,19 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, rt *route) error
 		// A client may ask for less, never for more: Connect and gRPC
 		// deadlines are derived from this context.
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, h.cfg.RequestTimeout)
+		ctx, cancel = context.WithTimeout(ctx, h.patience(r))
 		defer cancel()
 	}
 	return rt.serve(w, r.WithContext(ctx))
+}
+
+// patience is how long a call may take. REST takes Connect's header too: whoever
+// passes a call on must be told something before they give it up.
+func (h *Handler) patience(r *http.Request) time.Duration {
+	if ms, err := strconv.ParseUint(r.Header.Get("Connect-Timeout-Ms"), 10, 31); err == nil {
+		return min(h.cfg.RequestTimeout, time.Duration(ms)*time.Millisecond)
+	}
+	return h.cfg.RequestTimeout
 }
 
 // fail answers with an error in the form that the caller reads.

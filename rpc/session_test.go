@@ -91,6 +91,14 @@ func TestCausalToken(t *testing.T) {
 	if r := slow.add("SKU-1", "1", "Cart-Token", token); r.json(t)["stale"] != true {
 		t.Errorf("write after a long wait: %s", r.body)
 	}
+	// So it is when the caller waits for less than TokenWait.
+	brief := start(t)
+	brief.set(func(r *fakeRegion) { r.hangRead = true })
+	res, err := brief.client().AddItem(t.Context(), request(&cartv1.AddItemRequest{Line: &cartv1.LineRef{SkuId: "SKU-1"}, Quantity: 1},
+		"Cart-Token", token, "Connect-Timeout-Ms", "500"))
+	if err != nil || !res.Msg.GetStale() {
+		t.Errorf("write of a caller of little patience: %v, %v", res, err)
+	}
 	// A region that cannot even read refuses before it proposes.
 	down := start(t)
 	down.set(func(r *fakeRegion) { r.readErr = region.ErrNoQuorum })

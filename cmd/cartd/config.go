@@ -207,6 +207,8 @@ func (c nodeCommand) name() string { return c.Region + "/" + c.Node }
 
 type gatewayCommand struct {
 	deployed
+
+	Forward bool `help:"Pass calls on to the nearest other region of --addresses while this one does not serve." default:"true" negatable:"" env:"SAMECART_FORWARD"`
 }
 
 // loadYAML reads the --config file. Unlike kong's own loader it refuses what

@@ -16,6 +16,7 @@
 //	faults.go    cuts and delays of links, for drills
 //	metrics.go   events as Prometheus metrics
 //	health.go    cartd health
+//	forward.go   a gateway's calls to other regions
 //
 // # Decisions
 //
@@ -33,6 +34,12 @@
 //
 // cartd dev opens the data of all nine nodes before it runs one: a directory
 // that is not right ends the start while the others are as they were.
+//
+// A gateway passes calls on by the code of rpc/client, when --addresses names
+// other regions. Nodes do not: what reaches one came by a balancer that can ask
+// /readyz, and a node that lost its majority has enough to do. The front of
+// cartd dev does not either: it is in one process with all regions, so it asks
+// them without a probe, and has no home to prefer.
 //
 // cartd health asks /readyz, as images without a shell have nothing that
 // could. It tells whether the region serves, not whether the process lives;

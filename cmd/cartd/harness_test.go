@@ -172,7 +172,7 @@ func launch(dir string, args ...string) (*running, error) {
 }
 
 // start starts a cartd dev of the test's own.
-func start(t *testing.T, dir string, args ...string) *running {
+func start(t testing.TB, dir string, args ...string) *running {
 	t.Helper()
 	r, err := launch(dir, args...)
 	if err != nil {
@@ -183,7 +183,7 @@ func start(t *testing.T, dir string, args ...string) *running {
 }
 
 // stop ends it as Ctrl-C does. It may be called again.
-func (r *running) stop(t *testing.T) {
+func (r *running) stop(t testing.TB) {
 	t.Helper()
 	r.cancel()
 	select {

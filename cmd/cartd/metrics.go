@@ -31,6 +31,7 @@ type metrics struct {
 	taken     *prometheus.CounterVec
 	repair    *prometheus.CounterVec
 	differing *prometheus.GaugeVec
+	forwarded *prometheus.CounterVec
 	pairs     pairGauges
 }
 
@@ -66,8 +67,10 @@ func newMetrics() *metrics {
 			[]string{"region", "peer", "kind"}),
 		differing: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "samecart_differing_slots", Help: "Slots that differed in the last comparison of digests."}, []string{"region", "peer", "shard"}),
+		forwarded: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "samecart_forwarded_calls_total", Help: "Calls that this gateway had another region answer, by HTTP status."}, []string{"region", "peer", "status"}),
 	}
-	m.registry.MustRegister(&m.pairs, m.calls, m.entries, m.commands, m.index, m.frames, m.writes, m.delivered, m.connected, m.repaired, m.taken, m.repair, m.differing)
+	m.registry.MustRegister(m.forwarded, &m.pairs, m.calls, m.entries, m.commands, m.index, m.frames, m.writes, m.delivered, m.connected, m.repaired, m.taken, m.repair, m.differing)
 	return m
 }
 

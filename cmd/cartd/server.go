@@ -33,6 +33,7 @@ type server struct {
 	auth    rpc.Authenticator
 	faults  *faults
 	drills  bool
+	forward bool // calls to other regions; a gateway's
 	metrics *metrics
 	log     *slog.Logger
 	place   place
@@ -319,10 +320,21 @@ func (s *server) serveTLS(h *http.Server, ln net.Listener) {
 }
 
 // runAPI serves the public port until ctx ends.
-func (s *server) runAPI(ctx context.Context, serves rpc.Region, ln net.Listener) error {
+func (s *server) runAPI(ctx context.Context, serves rpc.Region, ln net.Listener) (err error) {
 	h, err := s.handler(serves)
 	if err != nil {
 		return usageError{err}
+	}
+	forwarder, err := s.forwarder(h)
+	if err != nil {
+		return usageError{err}
+	}
+	if forwarder != nil {
+		h = forwarder
+		measuring, stop := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() { ended <- forwarder.Run(measuring) }()
+		defer func() { stop(); err = errors.Join(err, <-ended) }()
 	}
 	public := rpc.NewServer(ln.Addr().String(), h, s.log)
 	go s.serve(public, ln)
@@ -350,7 +362,7 @@ func (c *gatewayCommand) Run(ctx context.Context, log *slog.Logger) (err error) 
 		return err
 	}
 	defer func() { err = errors.Join(err, s.mux.Close(), s.hot.Close()) }()
-	s.router = region.NewRouter(s.place.routerConfig(), s.mux)
+	s.router, s.forward = region.NewRouter(s.place.routerConfig(), s.mux), c.Forward
 	return s.runAPI(ctx, s.router, ln)
 }
 

@@ -108,9 +108,7 @@ func ended(ctx context.Context, e *Error, way course) *Error {
 // other attempt off, unless it is stale: then the other one's may be better.
 // hedge is the second attempt, once it was sent and has ended.
 func race[T any](ctx context.Context, c *Client, k call[T], at step, second string) (first attempt[T], hedge *attempt[T]) {
-	c.mu.Lock()
-	after, may := c.regions.hedgeAfter(at.address)
-	c.mu.Unlock()
+	after, may := c.hedgeAfter(at.address)
 	if second == "" || !may || after >= at.timeout {
 		return try(ctx, c, k, at.address, at.timeout), nil
 	}
@@ -150,9 +148,7 @@ func race[T any](ctx context.Context, c *Client, k call[T], at step, second stri
 		return first, nil
 	case good(*hedge), first.err != nil && hedge.err == nil:
 		if firstCtx.Err() != nil && ctx.Err() == nil {
-			c.mu.Lock()
-			c.regions.read(at.address, time.Since(begun))
-			c.mu.Unlock()
+			c.read(at.address, time.Since(begun))
 		}
 		tell(c.cfg.Events.Won, Hedged{Procedure: k.procedure, From: c.label(at.address), To: c.label(second), After: after})
 		return *hedge, &first
@@ -171,9 +167,7 @@ func try[T any](ctx context.Context, c *Client, k call[T], address string, timeo
 	if err == nil {
 		c.succeeded(address)
 		if k.hedged {
-			c.mu.Lock()
-			c.regions.read(address, took)
-			c.mu.Unlock()
+			c.read(address, took)
 		}
 		return a
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -22,22 +21,16 @@ var ErrClosed = errors.New("the client is closed")
 
 // Client speaks with all regions of a service. It is safe for concurrent use.
 type Client struct {
-	cfg     Config
-	seed    string
-	unary   *http.Client
+	guide
+
 	streams *http.Client
 	closed  context.Context
 	close   context.CancelFunc
-	poke    chan struct{} // a region wants to be probed at once
-	running sync.Mutex    // held by Run
 	work    sync.WaitGroup
 
-	mu       sync.Mutex // guards what follows
+	own      sync.Mutex // guards what follows
 	ended    bool
-	regions  *regions
-	budget   budget
 	services map[string]service
-	moved    chan struct{} // closed and replaced when calls move to another region
 }
 
 // service is one region's cart service.
@@ -56,20 +49,24 @@ func New(address string, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg = cfg.withTransports()
 	c := &Client{
-		cfg: cfg, seed: seed, poke: make(chan struct{}, 1),
-		regions: newRegions(cfg, seed), budget: newBudget(cfg), services: make(map[string]service),
-		moved: make(chan struct{}),
-		unary: &http.Client{Transport: cfg.Transport}, streams: &http.Client{Transport: cfg.StreamTransport},
-	}
-	if cfg.Transport == nil {
-		c.unary.Transport = unaryTransport(cfg)
-	}
-	if cfg.StreamTransport == nil {
-		c.streams.Transport = streamTransport(cfg)
+		guide:   newGuide(cfg, seed),
+		streams: &http.Client{Transport: cfg.StreamTransport}, services: make(map[string]service),
 	}
 	c.closed, c.close = context.WithCancel(context.Background())
 	return c, nil
+}
+
+// withTransports returns c with the client's own transports where it has none.
+func (c Config) withTransports() Config {
+	if c.Transport == nil {
+		c.Transport = unaryTransport(c)
+	}
+	if c.StreamTransport == nil {
+		c.StreamTransport = streamTransport(c)
+	}
+	return c
 }
 
 // unaryTransport speaks HTTP/1.1, which costs less than HTTP/2 where each call
@@ -124,9 +121,9 @@ func baseURL(address string) (string, error) {
 // by an event.
 func (c *Client) Close() {
 	c.close()
-	c.mu.Lock()
+	c.own.Lock()
 	c.ended = true
-	c.mu.Unlock()
+	c.own.Unlock()
 	c.work.Wait()
 	c.unary.CloseIdleConnections()
 	c.streams.CloseIdleConnections()
@@ -134,8 +131,8 @@ func (c *Client) Close() {
 
 // begin counts work that Close waits for; done ends it.
 func (c *Client) begin() (done func(), err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.own.Lock()
+	defer c.own.Unlock()
 	if c.ended {
 		return nil, ErrClosed
 	}
@@ -152,8 +149,8 @@ func (c *Client) withClosed(ctx context.Context) (context.Context, context.Cance
 
 // service returns the clients of the region at an address.
 func (c *Client) service(address string) service {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.own.Lock()
+	defer c.own.Unlock()
 	s, ok := c.services[address]
 	if !ok {
 		s = service{
@@ -172,72 +169,6 @@ const answerBytesMax = 16 << 20
 var options = []connect.ClientOption{
 	connect.WithAcceptCompression("gzip", nil, nil),
 	connect.WithReadMaxBytes(answerBytesMax),
-}
-
-// update changes the core and passes on what it tells.
-func (c *Client) update(change func(now time.Time) notices) {
-	c.mu.Lock()
-	n := change(time.Now())
-	if len(n.moved) > 0 {
-		close(c.moved)
-		c.moved = make(chan struct{})
-	}
-	c.mu.Unlock()
-	for _, h := range n.health {
-		tell(c.cfg.Events.Health, h)
-	}
-	for _, m := range n.moved {
-		tell(c.cfg.Events.Moved, m)
-	}
-}
-
-func (c *Client) succeeded(address string) {
-	c.update(func(now time.Time) notices { return c.regions.succeeded(now, address) })
-}
-
-func (c *Client) failed(address, why string) {
-	look := false
-	c.update(func(now time.Time) (n notices) {
-		n, look = c.regions.failed(now, address, why)
-		return n
-	})
-	if look {
-		select {
-		case c.poke <- struct{}{}:
-		default: // Run is about to look
-		}
-	}
-}
-
-// order returns the regions in the order in which a call asks them.
-func (c *Client) order(detour string) (addresses []string, fit int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.regions.order(detour)
-}
-
-func (c *Client) label(address string) string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.regions.label(address)
-}
-
-// called brings a call's share to the budget.
-func (c *Client) called() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.budget.called(time.Now())
-}
-
-// spend takes what a retry or a hedge costs.
-func (c *Client) spend(procedure string, hedge bool) bool {
-	c.mu.Lock()
-	ok := c.budget.take(time.Now())
-	c.mu.Unlock()
-	if !ok {
-		tell(c.cfg.Events.Exhausted, Exhausted{Procedure: procedure, Hedge: hedge})
-	}
-	return ok
 }
 
 // Status is a snapshot of what a client knows.
@@ -261,34 +192,4 @@ type RegionStatus struct {
 }
 
 // Status returns what the client knows now.
-func (c *Client) Status() Status {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.budget.fill(time.Now())
-	s := Status{Budget: c.budget.tokens}
-	for _, address := range c.regions.sorted {
-		p := c.regions.find(address)
-		after, _ := c.regions.hedgeAfter(address)
-		s.Regions = append(s.Regions, RegionStatus{
-			Region: p.name, Address: p.address, Listed: p.listed, Healthy: p.healthy, RTT: p.rtt, Failures: p.failures, HedgeAfter: after,
-		})
-	}
-	return s
-}
-
-// pause waits, unless ctx ends before.
-func pause(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func jitter() float64 { return rand.Float64() }
+func (c *Client) Status() Status { return c.status() }

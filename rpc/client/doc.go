@@ -19,10 +19,12 @@
 //	latency.go   how long reads take
 //	verdict.go   the one table of errors: what may be sent again, and where
 //	token.go     causal tokens
+//	guide.go     shell: what calls share, of a Client or of a Forwarder
 //	probe.go     shell: Run learns the list of regions, and measures them
 //	call.go      shell: attempts and hedges of one call
 //	watch.go     shell: streams that are opened again
 //	session.go   the calls
+//	forward.go   a region's own API, and other regions when it does not serve
 //
 // # Guarantees
 //
@@ -96,6 +98,26 @@
 //
 // Watches take nothing from the budget: each is one stream, however often it
 // is opened, and the pauses between openings grow to BackoffMax.
+//
+// A Forwarder chooses by the same guide as a Client, and goes by the same table
+// of errors, so a gateway and a back end leave a region for the same reasons. It
+// has what a Client has not: a home, which is the nearest region by decree, since
+// the ways of a gateway's callers through another region are longer than its
+// own. It needs no answer's body: cartd names the code in Cart-Error, whatever
+// the protocol. Rejected: reading errors out of four protocols; reverse
+// proxies before cartd, which cannot tell what may be sent twice; drawing an
+// Idempotency-Key for calls without one, since a caller that repeats such a call
+// would still count twice, and should learn that the outcome is unknown.
+//
+// /readyz of a gateway says what its own region does, not what the gateway
+// can have others do: else two gateways would take each other for well. For the
+// same reason a call is passed on once, and Cart-Forwarded-By is believed from
+// anybody: the worst that it does is to keep a call at home. A Forwarder does
+// not know callers: a region that it passes calls on to authenticates them, with
+// the same keys, and has limits of its own.
+//
+// A watch is passed on as one stream, and ends, without being complete, when
+// calls go elsewhere: watchers come again, and with them to the right region.
 //
 // The package imports no other of ours but proto and crdt: what is linked into
 // other people's back ends brings no storage engine with it. Cost: the API's

@@ -12,6 +12,7 @@ type Events struct {
 	Retried   func(Retried)   // a call is about to be tried again
 	Hedged    func(Hedged)    // a read was sent to a second region as well
 	Won       func(Hedged)    // the second region's answer was taken
+	Forwarded func(Forwarded) // a Forwarder passed a call on, and it was answered
 	Exhausted func(Exhausted) // the budget had nothing left for a retry or a hedge
 }
 
@@ -58,7 +59,7 @@ type Listed struct {
 // Retried is one retry. From and To may be the same region; of a watch, which
 // chooses after its pause, To is "".
 type Retried struct {
-	Procedure string // of the schema, such as /cart.v1.CartService/AddItem
+	Procedure string // of the schema, such as /cart.v1.CartService/AddItem; of a Forwarder, the path
 	From, To  string
 	Attempt   int           // the one that follows: 2 is the first retry
 	Pause     time.Duration // before it
@@ -70,6 +71,12 @@ type Hedged struct {
 	Procedure string
 	From, To  string
 	After     time.Duration // how long the first had not answered
+}
+
+// Forwarded is a call that another region answered.
+type Forwarded struct {
+	Region string
+	Status int // of HTTP
 }
 
 // Exhausted is a retry or a hedge that was not made.

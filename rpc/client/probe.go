@@ -36,56 +36,62 @@ func (c *Client) Run(ctx context.Context) error {
 	defer done()
 	ctx, cancel := c.withClosed(ctx)
 	defer cancel()
-	var listAt time.Time
-	for ctx.Err() == nil {
-		now := time.Now()
-		if !now.Before(listAt) {
-			every := c.cfg.DiscoverEvery
-			if !c.discover(ctx) {
-				every = min(every, c.cfg.ProbeEvery)
-			}
-			listAt = time.Now().Add(time.Duration(float64(every) * (0.8 + 0.4*jitter())))
-		}
-		c.mu.Lock()
-		due, next := c.regions.due(time.Now())
-		c.mu.Unlock()
-		if len(due) > 0 {
-			c.probeAll(ctx, due)
-			continue
-		}
-		if next.IsZero() || listAt.Before(next) {
-			next = listAt
-		}
-		c.rest(ctx, time.Until(next))
-	}
+	c.learn(ctx)
 	return nil
 }
 
+// learn learns the regions, unless they were given, and measures them, until
+// ctx ends.
+func (g *guide) learn(ctx context.Context) {
+	var listAt time.Time
+	for ctx.Err() == nil {
+		now := time.Now()
+		if g.home == nil && !now.Before(listAt) {
+			every := g.cfg.DiscoverEvery
+			if !g.discover(ctx) {
+				every = min(every, g.cfg.ProbeEvery)
+			}
+			listAt = time.Now().Add(time.Duration(float64(every) * (0.8 + 0.4*jitter())))
+		}
+		g.mu.Lock()
+		due, next := g.regions.due(time.Now())
+		g.mu.Unlock()
+		if len(due) > 0 {
+			g.probeAll(ctx, due)
+			continue
+		}
+		if g.home == nil && (next.IsZero() || listAt.Before(next)) {
+			next = listAt
+		}
+		g.rest(ctx, time.Until(next))
+	}
+}
+
 // rest waits until the next probe is due, or a failed call asks for one.
-func (c *Client) rest(ctx context.Context, d time.Duration) {
+func (g *guide) rest(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-c.poke:
+	case <-g.poke:
 	case <-ctx.Done():
 	}
 }
 
 // discover asks for the list of regions, one region after the other, until
 // one gives it.
-func (c *Client) discover(ctx context.Context) (ok bool) {
-	order, _ := c.order("")
+func (g *guide) discover(ctx context.Context) (ok bool) {
+	order, _ := g.order("")
 	for _, address := range order {
-		list, err := c.list(ctx, address)
+		list, err := g.list(ctx, address)
 		if ctx.Err() != nil {
 			return false
 		}
-		tell(c.cfg.Events.Listed, Listed{From: c.label(address), Regions: len(list), Err: err})
+		tell(g.cfg.Events.Listed, Listed{From: g.label(address), Regions: len(list), Err: err})
 		if len(list) == 0 {
 			continue
 		}
-		c.update(func(now time.Time) notices { return c.regions.learn(now, list) })
+		g.update(func(now time.Time) notices { return g.regions.learn(now, list) })
 		return true
 	}
 	return false
@@ -93,7 +99,7 @@ func (c *Client) discover(ctx context.Context) (ok bool) {
 
 // list returns the regions that a region names. Those whose address cannot
 // be used are left out, and named by the error.
-func (c *Client) list(ctx context.Context, address string) ([]listing, error) {
+func (g *guide) list(ctx context.Context, address string) ([]listing, error) {
 	var body struct {
 		Regions []struct {
 			Region  string `json:"region"`
@@ -101,7 +107,7 @@ func (c *Client) list(ctx context.Context, address string) ([]listing, error) {
 			Healthy bool   `json:"healthy"`
 		} `json:"regions"`
 	}
-	err := c.fetch(ctx, address+"/api/v1/regions", func(r io.Reader) error {
+	err := g.fetch(ctx, address+"/api/v1/regions", func(r io.Reader) error {
 		return json.NewDecoder(io.LimitReader(r, listBytesMax)).Decode(&body)
 	})
 	if err != nil {
@@ -115,7 +121,7 @@ func (c *Client) list(ctx context.Context, address string) ([]listing, error) {
 			r.Address = address
 		}
 		base, err := baseURL(r.Address)
-		if err == nil && strings.HasPrefix(c.seed, "https:") && !strings.HasPrefix(base, "https:") {
+		if err == nil && strings.HasPrefix(g.seed, "https:") && !strings.HasPrefix(base, "https:") {
 			// Else whoever forges a list would be shown bearer tokens.
 			err = fmt.Errorf("address %q is without TLS, the client's own is not", r.Address)
 		}
@@ -129,14 +135,14 @@ func (c *Client) list(ctx context.Context, address string) ([]listing, error) {
 }
 
 // fetch GETs a URL and has its body read when the answer is 200.
-func (c *Client) fetch(ctx context.Context, target string, read func(io.Reader) error) error {
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.ProbeTimeout)
+func (g *guide) fetch(ctx context.Context, target string, read func(io.Reader) error) error {
+	ctx, cancel := context.WithTimeout(ctx, g.cfg.ProbeTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {
 		return err
 	}
-	resp, err := c.unary.Do(req)
+	resp, err := g.unary.Do(req)
 	if err != nil {
 		return err
 	}
@@ -148,17 +154,17 @@ func (c *Client) fetch(ctx context.Context, target string, read func(io.Reader) 
 }
 
 // probeAll probes regions at the same time.
-func (c *Client) probeAll(ctx context.Context, due []string) {
+func (g *guide) probeAll(ctx context.Context, due []string) {
 	var probing sync.WaitGroup
 	for _, address := range due {
-		probing.Go(func() { c.probe(ctx, address) })
+		probing.Go(func() { g.probe(ctx, address) })
 	}
 	probing.Wait()
 }
 
 // probe measures one region: /readyz, from the request's last byte to the
 // answer's first, so that making a connection does not count.
-func (c *Client) probe(ctx context.Context, address string) {
+func (g *guide) probe(ctx context.Context, address string) {
 	var mu sync.Mutex // a trace may be called from the transport's goroutines, later too
 	sent := time.Now()
 	var first time.Time
@@ -174,10 +180,17 @@ func (c *Client) probe(ctx context.Context, address string) {
 			first = time.Now()
 		},
 	})
-	err := c.fetch(traced, address+"/readyz", func(r io.Reader) error {
-		_, err := io.Copy(io.Discard, io.LimitReader(r, listBytesMax))
-		return err
-	})
+	var err error
+	if g.home != nil && address == g.seed {
+		limited, cancel := context.WithTimeout(ctx, g.cfg.ProbeTimeout)
+		err = g.home(limited)
+		cancel()
+	} else {
+		err = g.fetch(traced, address+"/readyz", func(r io.Reader) error {
+			_, err := io.Copy(io.Discard, io.LimitReader(r, listBytesMax))
+			return err
+		})
+	}
 	if ctx.Err() != nil {
 		return // no news of the region
 	}
@@ -191,6 +204,6 @@ func (c *Client) probe(ctx context.Context, address string) {
 	if err != nil {
 		why = err.Error()
 	}
-	tell(c.cfg.Events.Probed, Probed{Region: c.label(address), RTT: rtt, Err: err})
-	c.update(func(now time.Time) notices { return c.regions.probed(now, address, rtt, why, jitter()) })
+	tell(g.cfg.Events.Probed, Probed{Region: g.label(address), RTT: rtt, Err: err})
+	g.update(func(now time.Time) notices { return g.regions.probed(now, address, rtt, why, jitter()) })
 }

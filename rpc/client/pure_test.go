@@ -246,6 +246,9 @@ func TestRegionsKeepTheirLaws(t *testing.T) {
 		cfg.FailuresMax = rapid.IntRange(1, 3).Draw(t, "FailuresMax")
 		cfg.RecoveriesMin = rapid.IntRange(1, 3).Draw(t, "RecoveriesMin")
 		r := newRegions(cfg, "http://front")
+		if rapid.Bool().Draw(t, "home") {
+			r.home = "http://us"
+		}
 		now := t0
 		names := []string{"us", "eu", "ap", "sa"}
 		better := map[string]time.Time{} // since when each was better than the current one in every decision
@@ -334,6 +337,15 @@ func TestRegionsKeepTheirLaws(t *testing.T) {
 				if r.current == p && p != before && wasSettled && wasHealthy && before.healthy && wasListed && before.listed &&
 					(!is || now.Sub(better[p.address]) < cfg.ReturnAfter) {
 					t.Fatalf("left %s for %s, better since %v, now %v", before.label(), p.label(), since, now)
+				}
+			}
+			// R4
+			if home := r.find(r.home); home != nil && len(n.moved) > 0 {
+				if home.candidate() && r.current != home && n.moved[0].Why != Nearer { // it may be waiting for ReturnAfter
+					t.Fatalf("moved to %s, home is well", r.current.label())
+				}
+				if before == home && wasHealthy && home.healthy && home.listed && wasSettled {
+					t.Fatalf("left home, which is well, for %s", r.current.label())
 				}
 			}
 			if r.current != before {

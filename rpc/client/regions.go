@@ -16,8 +16,10 @@ import (
 //	R3  A region becomes unhealthy by FailuresMax failures with no success
 //	    between them, and healthy again by RecoveriesMin successes with no
 //	    failure between them.
+//	R4  Of regions that calls may go to, the one that is called home is the nearest.
 type regions struct {
 	cfg     Config
+	home    string // address; "" for none
 	list    []*place
 	seed    *place // the address that the client was given
 	current *place
@@ -218,7 +220,7 @@ func (r *regions) decide(now time.Time) (n notices) {
 		}
 		anyListed = true
 		allProbed = allProbed && p.probed
-		if p.candidate() && (nearest == nil || p.rtt < nearest.rtt) {
+		if p.candidate() && (nearest == nil || r.nearer(p, nearest)) {
 			nearest = p
 		}
 	}
@@ -264,17 +266,24 @@ func (r *regions) better(now time.Time) (to *place) {
 		if p.betterSince.IsZero() {
 			p.betterSince = now
 		}
-		if now.Sub(p.betterSince) >= r.cfg.ReturnAfter && (to == nil || p.rtt < to.rtt) {
+		if now.Sub(p.betterSince) >= r.cfg.ReturnAfter && (to == nil || r.nearer(p, to)) {
 			to = p
 		}
 	}
 	return to
 }
 
+func (r *regions) nearer(a, b *place) bool {
+	return b.address != r.home && (a.address == r.home || a.rtt < b.rtt)
+}
+
 // beats reports whether p is nearer than the current region by the margin, both
 // smoothed and in the last measurements: smoothing alone would make a jam last
 // longer than it does. Whatever was measured beats what was not.
 func (r *regions) beats(p, current *place) bool {
+	if r.home != "" && (p.address == r.home || current.address == r.home) {
+		return p.address == r.home
+	}
 	far := min(current.rtt, current.last)
 	margin := max(r.cfg.MarginMin, time.Duration(r.cfg.MarginShare*float64(far)))
 	return far == 0 || max(p.rtt, p.last)+margin <= far

@@ -157,37 +157,3 @@ func (w *watch) describe(err error, address string) *Error {
 	e.Region = w.s.c.label(address)
 	return e
 }
-
-// follow calls end when calls have moved away from a region, or when they have
-// not gone there for ReturnAfter. It does so a moment later, which is spread:
-// all watches of a process must not come to a region at the same time.
-func (c *Client) follow(ctx context.Context, address string, end func()) {
-	patience := c.cfg.ReturnAfter
-	for {
-		chosen, moved := c.chosen(address)
-		if chosen {
-			select {
-			case <-moved:
-			case <-ctx.Done():
-				return
-			}
-			patience = 0
-			continue
-		}
-		if pause(ctx, patience+time.Duration(jitter()*float64(c.cfg.BackoffMax))) != nil {
-			return
-		}
-		if chosen, _ = c.chosen(address); !chosen {
-			end()
-			return
-		}
-	}
-}
-
-// chosen reports whether calls go to a region, and what is closed when they
-// move.
-func (c *Client) chosen(address string) (yes bool, moved <-chan struct{}) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.regions.current.address == address, c.moved
-}
