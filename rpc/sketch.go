@@ -166,7 +166,7 @@ func (h *PeerHandler) Sketch(ctx context.Context, s *connect.BidiStream[replicat
 		defer func() { <-h.sketches }()
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-h.done:
+	case <-h.closing.Done():
 		return connect.NewError(connect.CodeUnavailable, errors.New("this node is shutting down: go on at another"))
 	}
 	enc, err := replication.NewSketch(ctx, h.sink, riblt.Key(m.Key), m.Slots)

@@ -237,6 +237,7 @@ type lag struct {
 	repairing   bool   // in any shard
 	failure     string // the last of any shard
 	connected   bool   // in all shards
+	via         string // the region that calls of some shard go through
 	provenEqual int64  // the shard proved longest ago, Unix milliseconds; 0: one never was
 }
 
@@ -264,6 +265,7 @@ func lags(status *adminv1.RegionsResponse) map[string]lag {
 					l.failure = f
 				}
 				l.connected = l.connected && peer.GetConnected()
+				l.via = max(l.via, peer.GetVia())
 				l.provenEqual = min(l.provenEqual, peer.GetProvenEqualAtMs())
 				out[key] = l
 			}
@@ -337,6 +339,8 @@ func (l lag) state() string {
 	switch {
 	case l.repairing:
 		return "repairing"
+	case l.connected && l.via != "":
+		return "via " + l.via
 	case l.connected:
 		return "connected"
 	}

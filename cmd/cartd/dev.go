@@ -83,6 +83,7 @@ type devRegion struct {
 	address string // host:port of the API
 	place   place
 	peers   []replication.PeerRegion
+	clients map[string]*rpc.PeerClient // the direct ways to the other regions
 	gate    *link.Mux
 	router  *region.Router
 	hot     cache.Cache

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 
 	"github.com/samecart/samecart/crdt"
@@ -13,7 +14,8 @@ import (
 // connectPeers makes the region's ways to the others. Addresses are looked
 // up at each dial: other regions come later, and come back elsewhere.
 func (r *devRegion) connectPeers() (fetcher, error) {
-	f := fetcher{peers: make(map[crdt.RegionID]*rpc.PeerClient)}
+	f := fetcher{peers: make(map[crdt.RegionID]*rpc.Route)}
+	r.clients = make(map[string]*rpc.PeerClient)
 	for _, o := range devRegions {
 		if o.name == r.name {
 			continue
@@ -29,8 +31,17 @@ func (r *devRegion) connectPeers() (fetcher, error) {
 		if err != nil {
 			return f, err
 		}
-		f.peers[crdt.RegionID(o.id)] = client
-		r.peers = append(r.peers, replication.PeerRegion{ID: crdt.RegionID(o.id), Name: o.name, Transport: client})
+		r.clients[o.name] = client
+	}
+	ways, err := routes(r.clients, r.dev.log.With(slog.String("region", r.name)))
+	if err != nil {
+		return f, err
+	}
+	for _, o := range devRegions {
+		if way, ok := ways[o.name]; ok {
+			f.peers[crdt.RegionID(o.id)] = way
+			r.peers = append(r.peers, replication.PeerRegion{ID: crdt.RegionID(o.id), Name: o.name, Transport: way})
+		}
 	}
 	return f, nil
 }
@@ -64,7 +75,7 @@ func (r *devRegion) acceptPeers() error {
 			names[crdt.RegionID(o.id)] = o.name
 		}
 	}
-	s, err := peerServer(r.router, names, nil)
+	s, err := peerServer(r.router, names, r.clients, nil)
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ const (
 // its incarnation or a later one: a region that lost all its disks would
 // issue their dots again, and what it wrote would be taken for what is known
 // already. It waits for regions that do not answer.
-func mayForm(ctx context.Context, p place, peers map[string]*rpc.PeerClient) error {
+func mayForm(ctx context.Context, p place, peers map[string]*rpc.Route) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for name, peer := range peers {
 		g.Go(func() error {
@@ -43,7 +43,7 @@ func mayForm(ctx context.Context, p place, peers map[string]*rpc.PeerClient) err
 	return g.Wait()
 }
 
-func askKnown(ctx context.Context, p place, name string, peer *rpc.PeerClient) (highest uint32, err error) {
+func askKnown(ctx context.Context, p place, name string, peer *rpc.Route) (highest uint32, err error) {
 	say := time.Now().Add(2 * time.Second) // regions may be starting together
 	for lo := uint32(0); lo < shard.SlotCount; {
 		hello := replication.Hello{

@@ -34,7 +34,8 @@ type server struct {
 	metrics *metrics
 	log     *slog.Logger
 	place   place
-	peers   map[string]*rpc.PeerClient
+	clients map[string]*rpc.PeerClient // the direct ways to the other regions
+	peers   map[string]*rpc.Route
 	router  *region.Router
 	mux     *link.Mux
 	hot     cache.Cache
@@ -44,7 +45,7 @@ type server struct {
 func newServer(conf deployed, self string, log *slog.Logger) (*server, error) {
 	s := &server{
 		conf: conf, self: self, faults: newFaults(), metrics: newMetrics(),
-		log: log.With(slog.String("region", conf.Region)), failed: make(chan error, 1), peers: make(map[string]*rpc.PeerClient),
+		log: log.With(slog.String("region", conf.Region)), failed: make(chan error, 1), clients: make(map[string]*rpc.PeerClient),
 	}
 	var err error
 	if s.certs, err = loadCertificates(conf); err != nil {
@@ -94,15 +95,22 @@ func (s *server) dialNode(ctx context.Context, node string) (net.Conn, error) {
 // connectPeers makes the ways to the other regions.
 func (s *server) connectPeers(peers map[string]string) ([]replication.PeerRegion, error) {
 	var out []replication.PeerRegion
-	byID := make(map[crdt.RegionID]*rpc.PeerClient)
+	byID := make(map[crdt.RegionID]*rpc.Route)
 	for name, urls := range peers {
 		client, err := peerClient(s.conf.Region, s.faults.dialer(s.conf.Region, name), s.certs.clientConfig(), splitURLs(urls))
 		if err != nil {
 			return nil, fmt.Errorf("--peers %s: %w", name, err)
 		}
+		s.clients[name] = client
+	}
+	var err error
+	if s.peers, err = routes(s.clients, s.log); err != nil {
+		return nil, err
+	}
+	for name, way := range s.peers {
 		id := crdt.RegionID(s.conf.Regions[name])
-		s.peers[name], byID[id] = client, client
-		out = append(out, replication.PeerRegion{ID: id, Name: name, Transport: client})
+		byID[id] = way
+		out = append(out, replication.PeerRegion{ID: id, Name: name, Transport: way})
 	}
 	s.place.fetcher = fetcher{peers: byID}
 	return out, nil
@@ -267,7 +275,7 @@ func (s *server) runNode(ctx context.Context, c *nodeCommand) (err error) {
 	for name := range c.Peers {
 		names[crdt.RegionID(c.Regions[name])] = name
 	}
-	inbound, err := peerServer(s.router, names, s.certs.identity(c.Regions))
+	inbound, err := peerServer(s.router, names, s.clients, s.certs.identity(c.Regions))
 	if err != nil {
 		return err
 	}
