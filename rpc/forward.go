@@ -188,7 +188,8 @@ func (t roundTrips) RoundTrip(r *http.Request) (*http.Response, error) { return 
 
 // onBehalf returns the region that a call comes from: the one that makes it,
 // by, or the one that it forwards it for. by is "" when the network is
-// trusted. The forwarding region vouches for the other: see the Decisions.
+// trusted. The forwarding region vouches for the other: see the Decisions of
+// package replication.
 func (h *PeerHandler) onBehalf(w http.ResponseWriter, r *http.Request, by string) (string, error) {
 	origin := r.Header.Get(headerFor)
 	switch {

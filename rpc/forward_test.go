@@ -10,11 +10,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 
 	"github.com/samecart/samecart/crdt"
 	"github.com/samecart/samecart/replication"
+	"github.com/samecart/samecart/replication/riblt"
 )
 
 // as names the calling region as cmd does.
@@ -293,4 +295,73 @@ func TestForwardingGoesOnAtTheNextAddress(t *testing.T) {
 	if _, err := c.Digests(t.Context(), 0, 4); err != nil {
 		t.Errorf("the next address: %v", err)
 	}
+}
+
+// An idle stream ends with its context, before anybody closes it.
+func TestIdleStreamEndsWithItsContext(t *testing.T) {
+	tr := newTriangle(t)
+	for name, c := range map[string]*PeerClient{"direct": dialAs(t, "us", tr.euURL), "relayed": tr.via} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			s, err := c.Push(ctx, peerHi())
+			if err != nil {
+				t.Fatal(err)
+			}
+			peerWant(t, s, replication.Ack{})
+			ended := make(chan error, 1)
+			go func() {
+				_, err := s.Recv()
+				ended <- err
+			}()
+			select {
+			case err := <-ended:
+				t.Fatalf("the stream ended by itself: %v", err)
+			case <-time.After(100 * time.Millisecond): // Recv waits by now
+			}
+			cancel()
+			select {
+			case err := <-ended:
+				if err == nil {
+					t.Error("no error")
+				}
+			case <-time.After(2 * time.Second):
+				t.Error("Recv does not end")
+			}
+			_ = s.Close()
+		})
+	}
+}
+
+// A sketch that is not answered ends with its context: a repair that waited for
+// it would go on for as long as the link is dead.
+func TestUnansweredSketchEndsWithItsContext(t *testing.T) {
+	hang := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", r.Header.Get("Content-Type"))
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	hang.Config.Protocols = new(http.Protocols)
+	hang.Config.Protocols.SetUnencryptedHTTP2(true)
+	hang.Start()
+	defer hang.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	s, err := dialAs(t, "us", hang.URL).Sketch(ctx, riblt.Key{}, []uint32{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := s.Next(1)
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("no error")
+		}
+	case <-time.After(3 * time.Second):
+		t.Error("Next does not end")
+	}
+	_ = s.Close()
 }

@@ -116,6 +116,8 @@ func (c *PeerClient) Push(ctx context.Context, hello replication.Hello) (replica
 	ctx, cancel := context.WithCancel(ctx)
 	i, to := c.pick()
 	s := &peerStream{client: c, index: i, stream: to.Push(ctx), cancel: cancel}
+	// The HTTP/2 client looks at ctx when it has something to send.
+	context.AfterFunc(ctx, func() { _ = s.stream.CloseRequest() })
 	err := s.stream.Send(&replicationv1.PushRequest{Message: &replicationv1.PushRequest_Hello{Hello: peerHello(hello)}})
 	if err != nil && !errors.Is(err, io.EOF) { // after EOF, Recv says why
 		s.ended(err)

@@ -29,8 +29,8 @@ type Relay struct {
 }
 
 // Route reaches a peer region directly, or, while that fails, through
-// another region that reaches it: see the package's Decisions. The far end is
-// the same either way. It is a replication.Transport, safe for concurrent use.
+// another region that reaches it: see the Decisions of package replication. The
+// far end is the same either way. It is a replication.Transport, safe for concurrent use.
 type Route struct {
 	cfg     RouteConfig
 	relays  []Relay

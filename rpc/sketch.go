@@ -44,10 +44,12 @@ func unsupported(err error) error {
 func (c *PeerClient) Sketch(ctx context.Context, key riblt.Key, slots []uint32) (replication.SketchStream, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	i, to := c.pick()
-	return &peerSketch{
+	s := &peerSketch{
 		client: c, index: i, stream: to.Sketch(ctx), cancel: cancel,
 		first: &replicationv1.SketchRequest{Key: key[:], Slots: slots},
-	}, nil
+	}
+	context.AfterFunc(ctx, func() { _ = s.stream.CloseRequest() }) // as in Push
+	return s, nil
 }
 
 // peerSketch is the asking end of one Sketch.

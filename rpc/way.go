@@ -20,8 +20,8 @@ type RouteConfig struct {
 	// ProbeTimeout how long each may take; > 0.
 	ProbeEvery, ProbeTimeout time.Duration
 	// BackAfter is how long the direct way must answer every try to be taken
-	// again. It doubles, up to BackAfterMax, each time that the way fails
-	// again within BackAfterMax; > 0.
+	// again. It doubles, up to BackAfterMax, each time that the way fails again
+	// within five times as long; > 0.
 	BackAfter, BackAfterMax time.Duration
 }
 
@@ -34,7 +34,7 @@ func DefaultRouteConfig() RouteConfig {
 		ProbeEvery:   500 * time.Millisecond,
 		ProbeTimeout: 3 * time.Second, // three round trips of a new connection with TLS, and a slow answer
 		BackAfter:    2 * time.Second, // rows flow either way, so there is no hurry
-		BackAfterMax: time.Minute,
+		BackAfterMax: 30 * time.Second,
 	}
 }
 
@@ -127,9 +127,10 @@ func (c *choice) failed(now, since time.Time, i int) {
 		return
 	}
 	c.down = true
-	c.back = min(2*c.back, c.cfg.BackAfterMax)
-	if c.returned.IsZero() || now.Sub(c.returned) > c.cfg.BackAfterMax {
+	if c.returned.IsZero() || now.Sub(c.returned) > 5*c.back {
 		c.back = c.cfg.BackAfter
+	} else {
+		c.back = min(2*c.back, c.cfg.BackAfterMax)
 	}
 }
 

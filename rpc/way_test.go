@@ -73,7 +73,7 @@ func TestChoiceDoesNotFlap(t *testing.T) {
 		{300 * time.Millisecond, 700 * time.Millisecond, 1},
 		{time.Second, time.Second, 1},
 		{5 * time.Second, 5 * time.Second, 5},
-		{40 * time.Second, 20 * time.Second, 20},
+		{40 * time.Second, 20 * time.Second, 21},
 	} {
 		for phase := range 10 {
 			shift := time.Duration(phase) * (c.up + c.down) / 10
