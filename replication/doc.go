@@ -43,10 +43,11 @@
 // recorded with its time, what stays different without a reason is repaired,
 // by one of the two: the other waits a round longer, and does nothing while it
 // is told that a repair is under way.
-// This also closes a partial partition: a region cut off from the origin
-// gets its carts, whole, from a third one that has them.
+// It also brings what a dead origin had told one region only: the others get its
+// carts, whole, from that one.
 //
 //	failure                       what happens
+//	link dead, not all links      within two seconds, calls go through a third region that reaches both
 //	stream lost, acks lost        reopen within BackoffMax; rows sent twice are dropped by the cursor
 //	leader of the shard changes   its Gossiper starts at the receiver's cursor
 //	receiver restarts             as a lost stream; its cursor is in its Raft log
@@ -107,6 +108,21 @@
 //
 // A repair settles both directions of the carts that both have. Carts that only
 // the peer has are named in its own sketches alone, and come by its own repair.
+//
+// In a partial partition (the link of A and B is dead, both reach C) the transport
+// is relayed, not the rows: A, whose direct way has failed for a second, makes
+// the same calls to B through a node of C, which passes them on, once, with its
+// own certificate and A's name. Cursors and acks stay between A and B whatever
+// path a row takes, and C stores nothing. A decides, since it alone sees that its
+// rows do not arrive: a link dead in one direction is nothing special. It tries
+// the direct way all the time, and takes it again once that has answered for
+// two seconds, for longer each time that it breaks soon after: a flapping link is
+// not followed. C vouches for A. A false C could so drop or forge A's edits at
+// B: it could before, by a whole cart whose context has seen dots that it does
+// not hold, or that holds lines nobody wrote. Rejected: rows stored at C for B,
+// which doubles what each region writes and adds nothing while A is alive
+// and can be asked; when A dies after C has its rows, proof brings them from C. Cost:
+// a relayed row crosses two links, and C's nodes copy its bytes.
 //
 // Timestamps from the future are joined but counted (Clocks): refusing
 // them would make regions diverge, adopting them would spread a broken clock.

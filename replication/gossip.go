@@ -440,6 +440,9 @@ func (l *link) snapshot(now time.Time) Status {
 	l.mu.Unlock()
 	s.Stream, s.Region, s.Name = l.g.log.Stream(), l.region.ID, l.region.Name
 	s.LastSeq = max(s.LastSeq, l.g.log.LastSeq())
+	if r, ok := l.region.Transport.(interface{ Via() string }); ok {
+		s.Via = r.Via()
+	}
 	switch {
 	case oldest.at != 0:
 		s.Lag = age(now, oldest.at)

@@ -14,6 +14,9 @@ type Status struct {
 
 	// Connected: a stream is open and the peer's cursor is known.
 	Connected bool
+	// Via is the region that calls to the peer go through; "" when none. Its
+	// Transport tells, if it has a method Via() string.
+	Via string
 	// Repairing: carts are compared and exchanged.
 	Repairing bool
 	// AckedSeq: the peer has committed every row up to it. 0 before the

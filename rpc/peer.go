@@ -47,7 +47,9 @@ func PeerHTTPClient(config *tls.Config) *http.Client {
 // one address while that works and goes on to the next when it fails. It is
 // a replication.Transport, safe for concurrent use.
 type PeerClient struct {
-	calls []replicationv1connect.ReplicationServiceClient
+	hc    connect.HTTPClient
+	urls  []string
+	calls []replicationv1connect.ReplicationServiceClient // one for each URL
 	codec *replication.Codec
 
 	mu      sync.Mutex
@@ -60,7 +62,7 @@ func NewPeerClient(hc connect.HTTPClient, urls []string, codec *replication.Code
 	if len(urls) == 0 {
 		return nil, errors.New("peer region has no address: give at least one base URL")
 	}
-	c := &PeerClient{codec: codec}
+	c := &PeerClient{hc: hc, urls: urls, codec: codec}
 	for _, u := range urls {
 		c.calls = append(c.calls, replicationv1connect.NewReplicationServiceClient(hc, u,
 			connect.WithReadMaxBytes(peerMessageBytesMax), connect.WithSendMaxBytes(peerMessageBytesMax),
@@ -114,6 +116,8 @@ func (c *PeerClient) Push(ctx context.Context, hello replication.Hello) (replica
 	ctx, cancel := context.WithCancel(ctx)
 	i, to := c.pick()
 	s := &peerStream{client: c, index: i, stream: to.Push(ctx), cancel: cancel}
+	// The HTTP/2 client looks at ctx when it has something to send.
+	context.AfterFunc(ctx, func() { _ = s.stream.CloseRequest() })
 	err := s.stream.Send(&replicationv1.PushRequest{Message: &replicationv1.PushRequest_Hello{Hello: peerHello(hello)}})
 	if err != nil && !errors.Is(err, io.EOF) { // after EOF, Recv says why
 		s.ended(err)
@@ -278,6 +282,9 @@ type PeerConfig struct {
 	// Identity returns the region that a request's client certificate
 	// proves. Nil trusts the network: for development only.
 	Identity func(*http.Request) (region string, ok bool)
+	// Forward returns the way to another peer region, for calls that a peer
+	// region wants passed on there; nil: there is none. Nil forwards nothing.
+	Forward func(region string) *PeerClient
 	// Slots is the number of slots of the system; > 0.
 	Slots uint32
 	// Limits bound what a peer may send; Now is set for every message.
@@ -351,10 +358,10 @@ type PeerHandler struct {
 	sink     replication.Sink
 	codec    *replication.Codec
 	cfg      PeerConfig
-	streams  chan struct{} // one token per open Push
-	sketches chan struct{} // one token per sketch in memory
-	done     chan struct{}
-	once     sync.Once
+	streams  chan struct{}   // one token per open Push and forwarded call
+	sketches chan struct{}   // one token per sketch in memory
+	closing  context.Context // ends with Close
+	end      context.CancelFunc
 }
 
 // NewPeerHandler returns a handler in front of sink; it starts nothing.
@@ -362,15 +369,17 @@ func NewPeerHandler(sink replication.Sink, codec *replication.Codec, cfg PeerCon
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("configure peer handler: %w", err)
 	}
-	return &PeerHandler{
+	h := &PeerHandler{
 		sink: sink, codec: codec, cfg: cfg,
-		streams: make(chan struct{}, cfg.StreamsMax), sketches: make(chan struct{}, sketchesMax), done: make(chan struct{}),
-	}, nil
+		streams: make(chan struct{}, cfg.StreamsMax), sketches: make(chan struct{}, sketchesMax),
+	}
+	h.closing, h.end = context.WithCancel(context.Background())
+	return h, nil
 }
 
 // Close ends every open stream, so that a server may shut down; senders go
 // on at another node. New streams are refused.
-func (h *PeerHandler) Close() { h.once.Do(func() { close(h.done) }) }
+func (h *PeerHandler) Close() { h.end() }
 
 // Handler returns the path to mount the service on, and the service. Push
 // needs HTTP/2.
@@ -391,6 +400,13 @@ func (h *PeerHandler) Handler() (string, http.Handler) {
 				return
 			}
 		}
+		origin, err := h.onBehalf(w, r, p.region)
+		if err != nil {
+			h.refused(p.region, err)
+			_ = refuse.Write(w, r, connect.NewError(connect.CodePermissionDenied, err)) // as above
+			return
+		}
+		p.region = origin
 		inner.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), peerCallerKey{}, p)))
 	})
 }
@@ -610,7 +626,7 @@ func (h *PeerHandler) join(ctx context.Context, s *connect.BidiStream[replicatio
 				return err
 			}
 			slow.Reset(h.cfg.AckEvery)
-		case <-h.done:
+		case <-h.closing.Done():
 			return connect.NewError(connect.CodeUnavailable, errors.New("this node is shutting down: go on at another"))
 		case <-ctx.Done():
 			return ctx.Err()

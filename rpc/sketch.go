@@ -44,10 +44,12 @@ func unsupported(err error) error {
 func (c *PeerClient) Sketch(ctx context.Context, key riblt.Key, slots []uint32) (replication.SketchStream, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	i, to := c.pick()
-	return &peerSketch{
+	s := &peerSketch{
 		client: c, index: i, stream: to.Sketch(ctx), cancel: cancel,
 		first: &replicationv1.SketchRequest{Key: key[:], Slots: slots},
-	}, nil
+	}
+	context.AfterFunc(ctx, func() { _ = s.stream.CloseRequest() }) // as in Push
+	return s, nil
 }
 
 // peerSketch is the asking end of one Sketch.
@@ -166,7 +168,7 @@ func (h *PeerHandler) Sketch(ctx context.Context, s *connect.BidiStream[replicat
 		defer func() { <-h.sketches }()
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-h.done:
+	case <-h.closing.Done():
 		return connect.NewError(connect.CodeUnavailable, errors.New("this node is shutting down: go on at another"))
 	}
 	enc, err := replication.NewSketch(ctx, h.sink, riblt.Key(m.Key), m.Slots)

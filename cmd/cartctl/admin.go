@@ -242,6 +242,7 @@ type lag struct {
 	repairing   bool   // in any shard
 	failure     string // the last of any shard
 	connected   bool   // in all shards
+	via         string // the region that calls of some shard go through
 	provenEqual int64  // the shard proved longest ago, Unix milliseconds; 0: one never was
 }
 
@@ -269,6 +270,7 @@ func lags(status *adminv1.RegionsResponse) map[string]lag {
 					l.failure = f
 				}
 				l.connected = l.connected && peer.GetConnected()
+				l.via = max(l.via, peer.GetVia())
 				l.provenEqual = min(l.provenEqual, peer.GetProvenEqualAtMs())
 				out[key] = l
 			}
@@ -349,6 +351,8 @@ func (l lag) state() string {
 	switch {
 	case l.repairing:
 		return "repairing"
+	case l.connected && l.via != "":
+		return "via " + l.via
 	case l.connected:
 		return "connected"
 	}

@@ -380,7 +380,7 @@ func statusOf(p place, address string, answers []*regionv1.StatusResponse) *admi
 					Region: p.Region, AckedSeq: p.Acked, LagMs: p.LagMs, ProvenEqualAtMs: p.ProvenEqualAtMs, Connected: p.Connected,
 					LagP50Ms: p.LagP50Ms, LagP99Ms: p.LagP99Ms, LagWorstMs: p.LagWorstMs, WorstCart: p.WorstCart,
 					RowsWaiting: p.RowsWaiting, BytesWaiting: p.BytesWaiting, Repairing: p.Repairing,
-					DifferentSlots: p.DifferentSlots, LastError: p.LastError,
+					DifferentSlots: p.DifferentSlots, LastError: p.LastError, Via: p.Via,
 				})
 			}
 		}

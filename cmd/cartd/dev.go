@@ -84,7 +84,8 @@ type devRegion struct {
 	address string // host:port of the API
 	place   place
 	roster  *roster
-	clients map[string]*rpc.PeerClient // to the other regions
+	clients map[string]*rpc.PeerClient // the direct ways to the other regions
+	routes  map[string]*rpc.Route      // those, and the ways around
 	follow  context.CancelFunc         // ends the roster's run
 	gate    *link.Mux
 	router  *region.Router
@@ -481,7 +482,7 @@ func (r *devRegion) startNodes() error {
 		r.nodes[name].member.start(listeners[i])
 	}
 	// From here on a region without data is one that lost it.
-	r.place.mayForm = func(ctx context.Context) (uint32, error) { return mayForm(ctx, r.place, r.clients) }
+	r.place.mayForm = func(ctx context.Context) (uint32, error) { return mayForm(ctx, r.place, r.routes) }
 	return nil
 }
 

@@ -37,7 +37,14 @@ func (r *devRegion) connectPeers() error {
 			return err
 		}
 		r.clients[o.name] = client
-		ways[crdt.RegionID(o.id)] = way{replication.PeerRegion{ID: crdt.RegionID(o.id), Name: o.name, Transport: client}, client, member}
+		ways[crdt.RegionID(o.id)] = way{gossip: replication.PeerRegion{ID: crdt.RegionID(o.id), Name: o.name}, member: member}
+	}
+	var err error
+	if r.routes, err = routes(r.clients, r.dev.log.With(slog.String("region", r.name))); err != nil {
+		return err
+	}
+	for id, w := range ways {
+		ways[id] = w.over(r.routes[w.gossip.Name])
 	}
 	ids := make(map[string]uint16)
 	for _, o := range devRegions {
@@ -70,7 +77,7 @@ func (d *dev) setPeerAddress(name, addr string) {
 
 // acceptPeers opens the region to the others.
 func (r *devRegion) acceptPeers() error {
-	s, err := peerServer(r.router, r.roster, nil)
+	s, err := peerServer(r.router, r.roster, r.clients, nil)
 	if err != nil {
 		return err
 	}

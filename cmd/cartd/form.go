@@ -31,7 +31,7 @@ const (
 // already. It waits for regions that do not answer. One that says that this
 // region is fenced or removed, or not a member yet, settles it: then nobody
 // waits for what was lost, and the region is formed under the next incarnation.
-func mayForm(ctx context.Context, p place, peers map[string]*rpc.PeerClient) (incarnation uint32, err error) {
+func mayForm(ctx context.Context, p place, peers map[string]*rpc.Route) (incarnation uint32, err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	var mu sync.Mutex
 	incarnation = p.incarnation
@@ -75,7 +75,7 @@ func fencedAs(ctx context.Context, p place, peer string) (incarnation uint32, fe
 	return m.GetIncarnation(), !m.GetState().Sends()
 }
 
-func askKnown(ctx context.Context, p place, name string, peer *rpc.PeerClient) (highest uint32, fenced bool, err error) {
+func askKnown(ctx context.Context, p place, name string, peer *rpc.Route) (highest uint32, fenced bool, err error) {
 	say := time.Now().Add(2 * time.Second) // regions may be starting together
 	for lo := uint32(0); lo < shard.SlotCount; {
 		hello := replication.Hello{

@@ -261,7 +261,7 @@ func (g *gossipers) status(id uint32) []*regionv1.StatusResponse_Peer {
 			ProvenEqualAtMs: unixMilli(s.ProvenEqualAt), Connected: s.Connected,
 			LagP50Ms: s.Lags.P50.Milliseconds(), LagP99Ms: s.Lags.P99.Milliseconds(), LagWorstMs: s.Lags.Worst.Milliseconds(),
 			WorstCart: s.Lags.WorstCart, RowsWaiting: s.LastSeq - min(s.LastSeq, s.AckedSeq), BytesWaiting: uint64(s.BytesWaiting),
-			Repairing: s.Repairing, DifferentSlots: uint32(s.DifferentSlots), LastError: s.LastError,
+			Repairing: s.Repairing, DifferentSlots: uint32(s.DifferentSlots), LastError: s.LastError, Via: s.Via,
 		})
 	}
 	return out

@@ -162,13 +162,15 @@ var (
 		[]string{"region", "node", "peer", "shard"}, nil)
 	bytesDesc = prometheus.NewDesc("samecart_gossip_bytes_waiting", "Bytes of rows in memory or on the wire for the peer region.",
 		[]string{"region", "node", "peer", "shard"}, nil)
+	viaDesc = prometheus.NewDesc("samecart_gossip_relayed", "1 while calls to the peer region go through another one.",
+		[]string{"region", "node", "peer", "shard"}, nil)
 	provenDesc = prometheus.NewDesc("samecart_proven_equal_timestamp_seconds", "When all slots were last proven equal to the peer region's; 0: never.",
 		[]string{"region", "node", "peer", "shard"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (*pairGauges) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{behindDesc, lagDesc, rowsDesc, bytesDesc, provenDesc} {
+	for _, d := range []*prometheus.Desc{behindDesc, lagDesc, rowsDesc, bytesDesc, viaDesc, provenDesc} {
 		ch <- d
 	}
 }
@@ -194,6 +196,11 @@ func (n nodeLabels) collect(all []replication.Status, ch chan<- prometheus.Metri
 		gauge(lagDesc, s.Lags.Worst.Seconds(), "1")
 		gauge(rowsDesc, float64(s.LastSeq-min(s.LastSeq, s.AckedSeq)))
 		gauge(bytesDesc, float64(s.BytesWaiting))
+		relayed := 0.0
+		if s.Via != "" {
+			relayed = 1
+		}
+		gauge(viaDesc, relayed)
 		gauge(provenDesc, float64(unixMilli(s.ProvenEqualAt))/1000)
 	}
 }

@@ -23,7 +23,7 @@ type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // regionHeader names the calling region on every call between regions, for
 // drills; who calls is proved by its certificate.
-const regionHeader = "Samecart-Region"
+const regionHeader = rpc.HeaderRegion
 
 type fromRegion struct {
 	region string
@@ -36,6 +36,9 @@ func (t fromRegion) RoundTrip(r *http.Request) (*http.Response, error) {
 	r.Header.Set(regionHeader, t.region)
 	return t.base.RoundTrip(r)
 }
+
+// CloseIdleConnections closes connections that no call uses.
+func (t fromRegion) CloseIdleConnections() { (&http.Client{Transport: t.base}).CloseIdleConnections() }
 
 // peerClient reaches another region, from the one named, at any of the
 // addresses.
@@ -71,20 +74,24 @@ func peerHTTPClient(from string, dial dialFunc, conf *tls.Config) (*http.Client,
 	return hc, nil
 }
 
-// peerServer serves other regions.
-func peerServer(router *region.Router, r *roster, identity func(*http.Request) (string, bool)) (*http.Server, error) {
+// peerServer serves other regions, and passes their calls on to each other
+// over the given clients.
+func peerServer(router *region.Router, r *roster, clients map[string]*rpc.PeerClient,
+	identity func(*http.Request) (string, bool),
+) (*http.Server, error) {
 	codec, err := replication.NewCodec(intervalBytesMax)
 	if err != nil {
 		return nil, err
 	}
 	cfg := rpc.DefaultPeerConfig(r.names)
-	cfg.Identity = identity
+	cfg.Identity, cfg.Forward = identity, func(region string) *rpc.PeerClient { return clients[region] }
 	h, err := rpc.NewPeerHandler(sink{router}, codec, cfg)
 	if err != nil {
 		return nil, err
 	}
 	mux := http.NewServeMux()
 	mux.Handle(h.Handler())
+	mux.Handle(h.Forward())
 	mux.Handle(rpc.NewMembershipHandler(r.voter(), rpc.MembershipConfig{Known: r.knows, Identity: identity}))
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)

@@ -16,6 +16,7 @@ import (
 	"github.com/samecart/samecart/region/shard"
 	"github.com/samecart/samecart/replication"
 	"github.com/samecart/samecart/replication/membership"
+	"github.com/samecart/samecart/rpc"
 )
 
 // way is how another region is reached.
@@ -23,6 +24,12 @@ type way struct {
 	gossip replication.PeerRegion
 	carts  wholeCarts
 	member membership.Peer
+}
+
+// over is the way with all that carries carts over a route.
+func (w way) over(r *rpc.Route) way {
+	w.gossip.Transport, w.carts = r, r
+	return w
 }
 
 // wholeCarts is where whole carts of another region come from.

@@ -37,7 +37,8 @@ type server struct {
 	metrics *metrics
 	log     *slog.Logger
 	place   place
-	peers   map[string]*rpc.PeerClient
+	clients map[string]*rpc.PeerClient // the direct ways to the other regions
+	peers   map[string]*rpc.Route
 	router  *region.Router
 	mux     *link.Mux
 	hot     cache.Cache
@@ -47,7 +48,7 @@ type server struct {
 func newServer(conf deployed, self string, log *slog.Logger) (*server, error) {
 	s := &server{
 		conf: conf, self: self, faults: newFaults(), metrics: newMetrics(),
-		log: log.With(slog.String("region", conf.Region)), failed: make(chan error, 1), peers: make(map[string]*rpc.PeerClient),
+		log: log.With(slog.String("region", conf.Region)), failed: make(chan error, 1), clients: make(map[string]*rpc.PeerClient),
 	}
 	var err error
 	if s.certs, err = loadCertificates(conf); err != nil {
@@ -104,12 +105,24 @@ func (s *server) connectPeers(peers map[string]string) error {
 		if err != nil {
 			return fmt.Errorf("--peers %s: %w", name, err)
 		}
-		s.peers[name], ways[id], ids[name] = client, w, uint16(id)
+		s.clients[name], ways[id], ids[name] = client, w, uint16(id)
+	}
+	var err error
+	if s.peers, err = routes(s.clients, s.log); err != nil {
+		return err
+	}
+	for id, w := range ways {
+		ways[id] = w.over(s.peers[w.gossip.Name])
 	}
 	s.place.roster = newRoster(s.conf.Region, ids, ways, s.log)
 	s.place.roster.connect = func(m *membershipv1.Member) (way, error) {
-		_, w, err := s.wayTo(crdt.RegionID(m.RegionId), m.Region, m.Peers)
-		return w, err
+		client, w, err := s.wayTo(crdt.RegionID(m.RegionId), m.Region, m.Peers)
+		if err != nil {
+			return w, err
+		}
+		// Others may not know it yet, so there is no way around.
+		direct, err := routes(map[string]*rpc.PeerClient{m.Region: client}, s.log)
+		return w.over(direct[m.Region]), err
 	}
 	s.place.fetcher = fetcher{s.place.roster}
 	return nil
@@ -126,7 +139,7 @@ func (s *server) wayTo(id crdt.RegionID, name string, urls []string) (*rpc.PeerC
 	if err != nil {
 		return nil, way{}, err
 	}
-	return client, way{replication.PeerRegion{ID: id, Name: name, Transport: client}, client, member}, nil
+	return client, way{gossip: replication.PeerRegion{ID: id, Name: name}, member: member}, nil
 }
 
 func splitURLs(list string) []string {
@@ -298,7 +311,7 @@ func (s *server) runNode(ctx context.Context, c *nodeCommand) (err error) {
 	m.mux.Handle(kindFault, s.onFault) // before anybody can call it
 	m.start(linkLn)
 	defer func() { err = errors.Join(err, m.stop()) }()
-	inbound, err := peerServer(s.router, s.place.roster, s.certs.identity(s.place.roster.regions))
+	inbound, err := peerServer(s.router, s.place.roster, s.clients, s.certs.identity(s.place.roster.regions))
 	if err != nil {
 		return err
 	}

@@ -539,7 +539,9 @@ type PeerStatus struct {
 	// Slots that differed in the last comparison of digests.
 	DifferentSlots uint32 `protobuf:"varint,13,opt,name=different_slots,json=differentSlots,proto3" json:"different_slots,omitempty"`
 	// Why the last stream or repair ended; empty when none failed.
-	LastError     string `protobuf:"bytes,14,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	LastError string `protobuf:"bytes,14,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	// The region that calls to the peer go through; empty when none.
+	Via           string `protobuf:"bytes,15,opt,name=via,proto3" json:"via,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -668,6 +670,13 @@ func (x *PeerStatus) GetDifferentSlots() uint32 {
 func (x *PeerStatus) GetLastError() string {
 	if x != nil {
 		return x.LastError
+	}
+	return ""
+}
+
+func (x *PeerStatus) GetVia() string {
+	if x != nil {
+		return x.Via
 	}
 	return ""
 }
@@ -1854,7 +1863,7 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x06leader\x18\x02 \x01(\tR\x06leader\x12#\n" +
 	"\rapplied_index\x18\x03 \x01(\x04R\fappliedIndex\x12\x17\n" +
 	"\alog_seq\x18\x04 \x01(\x04R\x06logSeq\x12*\n" +
-	"\x05peers\x18\x05 \x03(\v2\x14.admin.v1.PeerStatusR\x05peers\"\xce\x03\n" +
+	"\x05peers\x18\x05 \x03(\v2\x14.admin.v1.PeerStatusR\x05peers\"\xe0\x03\n" +
 	"\n" +
 	"PeerStatus\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x1b\n" +
@@ -1876,7 +1885,8 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\trepairing\x18\f \x01(\bR\trepairing\x12'\n" +
 	"\x0fdifferent_slots\x18\r \x01(\rR\x0edifferentSlots\x12\x1d\n" +
 	"\n" +
-	"last_error\x18\x0e \x01(\tR\tlastError\"U\n" +
+	"last_error\x18\x0e \x01(\tR\tlastError\x12\x10\n" +
+	"\x03via\x18\x0f \x01(\tR\x03via\"U\n" +
 	"\n" +
 	"LinkStatus\x12\f\n" +
 	"\x01a\x18\x01 \x01(\tR\x01a\x12\f\n" +

@@ -2992,8 +2992,10 @@ type StatusResponse_Peer struct {
 	// Slots that differed in the last comparison.
 	DifferentSlots uint32 `protobuf:"varint,13,opt,name=different_slots,json=differentSlots,proto3" json:"different_slots,omitempty"`
 	LastError      string `protobuf:"bytes,14,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The region that calls go through; empty when none.
+	Via           string `protobuf:"bytes,15,opt,name=via,proto3" json:"via,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse_Peer) Reset() {
@@ -3120,6 +3122,13 @@ func (x *StatusResponse_Peer) GetDifferentSlots() uint32 {
 func (x *StatusResponse_Peer) GetLastError() string {
 	if x != nil {
 		return x.LastError
+	}
+	return ""
+}
+
+func (x *StatusResponse_Peer) GetVia() string {
+	if x != nil {
+		return x.Via
 	}
 	return ""
 }
@@ -3341,7 +3350,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\aapplied\x18\x04 \x01(\x04R\aapplied\"%\n" +
 	"\rAdmitResponse\x12\x14\n" +
 	"\x05voter\x18\x01 \x01(\bR\x05voter\"\x0f\n" +
-	"\rStatusRequest\"\xbc\x06\n" +
+	"\rStatusRequest\"\xce\x06\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x127\n" +
 	"\x06shards\x18\x02 \x03(\v2\x1f.region.v1.StatusResponse.ShardR\x06shards\x12 \n" +
@@ -3354,7 +3363,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\aapplied\x18\x04 \x01(\x04R\aapplied\x12\x17\n" +
 	"\alog_seq\x18\x05 \x01(\x04R\x06logSeq\x12\x14\n" +
 	"\x05carts\x18\x06 \x01(\x04R\x05carts\x124\n" +
-	"\x05peers\x18\a \x03(\v2\x1e.region.v1.StatusResponse.PeerR\x05peers\x1a\xc1\x03\n" +
+	"\x05peers\x18\a \x03(\v2\x1e.region.v1.StatusResponse.PeerR\x05peers\x1a\xd3\x03\n" +
 	"\x04Peer\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x14\n" +
 	"\x05acked\x18\x02 \x01(\x04R\x05acked\x12\x15\n" +
@@ -3375,7 +3384,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\trepairing\x18\f \x01(\bR\trepairing\x12'\n" +
 	"\x0fdifferent_slots\x18\r \x01(\rR\x0edifferentSlots\x12\x1d\n" +
 	"\n" +
-	"last_error\x18\x0e \x01(\tR\tlastErrorB7Z5github.com/samecart/samecart/proto/region/v1;regionv1b\x06proto3"
+	"last_error\x18\x0e \x01(\tR\tlastError\x12\x10\n" +
+	"\x03via\x18\x0f \x01(\tR\x03viaB7Z5github.com/samecart/samecart/proto/region/v1;regionv1b\x06proto3"
 
 var (
 	file_region_v1_region_proto_rawDescOnce sync.Once
