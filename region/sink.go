@@ -160,10 +160,10 @@ func (r *Router) joinShard(ctx context.Context, id uint32, iv crdt.Interval, row
 		if err != nil {
 			return 0, false, err
 		}
-		switch out.Code {
-		case regionv1.Outcome_CODE_FENCED:
+		if out.Code == regionv1.Outcome_CODE_FENCED {
 			return 0, false, fmt.Errorf("%w: region %d under incarnation %d", ErrFenced, iv.Stream.Region, iv.Stream.Incarnation)
-		case regionv1.Outcome_CODE_GAP:
+		}
+		if out.Code == regionv1.Outcome_CODE_GAP {
 			return out.Cursor, false, nil
 		}
 		if len(rows) == 0 {

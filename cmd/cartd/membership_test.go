@@ -36,10 +36,10 @@ const (
 	linesOfACart = 60
 )
 
-func (d *running) traffic(t *testing.T) *traffic {
+func (r *running) traffic(t *testing.T) *traffic {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	tr := &traffic{d: d, stop: cancel, acked: make(map[string]map[string]int), by: make(map[string]int)}
+	tr := &traffic{r: r, stop: cancel, acked: make(map[string]map[string]int), by: make(map[string]int)}
 	for i := range trafficUsers {
 		tr.done.Go(func() { tr.shop(ctx, t, i) })
 	}
@@ -121,11 +121,11 @@ func (tr *traffic) prove(t *testing.T) {
 }
 
 // equal reports whether all regions have the same digests.
-func (d *running) equal(t *testing.T) bool {
+func (r *running) equal(t *testing.T) bool {
 	t.Helper()
 	var first [][]byte
 	for _, region := range regions {
-		resp, err := d.admin("front").Digests(t.Context(), connect.NewRequest(&adminv1.DigestsRequest{Region: region}))
+		resp, err := r.admin("front").Digests(t.Context(), connect.NewRequest(&adminv1.DigestsRequest{Region: region}))
 		if err != nil || len(resp.Msg.Digests) != shard.SlotCount {
 			return false
 		}
@@ -139,18 +139,18 @@ func (d *running) equal(t *testing.T) bool {
 	return true
 }
 
-func (d *running) member(t *testing.T, action adminv1.MemberRequest_Action, region string) {
+func (r *running) member(t *testing.T, action adminv1.MemberRequest_Action, region string) {
 	t.Helper()
-	if _, err := d.admin("front").Member(t.Context(), connect.NewRequest(&adminv1.MemberRequest{Action: action, Region: region})); err != nil {
+	if _, err := r.admin("front").Member(t.Context(), connect.NewRequest(&adminv1.MemberRequest{Action: action, Region: region})); err != nil {
 		t.Fatalf("%v %s: %v", action, region, err)
 	}
 }
 
 // state waits until a region has come to a state, and returns its entry.
-func (d *running) state(t *testing.T, region string, want membershipv1.State) (m *membershipv1.Member) {
+func (r *running) state(t *testing.T, region string, want membershipv1.State) (m *membershipv1.Member) {
 	t.Helper()
 	eventually(t, 40*time.Second, region+" is "+want.Word(), func() bool {
-		resp, err := d.admin("front").Regions(t.Context(), connect.NewRequest(&adminv1.RegionsRequest{}))
+		resp, err := r.admin("front").Regions(t.Context(), connect.NewRequest(&adminv1.RegionsRequest{}))
 		if err == nil {
 			m = resp.Msg.Membership.Named(region)
 		}

@@ -94,7 +94,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		}
 		again, err := k.round(ctx)
 		if err != nil && ctx.Err() == nil {
-			k.say("waits", err.Error())
+			k.waits(err.Error())
 		}
 		if again {
 			timer.Reset(0)
@@ -104,13 +104,13 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 }
 
-// say logs what is waited for, once.
-func (k *Keeper) say(what, why string) {
+// waits logs what is waited for, once.
+func (k *Keeper) waits(why string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if s := what + why; s != k.said {
-		k.said = s
-		k.log.Info("membership "+what, slog.String("err", why))
+	if why != k.said {
+		k.said = why
+		k.log.Info("membership waits", slog.String("err", why))
 	}
 }
 
@@ -246,7 +246,7 @@ func (k *Keeper) duty(ctx context.Context, now *pb.Membership, shards []Standing
 	case pb.State_STATE_JOINING:
 		return k.join(ctx, now, shards)
 	case pb.State_STATE_REMOVED, pb.State_STATE_UNSPECIFIED:
-		k.say("waits", "this region is no member; 'cartctl region add' takes it in")
+		k.waits("this region is no member; 'cartctl region add' takes it in")
 	}
 	return nil, nil
 }
@@ -282,7 +282,7 @@ func (k *Keeper) join(ctx context.Context, now *pb.Membership, shards []Standing
 		}
 	}
 	if err := filling.Wait(); err != nil {
-		k.say("waits", err.Error())
+		k.waits(err.Error())
 		return nil, nil
 	}
 	for id := range shards {

@@ -52,7 +52,7 @@ func apiCodes(t *testing.T) (names []string) {
 // default what the API refuses is final.
 func TestEveryCodeHasItsVerdict(t *testing.T) {
 	again := map[string]connect.Code{
-		"OVERLOADED": connect.CodeResourceExhausted, "NO_QUORUM": connect.CodeUnavailable, "DEPENDENCY_DOWN": connect.CodeUnavailable,
+		"OVERLOADED": connect.CodeResourceExhausted, "NO_QUORUM": connect.CodeUnavailable, "DEPENDENCY_DOWN": connect.CodeUnavailable, "REGION_FENCED": connect.CodeUnavailable,
 		"OUTCOME_UNKNOWN": connect.CodeDeadlineExceeded, "CANCELED": connect.CodeCanceled, "INTERNAL": connect.CodeInternal,
 	}
 	final := map[string]bool{
