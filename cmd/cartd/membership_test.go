@@ -39,7 +39,7 @@ const (
 func (r *running) traffic(t *testing.T) *traffic {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	tr := &traffic{r: r, stop: cancel, acked: make(map[string]map[string]int), by: make(map[string]int)}
+	tr := &traffic{d: r, stop: cancel, acked: make(map[string]map[string]int), by: make(map[string]int)}
 	for i := range trafficUsers {
 		tr.done.Go(func() { tr.shop(ctx, t, i) })
 	}
