@@ -74,12 +74,15 @@ func TestCollection(t *testing.T) {
 	if ok, err := r.Collectable(soon(t), found); err != nil || ok[0] || ok[1] || ok[2] {
 		t.Errorf("collectable while a peer may lack rows: %v, %v", ok, err)
 	}
-	for id := range w.shards {
-		s := w.leader(id).here(id)
-		s.Acked(s.LastSeq())
+	acknowledge := func() {
+		for id := range w.shards {
+			s := w.leader(id).here(id)
+			s.Acked(1, s.LastSeq(), s.LastSeq())
+		}
 	}
 	mustEdit(t, r, addEdit("cart:changed", "SKU-2", 3))
-	within(t, 20*time.Second, "requests are forgotten", func() error {
+	within(t, 30*time.Second, "rows are trimmed", func() error {
+		acknowledge()
 		ok, err := r.Collectable(soon(t), found)
 		if err != nil {
 			return err

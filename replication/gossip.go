@@ -49,7 +49,8 @@ type Gossiper struct {
 
 	mu    sync.Mutex
 	acks  []uint64 // per link
-	acked uint64   // the last reported to the log
+	acked uint64   // by all, as reported to the log
+	most  uint64   // by any, as reported to the log
 }
 
 // New returns a Gossiper for the log of the region called name; it starts
@@ -103,7 +104,8 @@ func (g *Gossiper) Run(ctx context.Context) error {
 func (g *Gossiper) alone(ctx context.Context) error {
 	for {
 		changed := g.log.Changed()
-		g.log.Acked(g.log.LastSeq())
+		seq := g.log.LastSeq()
+		g.log.Acked(seq, seq)
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -151,18 +153,19 @@ func (g *Gossiper) Status() []Status {
 	return out
 }
 
-// ackedBy notes one peer's progress and tells the log the least of all.
+// ackedBy notes one peer's progress and tells the log the least of all, and the
+// most of any.
 func (g *Gossiper) ackedBy(index int, seq uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.acks[index] = seq
-	least := seq
+	least, most := seq, seq
 	for _, a := range g.acks {
-		least = min(least, a)
+		least, most = min(least, a), max(most, a)
 	}
-	if least > g.acked {
-		g.acked = least
-		g.log.Acked(least) // under the lock: in order
+	if least > g.acked || most > g.most {
+		g.acked, g.most = max(g.acked, least), max(g.most, most)
+		g.log.Acked(g.acked, g.most) // under the lock: in order
 	}
 }
 

@@ -69,7 +69,7 @@ func (n *node) ReadAfter(_ context.Context, seq uint64, bytesMax int) (crdt.Inte
 	iv, ok := n.log.read(seq, bytesMax)
 	return iv, ok, nil
 }
-func (n *node) Acked(seq uint64) {
+func (n *node) Acked(seq, _ uint64) {
 	if seq < n.acked {
 		panic("acks went back")
 	}

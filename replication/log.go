@@ -70,9 +70,10 @@ type Log interface {
 	// most maxBytes long but at least one row. ok is false when the log no
 	// longer reaches back to seq. It is not called with seq ≥ LastSeq.
 	ReadAfter(ctx context.Context, seq uint64, maxBytes int) (iv crdt.Interval, ok bool, err error)
-	// Acked says that every peer region has the rows up to seq: they may
-	// go. It is called when that moves, in order, and must not block.
-	Acked(seq uint64)
+	// Acked says that every peer region has the rows up to all: they may go;
+	// and that at least one has those up to any. It is called when all moves or
+	// any does, in order, and must not block.
+	Acked(all, any uint64)
 	// Digests returns the digest of each slot in [lo, hi). It reflects at
 	// least the rows up to LastSeq at the call.
 	Digests(ctx context.Context, lo, hi uint32) ([]Digest, error)

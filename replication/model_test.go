@@ -312,7 +312,7 @@ func (n near) Slots() (uint32, uint32) {
 }
 func (n near) LastSeq() uint64          { return n.l.last() }
 func (n near) Changed() <-chan struct{} { return nil }
-func (n near) Acked(uint64)             {}
+func (n near) Acked(_, _ uint64)        {}
 func (n near) ReadAfter(context.Context, uint64, int) (crdt.Interval, bool, error) {
 	return crdt.Interval{}, false, errCut
 }

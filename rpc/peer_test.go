@@ -93,7 +93,7 @@ func (r *peerRegionFake) ReadAfter(_ context.Context, seq uint64, _ int) (crdt.I
 	return crdt.Interval{Stream: r.Stream(), Lo: seq, Hi: hi, Rows: slices.Clone(r.rows[seq:hi])}, seq >= r.base, nil
 }
 
-func (r *peerRegionFake) Acked(seq uint64) {
+func (r *peerRegionFake) Acked(seq, _ uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.acked = seq

@@ -13,12 +13,21 @@ import (
 )
 
 // deltaLog is a shard as gossip needs it.
-type deltaLog struct{ *shard.Shard }
+type deltaLog struct {
+	*shard.Shard
+	stream crdt.Stream // as it was when the gossip began
+}
 
 var _ replication.Log = deltaLog{}
 
 // Slots implements replication.Log.
 func (l deltaLog) Slots() (lo, hi uint32) { return l.SlotRange() }
+
+// Stream implements replication.Log.
+func (l deltaLog) Stream() crdt.Stream { return l.stream }
+
+// Acked implements replication.Log.
+func (l deltaLog) Acked(all, any uint64) { l.Shard.Acked(l.stream.Incarnation, all, any) }
 
 // Changed implements replication.Log.
 func (l deltaLog) Changed() <-chan struct{} { return l.Appended() }

@@ -159,24 +159,31 @@ func (g *gossipers) run(ctx context.Context, s *shard.Shard) {
 		keeping.Go(func() { _ = g.place.roster.keeper.Run(ctx) }) // it returns nil
 	}
 	for ctx.Err() == nil {
-		peers, changed, ok := g.place.roster.gossip()
-		if !ok || len(peers) == 0 {
-			// Nobody takes rows: they stay, for when somebody does.
+		peers, changed, ok := g.place.roster.gossip(s.Stream().Incarnation)
+		if !ok {
+			// Nobody takes this region's rows, or not under this incarnation: they
+			// stay, for when somebody does.
+			again := time.NewTimer(notYet)
 			select {
 			case <-ctx.Done():
 			case <-changed:
+			case <-again.C:
 			}
+			again.Stop()
 			continue
 		}
 		g.with(ctx, s, peers, changed)
 	}
 }
 
+// notYet is the time between two looks at whether rows may be sent.
+const notYet = 100 * time.Millisecond
+
 // with gossips with the given peers until ctx ends or they change.
 func (g *gossipers) with(ctx context.Context, s *shard.Shard, peers []replication.PeerRegion, changed <-chan struct{}) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	gossip, err := replication.New(deltaLog{s}, g.place.region, peers, replication.DefaultConfig(), g.place.log,
+	gossip, err := replication.New(deltaLog{s, s.Stream()}, g.place.region, peers, replication.DefaultConfig(), g.place.log,
 		replication.Options{Throttle: g.throttle, Seed: rand.Uint64(), Events: g.place.metrics.gossipEvents(g.place.region)})
 	if err != nil {
 		g.place.log.Error("gossip not started", slog.Any("err", err))

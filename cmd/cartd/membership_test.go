@@ -246,11 +246,14 @@ func TestNewRegionIsAdded(t *testing.T) {
 		"--peers", fmt.Sprintf("us-east=http://%s;eu-west=http://%s", p.addrs["us-east"][2], p.addrs["eu-west"][2]),
 		"--trust-headers", "--memtable", "16777216")
 	third.serves(t)
-	// It hears that it is none of them, and takes no edits.
+	// It hears that it is none of them, and serves nobody.
 	eventually(t, 20*time.Second, "the new region knows that it is no member", func() bool {
-		a, err := s.try("north", http.MethodPost, "/api/v1/cart/items", item("SKU-9", 1))
+		a, err := s.try("north", http.MethodGet, "/api/v1/cart", nil)
 		return err == nil && a.status == http.StatusServiceUnavailable && a.code() == "REGION_FENCED"
 	})
+	if a := s.do(http.StatusServiceUnavailable, "north", http.MethodPost, "/api/v1/cart/items", item("SKU-9", 1)); a.code() != "REGION_FENCED" {
+		t.Errorf("an edit there: %s", a.code())
+	}
 	ctl := buildTool(t, "http://"+p.addrs["eu-west"][0])
 	if _, said := ctl.run(1, "region", "add", "north"); !strings.Contains(said, "--id") {
 		t.Errorf("added without an id: %q", said)

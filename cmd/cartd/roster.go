@@ -172,9 +172,10 @@ func (r *roster) wayTo(m *membershipv1.Member) (way, bool) {
 	return w, true
 }
 
-// gossip returns the regions that rows go to now, and a channel that is closed when
-// that may be others. ok is false when this region may send to none.
-func (r *roster) gossip() (peers []replication.PeerRegion, changed <-chan struct{}, ok bool) {
+// gossip returns the regions that rows go to now, none when there is no other
+// member, and a channel that is closed when that may be others. ok is false when this
+// region may send to none what it writes under the given incarnation.
+func (r *roster) gossip(incarnation uint32) (peers []replication.PeerRegion, changed <-chan struct{}, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.now == nil {
@@ -183,7 +184,7 @@ func (r *roster) gossip() (peers []replication.PeerRegion, changed <-chan struct
 		}
 		return peers, r.changed, true
 	}
-	if !r.now.Of(uint32(r.self)).GetState().Sends() {
+	if r.now.Refuses(uint32(r.self), incarnation) {
 		return nil, r.changed, false
 	}
 	for _, m := range r.now.Members {

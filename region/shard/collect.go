@@ -131,15 +131,15 @@ func (s *Shard) isGarbage(r *store.Record, old store.Mark) bool {
 }
 
 // Collectable says for each cart whether it may be collected as far as this region
-// knows: it is here as it is there, has not changed for a token's life, and every
-// region has all rows that were written here before that.
+// knows: it is here as it is there, has not changed for a token's life, and the
+// delta log has no row any more that was written here before that.
 //
-//	G3  A row that is on its way would bring back what the cart's context knows
-//	    to be removed.
+//	G3  A row that is still to be sent, to a region that comes later as well,
+//	    would bring back what the cart's context knows to be removed.
 func (s *Shard) Collectable(carts []store.CartDigest) ([]bool, error) {
 	out := make([]bool, len(carts))
 	old, ok, err := s.horizon()
-	if err != nil || !ok || s.acked.Load() < old.Seq {
+	if err != nil || !ok || s.fsm.marker().Trimmed < old.Seq {
 		return out, err
 	}
 	for i, c := range carts {

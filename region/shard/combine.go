@@ -232,9 +232,12 @@ func (s *Shard) keep(ctx context.Context, next func() *regionv1.Command) {
 // rows always is, less than that when told to tidy.
 func (s *Shard) trimCommand(tidy bool) *regionv1.Command {
 	m := s.fsm.marker()
-	to := min(s.acked.Load(), m.Seq)
+	all, any := s.acknowledged(m)
+	to := min(all, m.Seq)
 	if m.Seq > s.cfg.RetainRows {
-		to = max(to, m.Seq-s.cfg.RetainRows) // a peer that is away longer is repaired
+		// A peer that is away longer is repaired. But what no region has stays: if
+		// this one is fenced, the rows are all that tells what to write anew.
+		to = max(to, min(m.Seq-s.cfg.RetainRows, any))
 	}
 	if to <= m.Trimmed || !tidy && to-m.Trimmed < trimMax {
 		return nil

@@ -321,8 +321,8 @@ func TestHousekeepingTrims(t *testing.T) {
 			}
 		}
 		write(100)
-		s.Acked(40)
-		s.Acked(30) // never back
+		s.Acked(0, 40, 60)
+		s.Acked(0, 30, 50) // never back
 		time.Sleep(21 * time.Second)
 		if got := s.Marker().Trimmed; got != 40 {
 			t.Fatalf("trimmed to %d, want 40", got)
@@ -333,15 +333,15 @@ func TestHousekeepingTrims(t *testing.T) {
 		if _, ok, err := s.ReadAfter(t.Context(), 39, 1<<20); ok || err != nil {
 			t.Fatalf("the log reaches back to 39: %v, %v", ok, err)
 		}
-		s.Acked(1 << 40) // more than there is
+		s.Acked(0, 1<<40, 1<<40) // more than there is
 		time.Sleep(21 * time.Second)
 		if got := s.Marker().Trimmed; got != 100 {
 			t.Fatalf("trimmed to %d, want 100", got)
 		}
 		// A backlog goes as fast as the log takes it, not a batch a second.
-		s.acked.Store(0)
+		s.acked = acked{}
 		write(9000)
-		s.Acked(8500)
+		s.Acked(0, 8500, 8500)
 		time.Sleep(2 * time.Second)
 		if got := s.Marker().Trimmed; got < 8100 {
 			t.Fatalf("trimmed to %d within two seconds, want 8100", got)
@@ -352,6 +352,12 @@ func TestHousekeepingTrims(t *testing.T) {
 		for range 170 {
 			propose(t, m.shard, addCommand("c", "a", 1, 0))
 		}
+		// What no other region has stays, however much that is.
+		time.Sleep(21 * time.Second)
+		if got := m.shard.Marker(); got.Trimmed != 0 || got.Seq != 170 {
+			t.Fatalf("marker %+v, want all rows", got)
+		}
+		m.shard.Acked(0, 0, 170)
 		time.Sleep(21 * time.Second)
 		if got := m.shard.Marker(); got.Trimmed != 120 || got.Seq != 170 {
 			t.Fatalf("marker %+v, want the last 50 rows", got)

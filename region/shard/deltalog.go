@@ -57,14 +57,36 @@ func (s *Shard) ReadAfter(ctx context.Context, seq uint64, maxBytes int) (iv crd
 	return iv, true, nil
 }
 
-// Acked says that every peer region has the rows up to seq.
-func (s *Shard) Acked(seq uint64) {
-	for {
-		old := s.acked.Load()
-		if seq <= old || s.acked.CompareAndSwap(old, seq) {
-			return
-		}
+// acked is how far other regions have the rows of one stream.
+type acked struct {
+	incarnation uint32
+	all, any    uint64
+}
+
+// Acked says that every peer region has the rows up to all of the log as it was
+// under the given incarnation, and at least one those up to any.
+//
+//	L1  A shard that begins again numbers its rows anew: what was acknowledged
+//	    of the rows before says nothing of them.
+func (s *Shard) Acked(incarnation uint32, all, any uint64) {
+	s.ackedMu.Lock()
+	defer s.ackedMu.Unlock()
+	if incarnation > s.acked.incarnation {
+		s.acked = acked{incarnation: incarnation}
 	}
+	if incarnation == s.acked.incarnation {
+		s.acked.all, s.acked.any = max(s.acked.all, all), max(s.acked.any, any)
+	}
+}
+
+// acknowledged is what Acked said of the log as it is now.
+func (s *Shard) acknowledged(m store.Marker) (all, any uint64) {
+	s.ackedMu.Lock()
+	defer s.ackedMu.Unlock()
+	if s.acked.incarnation != m.Incarnation {
+		return 0, 0
+	}
+	return s.acked.all, s.acked.any
 }
 
 // Digests returns the digests of the slots [lo, hi).

@@ -207,7 +207,9 @@ type Shard struct {
 	ready    atomic.Uint64
 	draining atomic.Bool
 	stopped  chan struct{} // closed when nothing more is proposed
-	acked    atomic.Uint64 // rows that every peer region has
+
+	ackedMu sync.Mutex // guards acked
+	acked   acked
 }
 
 // Open starts this node's member of the group: it follows, and leads when
