@@ -10,6 +10,7 @@
 //	api.go       errors, View, ReadOptions
 //	router.go    Router: finds a cart's leader; Edit, Read, Wait
 //	sink.go      Router: what replication asks: cursors, joins, digests; Status
+//	standing.go  Router: how the region stands among the others, and changes of it
 //	node.go      Node: a Router with shards, a database and links of its own
 //	form.go      how a region comes to be, and how a node joins it
 //	serve.go     what a node answers to others
@@ -141,6 +142,23 @@
 // The directory itself is locked, with flock, before anything in it is read: the
 // wipe must never meet a database in use, and a foreign directory is left
 // without so much as a lock file. Cost: Unix only, as is cartd.
+//
+// Which regions are members stands in the log of every shard, and is applied there
+// (proto/membership): a row is refused, or an edit, from one place in the log on,
+// the same on every node and after every restart. What a region promised as an
+// acceptor stands in the first shard's. Cost: a change is a few entries a shard.
+// Rejected: a check where rows arrive, which a row on its way to the log slips by.
+//
+// A region that begins again does so in a new generation, as a snapshot is
+// restored: nothing of the old carts is left to be joined, one pointer decides, and
+// only the delta log's rows are copied. Rejected: deleting carts by entries.
+//
+// Garbage is told by digests, not by rounds. DESIGN has numbered rounds, whose
+// digests are compared at equal numbers alone. Here the first member asks all others
+// of each cart whether it is the same there, and quiet; a cart that changed meanwhile is
+// left, and whoever dropped it gets again what it had seen. So a round that comes to
+// half of its end costs a repair of some empty carts, and no number has to be agreed
+// on. How old a record is, a mark in the shard an hour tells, not a time in each.
 //
 // Placement is a rule: shard i is on nodes i, i+1 and i+2 of the configured
 // order. Nobody has to agree on anything to find a shard, and a node of six

@@ -59,6 +59,12 @@
 //	                              or when we change the slot
 //	this region lost rows         AheadSeq in Status and an error in the log: it needs a new incarnation
 //
+// # Garbage
+//
+// What carts leave behind when they are emptied is collected by one of the regions
+// for all (Collector): each must have the cart as it is, and nothing of it may be on
+// its way.
+//
 // # Sources
 //
 // Almeida, Shoker, Baquero arXiv:1603.01529 (delta intervals); Enes et al.
