@@ -9,6 +9,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -136,9 +137,9 @@ func (f forwarder) caller(r *http.Request) (string, bool) {
 // pass makes the call at the other region and hands everything through, both
 // ways, as it comes.
 func (f forwarder) pass(w http.ResponseWriter, r *http.Request, to *PeerClient, name, from, call string) {
-	control := http.NewResponseController(w)
-	drop := func() error { return control.SetReadDeadline(time.Unix(1, 0)) }
-	defer context.AfterFunc(r.Context(), func() { _ = drop() })()
+	reading := droppable{control: http.NewResponseController(w)}
+	defer reading.over()
+	defer context.AfterFunc(r.Context(), func() { _ = reading.drop() })()
 	i, base := to.base()
 	target, err := url.Parse(base)
 	if err != nil {
@@ -154,7 +155,7 @@ func (f forwarder) pass(w http.ResponseWriter, r *http.Request, to *PeerClient, 
 			p.Out.URL.Path, p.Out.URL.RawPath = target.Path+call, ""
 			p.Out.Host, p.Out.RequestURI = "", ""
 			if p.Out.Body != nil {
-				p.Out.Body = droppedBody{p.Out.Body, drop}
+				p.Out.Body = droppedBody{p.Out.Body, &reading}
 			}
 			p.Out.Header.Set(headerFor, from)
 			p.Out.Header.Del(HeaderRegion) // the next hop is ours
@@ -169,16 +170,38 @@ func (f forwarder) pass(w http.ResponseWriter, r *http.Request, to *PeerClient, 
 	proxy.ServeHTTP(w, r)
 }
 
+// droppable is a request whose Read under way can be ended, by anybody, as long as
+// its handler runs: net/http takes a deadline that is set later for a bug.
+type droppable struct {
+	mu      sync.Mutex
+	control *http.ResponseController // nil: the handler has returned
+}
+
+func (d *droppable) drop() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.control == nil {
+		return nil
+	}
+	return d.control.SetReadDeadline(time.Unix(1, 0))
+}
+
+func (d *droppable) over() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.control = nil
+}
+
 // droppedBody is the body of a call that is passed on. Closing it ends a Read
 // under way: the call may be over long before the caller's next bytes come, and
 // the transport waits for the Read before it says so, or looks at a context.
 type droppedBody struct {
 	io.ReadCloser
-	drop func() error
+	call *droppable
 }
 
 // Close implements io.Closer.
-func (b droppedBody) Close() error { return b.drop() }
+func (b droppedBody) Close() error { return b.call.drop() }
 
 // roundTrips makes an HTTP client a transport.
 type roundTrips struct{ hc connect.HTTPClient }
