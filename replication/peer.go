@@ -81,7 +81,10 @@ type Peer struct {
 
 	repairRuns bool
 	repairAll  bool
-	stats      counters
+	allBegan   time.Time // when the repair that runs began, if it is of all slots
+	// repairedAll is when the last repair of all slots began that came to its end.
+	repairedAll time.Time
+	stats       counters
 }
 
 // counters count since the Peer was made.
@@ -136,7 +139,7 @@ func (p *Peer) Step(now time.Time, in Message, out []Message) []Message {
 	case Repaired:
 		p.repaired(now, m)
 	case Asked:
-		out = p.asked(out)
+		out = p.asked(now, out)
 	case Poked:
 		out = p.poked(now, out)
 	default:
@@ -207,6 +210,7 @@ func (p *Peer) advance(now time.Time, out []Message) []Message {
 	case repairing:
 		if !p.repairRuns {
 			p.repairRuns, p.repairAll = true, true
+			p.allBegan = now
 			out = append(out, Repair{Cursor: true})
 		}
 	}
@@ -442,11 +446,11 @@ func (p *Peer) scheduleProof(now time.Time) {
 
 // asked begins a repair of all slots beside the stream. One that runs already,
 // or that comes when the stream cannot go on, is as good.
-func (p *Peer) asked(out []Message) []Message {
+func (p *Peer) asked(now time.Time, out []Message) []Message {
 	if p.repairRuns || p.phase == repairing {
 		return out
 	}
-	p.repairRuns, p.repairAll = true, false
+	p.repairRuns, p.repairAll, p.allBegan = true, false, now
 	return append(out, Repair{})
 }
 
@@ -464,7 +468,7 @@ func (p *Peer) proved(now time.Time, m Proved, out []Message) []Message {
 	if len(slots) == 0 || p.repairRuns {
 		return out
 	}
-	p.repairRuns, p.repairAll = true, false
+	p.repairRuns, p.repairAll, p.allBegan = true, false, time.Time{}
 	return append(out, Repair{Slots: slots, Leave: true})
 }
 
@@ -479,6 +483,9 @@ func (p *Peer) repaired(now time.Time, m Repaired) {
 	p.stats.takenCarts += uint64(m.Taken)
 	if m.Err == nil {
 		p.stats.repairs++
+		if !p.allBegan.IsZero() {
+			p.repairedAll = p.allBegan
+		}
 		p.proof.repairDone(now, m.Own, p.cfg.ProofIdle)
 		p.unequal, p.proofAt = true, now // see whether it helped
 	} else {

@@ -41,6 +41,10 @@ type Status struct {
 	ProvenEqualAt  time.Time
 	DifferentSlots int
 
+	// RepairedAll: all that this region had then, the peer has; it is when the last
+	// repair of all slots began. Zero: none came to its end.
+	RepairedAll time.Time
+
 	// Since this node began to lead the shard. RowsSent counts rows after
 	// combining, RowsCombined those that went into another; BytesSent is
 	// what the streams report, after compression.
@@ -65,6 +69,7 @@ func (p *Peer) snapshot() (Status, waitingRow) {
 		BytesWaiting:   p.flightBytes + p.batch.bytes,
 		ProvenEqualAt:  p.proof.provenAt(),
 		DifferentSlots: p.different,
+		RepairedAll:    p.repairedAll,
 		Proofs:         p.stats.proofs,
 		Repairs:        p.stats.repairs,
 		CartsRepaired:  p.stats.repairedCarts,

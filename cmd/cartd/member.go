@@ -268,10 +268,18 @@ func (g *gossipers) status(id uint32) []*regionv1.StatusResponse_Peer {
 			ProvenEqualAtMs: unixMilli(s.ProvenEqualAt), Connected: s.Connected,
 			LagP50Ms: s.Lags.P50.Milliseconds(), LagP99Ms: s.Lags.P99.Milliseconds(), LagWorstMs: s.Lags.Worst.Milliseconds(),
 			WorstCart: s.Lags.WorstCart, RowsWaiting: s.LastSeq - min(s.LastSeq, s.AckedSeq), BytesWaiting: uint64(s.BytesWaiting),
-			Repairing: s.Repairing, DifferentSlots: uint32(s.DifferentSlots), LastError: s.LastError, Via: s.Via,
+			Repairing: s.Repairing, DifferentSlots: uint32(s.DifferentSlots), LastError: s.LastError, RepairedAllAgoMs: ago(s.RepairedAll), Via: s.Via,
 		})
 	}
 	return out
+}
+
+// ago is how long ago something was, in milliseconds, at least 1; 0: it never was.
+func ago(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return max(1, time.Since(t).Milliseconds())
 }
 
 func unixMilli(t time.Time) int64 {

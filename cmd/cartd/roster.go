@@ -336,11 +336,12 @@ func (o ownRegion) Sent(ctx context.Context, regions []string) (bool, error) {
 	return o.eachPair(ctx, regions, func(p pairStatus) bool { return p.Connected && p.Acked >= p.seq }), nil
 }
 
-// EqualWith implements membership.Region. Where it does not hold, a repair begins:
+// Filled implements membership.Region. Where it does not hold, a repair begins:
 // whoever asks waits for it.
-func (o ownRegion) EqualWith(ctx context.Context, region string, within time.Duration) (bool, error) {
-	since := time.Now().Add(-within).UnixMilli()
-	if o.eachPair(ctx, []string{region}, func(p pairStatus) bool { return p.Connected && !p.Repairing && p.ProvenEqualAtMs >= since }) {
+func (o ownRegion) Filled(ctx context.Context, region string, within time.Duration) (bool, error) {
+	if o.eachPair(ctx, []string{region}, func(p pairStatus) bool {
+		return p.Connected && p.RepairedAllAgoMs > 0 && p.RepairedAllAgoMs < within.Milliseconds()
+	}) {
 		return true, nil
 	}
 	_ = o.Repair(ctx, region) // a shard that has no leader yet is told the next time

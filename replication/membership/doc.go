@@ -27,7 +27,7 @@
 // It hears of the document, and from then on its shards refuse edits and reads. It
 // has itself made a joining member, under a higher incarnation; begins its shards
 // again without carts, its own rows kept aside; is sent all carts by the others;
-// and when each of them has found all digests equal, writes anew those of its rows
+// and when each of them has given it all that it had, writes anew those of its rows
 // that nobody saw (crdt.Cart.Reissue), and takes edits again. A region that lost
 // its disks has nothing to keep, and a new one neither: they come in the same way.
 //

@@ -34,9 +34,9 @@ type Region interface {
 	Reissue(ctx context.Context, shard uint32) error
 	// Sent reports whether all of the given regions have all rows of this one.
 	Sent(ctx context.Context, regions []string) (bool, error)
-	// EqualWith reports whether all digests were found equal with the named
-	// region's, the first of them at most within ago.
-	EqualWith(ctx context.Context, region string, within time.Duration) (bool, error)
+	// Filled reports whether the named region has all that each shard had at a
+	// moment that is less than within ago.
+	Filled(ctx context.Context, region string, within time.Duration) (bool, error)
 }
 
 // Peer is another region. Methods are safe for concurrent use.
@@ -293,8 +293,8 @@ func (k *Keeper) join(ctx context.Context, now *pb.Membership, shards []Standing
 	return move(k.cfg.Self, pb.State_STATE_JOINING, pb.State_STATE_ACTIVE), nil
 }
 
-// rebornFor returns how long all shards have been what they join as. A proof of
-// equality that is older is of what they were before.
+// rebornFor returns how long all shards have been what they join as: what they were
+// given longer ago is gone.
 func (k *Keeper) rebornFor() time.Duration {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -310,7 +310,8 @@ func (k *Keeper) forget() {
 	k.reborn = time.Time{}
 }
 
-// filledBy returns nil when a member has found this region equal with itself.
+// filledBy returns nil when a member has given this region all that it had at some
+// moment since all shards began again.
 func (k *Keeper) filledBy(ctx context.Context, now *pb.Membership, m *pb.Member, way Peer, within time.Duration) error {
 	if way == nil {
 		return fmt.Errorf("there is no way to region %s: give its address to this one's configuration", m.Region)
@@ -318,12 +319,12 @@ func (k *Keeper) filledBy(ctx context.Context, now *pb.Membership, m *pb.Member,
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	resp, err := way.Current(ctx, &pb.CurrentRequest{
-		RegionId: k.cfg.Self, Region: k.cfg.Name, Membership: now, EqualWithinMs: within.Milliseconds(),
+		RegionId: k.cfg.Self, Region: k.cfg.Name, Membership: now, FilledWithinMs: within.Milliseconds(),
 	})
 	if err != nil {
 		return fmt.Errorf("region %s does not answer, which has to send its carts: %w", m.Region, err)
 	}
-	if !resp.Equal {
+	if !resp.Filled {
 		return fmt.Errorf("region %s is still sending its carts", m.Region)
 	}
 	return nil
@@ -402,8 +403,8 @@ func (k *Keeper) Answer(ctx context.Context, r *pb.CurrentRequest) (*pb.CurrentR
 		}
 	}
 	resp := &pb.CurrentResponse{Membership: shards[0].Membership} // K1
-	if within := time.Duration(r.EqualWithinMs) * time.Millisecond; within > 0 && !r.Membership.Newer(resp.Membership) {
-		resp.Equal, err = k.region.EqualWith(ctx, r.Region, within)
+	if within := time.Duration(r.FilledWithinMs) * time.Millisecond; within > 0 && !r.Membership.Newer(resp.Membership) {
+		resp.Filled, err = k.region.Filled(ctx, r.Region, within)
 	}
 	return resp, err
 }

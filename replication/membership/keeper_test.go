@@ -213,8 +213,8 @@ func (f *fake) Reissue(_ context.Context, shard uint32) error {
 
 func (f *fake) Sent(context.Context, []string) (bool, error) { return true, nil }
 
-// EqualWith knows of one comparison, two seconds ago.
-func (f *fake) EqualWith(_ context.Context, region string, within time.Duration) (bool, error) {
+// Filled knows of one repair, two seconds ago.
+func (f *fake) Filled(_ context.Context, region string, within time.Duration) (bool, error) {
 	const ago = 2 * time.Second
 	for _, o := range f.w.regions {
 		if name(o.id) == region {
@@ -222,7 +222,7 @@ func (f *fake) EqualWith(_ context.Context, region string, within time.Duration)
 			early := time.Since(o.reborn) < ago
 			o.mu.Unlock()
 			if early && within > ago {
-				f.w.t.Errorf("%s asks for a comparison of before it began again", region)
+				f.w.t.Errorf("%s asks for a repair of before it began again", region)
 			}
 		}
 	}

@@ -304,11 +304,11 @@ type CurrentRequest struct {
 	Region   string `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
 	// Its document; absent while it has none.
 	Membership *Membership `protobuf:"bytes,3,opt,name=membership,proto3" json:"membership,omitempty"`
-	// Also say whether all digests were found equal with the asker's, at most this
-	// long ago; 0: do not.
-	EqualWithinMs int64 `protobuf:"varint,4,opt,name=equal_within_ms,json=equalWithinMs,proto3" json:"equal_within_ms,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Also say whether the asker has been given all that the asked region had at a
+	// moment at most this long ago; 0: do not.
+	FilledWithinMs int64 `protobuf:"varint,4,opt,name=filled_within_ms,json=filledWithinMs,proto3" json:"filled_within_ms,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *CurrentRequest) Reset() {
@@ -362,9 +362,9 @@ func (x *CurrentRequest) GetMembership() *Membership {
 	return nil
 }
 
-func (x *CurrentRequest) GetEqualWithinMs() int64 {
+func (x *CurrentRequest) GetFilledWithinMs() int64 {
 	if x != nil {
-		return x.EqualWithinMs
+		return x.FilledWithinMs
 	}
 	return 0
 }
@@ -372,7 +372,7 @@ func (x *CurrentRequest) GetEqualWithinMs() int64 {
 type CurrentResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Membership    *Membership            `protobuf:"bytes,1,opt,name=membership,proto3" json:"membership,omitempty"`
-	Equal         bool                   `protobuf:"varint,2,opt,name=equal,proto3" json:"equal,omitempty"`
+	Filled        bool                   `protobuf:"varint,2,opt,name=filled,proto3" json:"filled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -414,9 +414,9 @@ func (x *CurrentResponse) GetMembership() *Membership {
 	return nil
 }
 
-func (x *CurrentResponse) GetEqual() bool {
+func (x *CurrentResponse) GetFilled() bool {
 	if x != nil {
-		return x.Equal
+		return x.Filled
 	}
 	return false
 }
@@ -687,19 +687,19 @@ const file_membership_v1_membership_proto_rawDesc = "" +
 	"\aaddress\x18\x06 \x01(\tR\aaddress\";\n" +
 	"\x06Ballot\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\x04R\x05round\x12\x1b\n" +
-	"\tregion_id\x18\x02 \x01(\rR\bregionId\"\xa8\x01\n" +
+	"\tregion_id\x18\x02 \x01(\rR\bregionId\"\xaa\x01\n" +
 	"\x0eCurrentRequest\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x129\n" +
 	"\n" +
 	"membership\x18\x03 \x01(\v2\x19.membership.v1.MembershipR\n" +
-	"membership\x12&\n" +
-	"\x0fequal_within_ms\x18\x04 \x01(\x03R\requalWithinMs\"b\n" +
+	"membership\x12(\n" +
+	"\x10filled_within_ms\x18\x04 \x01(\x03R\x0efilledWithinMs\"d\n" +
 	"\x0fCurrentResponse\x129\n" +
 	"\n" +
 	"membership\x18\x01 \x01(\v2\x19.membership.v1.MembershipR\n" +
-	"membership\x12\x14\n" +
-	"\x05equal\x18\x02 \x01(\bR\x05equal\"U\n" +
+	"membership\x12\x16\n" +
+	"\x06filled\x18\x02 \x01(\bR\x06filled\"U\n" +
 	"\x0ePrepareRequest\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12-\n" +
 	"\x06ballot\x18\x02 \x01(\v2\x15.membership.v1.BallotR\x06ballot\"o\n" +

@@ -2992,6 +2992,9 @@ type StatusResponse_Peer struct {
 	// Slots that differed in the last comparison.
 	DifferentSlots uint32 `protobuf:"varint,13,opt,name=different_slots,json=differentSlots,proto3" json:"different_slots,omitempty"`
 	LastError      string `protobuf:"bytes,14,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	// How long ago the last repair of all slots began that came to its end, by the
+	// leader's clock; 0: none did.
+	RepairedAllAgoMs int64 `protobuf:"varint,16,opt,name=repaired_all_ago_ms,json=repairedAllAgoMs,proto3" json:"repaired_all_ago_ms,omitempty"`
 	// The region that calls go through; empty when none.
 	Via           string `protobuf:"bytes,15,opt,name=via,proto3" json:"via,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -3124,6 +3127,13 @@ func (x *StatusResponse_Peer) GetLastError() string {
 		return x.LastError
 	}
 	return ""
+}
+
+func (x *StatusResponse_Peer) GetRepairedAllAgoMs() int64 {
+	if x != nil {
+		return x.RepairedAllAgoMs
+	}
+	return 0
 }
 
 func (x *StatusResponse_Peer) GetVia() string {
@@ -3350,7 +3360,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\aapplied\x18\x04 \x01(\x04R\aapplied\"%\n" +
 	"\rAdmitResponse\x12\x14\n" +
 	"\x05voter\x18\x01 \x01(\bR\x05voter\"\x0f\n" +
-	"\rStatusRequest\"\xce\x06\n" +
+	"\rStatusRequest\"\xfd\x06\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x127\n" +
 	"\x06shards\x18\x02 \x03(\v2\x1f.region.v1.StatusResponse.ShardR\x06shards\x12 \n" +
@@ -3363,7 +3373,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\aapplied\x18\x04 \x01(\x04R\aapplied\x12\x17\n" +
 	"\alog_seq\x18\x05 \x01(\x04R\x06logSeq\x12\x14\n" +
 	"\x05carts\x18\x06 \x01(\x04R\x05carts\x124\n" +
-	"\x05peers\x18\a \x03(\v2\x1e.region.v1.StatusResponse.PeerR\x05peers\x1a\xd3\x03\n" +
+	"\x05peers\x18\a \x03(\v2\x1e.region.v1.StatusResponse.PeerR\x05peers\x1a\x82\x04\n" +
 	"\x04Peer\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x14\n" +
 	"\x05acked\x18\x02 \x01(\x04R\x05acked\x12\x15\n" +
@@ -3384,7 +3394,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\trepairing\x18\f \x01(\bR\trepairing\x12'\n" +
 	"\x0fdifferent_slots\x18\r \x01(\rR\x0edifferentSlots\x12\x1d\n" +
 	"\n" +
-	"last_error\x18\x0e \x01(\tR\tlastError\x12\x10\n" +
+	"last_error\x18\x0e \x01(\tR\tlastError\x12-\n" +
+	"\x13repaired_all_ago_ms\x18\x10 \x01(\x03R\x10repairedAllAgoMs\x12\x10\n" +
 	"\x03via\x18\x0f \x01(\tR\x03viaB7Z5github.com/samecart/samecart/proto/region/v1;regionv1b\x06proto3"
 
 var (
