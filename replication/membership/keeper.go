@@ -2,6 +2,7 @@ package membership
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -331,40 +332,62 @@ func (k *Keeper) filledBy(ctx context.Context, now *pb.Membership, m *pb.Member,
 }
 
 // Change makes a change and returns the document that has it: decided by a majority
-// and taken in here. Changes of others may be decided before. Errors wrap
-// ErrRefused or ErrNoMajority.
+// and taken in here. Changes of others may be decided before. What this region does
+// not answer is asked again until ctx ends. Errors wrap ErrRefused or ErrNoMajority.
 func (k *Keeper) Change(ctx context.Context, change Change) (*pb.Membership, error) {
 	for {
-		now, shards, err := k.newest(ctx)
-		if err != nil {
+		now, err := k.try(ctx, change)
+		if now != nil || errors.Is(err, ErrRefused) || errors.Is(err, ErrNoMajority) {
+			return now, err
+		}
+		if err == nil {
+			continue // somebody else's was decided, or this one: see
+		}
+		timer := time.NewTimer(tryAgain)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
 			return nil, err
 		}
-		next, err := change(now)
-		if err != nil {
-			return nil, err
-		}
-		if next == nil {
-			return now, k.adopt(ctx, now, shards)
-		}
-		voters := map[uint32]Voter{k.cfg.Self: k.region}
-		for id, p := range k.cfg.Peers(now) {
-			voters[id] = p
-		}
-		// The own vote counts as others': by the document that the log has.
-		if err := k.adopt(ctx, now, shards); err != nil {
-			return nil, err
-		}
-		decided, err := decide(ctx, k.cfg.Self, now, voters, next)
-		if err != nil {
-			return nil, err
-		}
-		if err := k.adopt(ctx, decided, shards); err != nil {
-			return nil, err
-		}
-		// The change may not be in it: somebody else's was decided. If it is, the
-		// next turn finds nothing to do.
-		_, _ = k.hear(ctx, decided) // they hear of it at once
 	}
+}
+
+// tryAgain is the time between two tries of a change while this region does not
+// answer.
+const tryAgain = 200 * time.Millisecond
+
+// try has a change decided, or what somebody else began to decide. It returns the
+// document that has the change, nil when that is not known yet.
+func (k *Keeper) try(ctx context.Context, change Change) (*pb.Membership, error) {
+	now, shards, err := k.newest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	next, err := change(now)
+	if err != nil {
+		return nil, err
+	}
+	// The own vote counts as others': by the document that the log has.
+	if err := k.adopt(ctx, now, shards); err != nil {
+		return nil, err
+	}
+	if next == nil {
+		return now, nil
+	}
+	voters := map[uint32]Voter{k.cfg.Self: k.region}
+	for id, p := range k.cfg.Peers(now) {
+		voters[id] = p
+	}
+	decided, err := decide(ctx, k.cfg.Self, now, voters, next)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.adopt(ctx, decided, shards); err != nil {
+		return nil, err
+	}
+	_, _ = k.hear(ctx, decided) // they hear of it at once
+	return nil, nil
 }
 
 // Force makes a change without a majority: this region's word alone. Only of two
