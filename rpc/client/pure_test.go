@@ -509,7 +509,7 @@ func TestCourseWaitsLongerEachRound(t *testing.T) {
 	if want := []time.Duration{0, 20 * ms, 40 * ms, 80 * ms, 160 * ms, 320 * ms, 640 * ms, 1000 * ms, 1000 * ms, 1000 * ms}; !slices.Equal(pauses, want) {
 		t.Errorf("pauses %v", pauses)
 	}
-	if want := []time.Duration{800 * ms, 1600 * ms, 3200 * ms, 5000 * ms}; !slices.Equal(timeouts[:4], want) {
+	if want := []time.Duration{600 * ms, 1200 * ms, 2400 * ms, 4800 * ms}; !slices.Equal(timeouts[:4], want) {
 		t.Errorf("timeouts %v", timeouts)
 	}
 }
