@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"maps"
 	"net/http"
 	"net/http/httputil"
@@ -130,6 +131,7 @@ func (f *Forwarder) proxy(target *url.URL) *httputil.ReverseProxy {
 		},
 		Transport:     byProtocol{f.cfg},
 		FlushInterval: -1,
+		ErrorLog:      log.New(io.Discard, "", 0), // events tell
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
 			if h, ok := w.(*held); ok {
 				h.err = err
