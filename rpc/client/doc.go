@@ -97,7 +97,11 @@
 // from the last byte sent to the first received counts.
 //
 // There is no vote between calls and probes: failures in a row count, whoever
-// met them, and a call's first failure makes Run look at once.
+// met them, and a call's first failure makes Run look at once. A call that fails
+// after the region has answered a later one does not count, but asks for a
+// probe: where many calls are under way, one moment in which a busy region
+// stands still would else make three fail at once, and all calls move, which
+// costs most when there is least to spare.
 //
 // A hedge waits for the p95 of recent reads, remembered in a histogram of
 // quarter octaves; reads that were called off count as long as they had

@@ -100,7 +100,7 @@ func (w *watch) run(ctx context.Context) {
 		}
 		v := judge(err, nil)
 		if v.illness {
-			c.failed(next.address, err.Code)
+			c.failed(time.Now(), next.address, err.Code) // streams last: when it began says nothing
 		}
 		if v.again == nowhere {
 			w.left = true
