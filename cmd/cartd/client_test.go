@@ -344,7 +344,7 @@ func (b *buyer) run(ctx context.Context) {
 		case 0, 3: // lines that grow: what counts twice shows
 			b.add(fmt.Sprintf("SKU-%d", i%10+1))
 		default: // lines of few pieces: what is lost shows, whatever was concurrent
-			b.add(fmt.Sprintf("SKU-%d", 100+i%240))
+			b.add(fmt.Sprintf("SKU-%d", 100+i%60))
 		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 
 var (
 	failoverRate     = flag.Int("failover-rate", 500, "edits a second in BenchmarkClientFailover and BenchmarkStale")
-	failoverShoppers = flag.Int("failover-shoppers", 50, "shoppers who make them; a read comes after two edits")
+	failoverShoppers = flag.Int("failover-shoppers", 100, "shoppers who make them, five a second each as the API's limit is; a read comes after two edits")
 	failoverTime     = flag.Duration("failover-time", 10*time.Second, "how long a fault lasts there")
 )
 

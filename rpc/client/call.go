@@ -180,7 +180,7 @@ func try[T any](ctx context.Context, c *Client, k call[T], address string, timeo
 	a.verdict = judge(a.err, limited.Err())
 	switch {
 	case a.verdict.illness:
-		c.failed(address, a.err.Code)
+		c.failed(begun, address, a.err.Code)
 	case a.err.cause == nil:
 		c.succeeded(address)
 	}

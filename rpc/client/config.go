@@ -63,7 +63,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		CallTimeout:     5 * time.Second,
-		AttemptTimeout:  800 * time.Millisecond, // a region gone without a word costs less than a second
+		AttemptTimeout:  600 * time.Millisecond, // a region gone without a word costs less than a second, a busy next one included
 		AttemptsMax:     5,                      // three regions, and two of them once more
 		BackoffMin:      20 * time.Millisecond,
 		BackoffMax:      time.Second,

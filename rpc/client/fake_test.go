@@ -47,6 +47,7 @@ type fakeRegion struct {
 	silent  bool          // nothing is answered
 	broken  int           // so many calls are carried out, and their connections lost
 	err     *connect.Error
+	old     bool // of an older build: it reads no token that is not of its form
 	seq     uint64
 	context crdt.CausalContext
 	ops     map[string]crdt.CausalContext // what each op id was answered with
@@ -280,12 +281,25 @@ func (r *fakeRegion) lacks(h http.Header) bool {
 	return err == nil && !r.context.Covers(t.Context)
 }
 
+// refuses returns what a call is refused with. It is called with mu held.
+func (r *fakeRegion) refuses(h http.Header) error {
+	if r.err != nil {
+		return r.err
+	}
+	if token := h.Get("Cart-Token"); r.old && token != "" {
+		if _, err := decodeToken(token); err != nil {
+			return apiError(connect.CodeInvalidArgument, "INVALID_TOKEN", "")
+		}
+	}
+	return nil
+}
+
 // AddItem implements cartv1connect.CartServiceHandler.
 func (r *fakeRegion) AddItem(_ context.Context, req *connect.Request[cartv1.AddItemRequest]) (*connect.Response[cartv1.ItemResponse], error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.err != nil {
-		return nil, r.err
+	if err := r.refuses(req.Header()); err != nil {
+		return nil, err
 	}
 	cc, replayed := r.edit(req.Header().Get("Idempotency-Key"))
 	res := fakeAnswer(r, &cartv1.ItemResponse{CartId: fakeCartID, ItemCount: uint64(len(r.ops)), Stale: r.lacks(req.Header())}, cc)
@@ -322,8 +336,8 @@ func (r *fakeRegion) cart(h http.Header) *cartv1.Cart {
 func (r *fakeRegion) GetCart(_ context.Context, req *connect.Request[cartv1.GetCartRequest]) (*connect.Response[cartv1.Cart], error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.err != nil {
-		return nil, r.err
+	if err := r.refuses(req.Header()); err != nil {
+		return nil, err
 	}
 	return fakeAnswer(r, r.cart(req.Header()), r.context), nil
 }
@@ -334,9 +348,9 @@ func (r *fakeRegion) WatchCart(ctx context.Context, req *connect.Request[cartv1.
 	last := req.Msg.GetResume()
 	for {
 		r.mu.Lock()
-		if r.err != nil {
-			defer r.mu.Unlock()
-			return r.err
+		if err := r.refuses(req.Header()); err != nil {
+			r.mu.Unlock()
+			return err
 		}
 		changed := r.changed
 		m := &cartv1.WatchCartResponse{Cart: r.cart(req.Header()), Resume: causal.Token{CartID: fakeCartID, Context: r.context}.Encode()}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"maps"
 	"net/http"
 	"net/http/httputil"
@@ -130,6 +131,7 @@ func (f *Forwarder) proxy(target *url.URL) *httputil.ReverseProxy {
 		},
 		Transport:     byProtocol{f.cfg},
 		FlushInterval: -1,
+		ErrorLog:      log.New(io.Discard, "", 0), // events tell
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
 			if h, ok := w.(*held); ok {
 				h.err = err
@@ -264,6 +266,7 @@ func (f *Forwarder) forward(w http.ResponseWriter, r *http.Request, c forwardabl
 		case !repeatable: // after silence there is no second one, after a refusal there may be
 			timeout = f.cfg.CallTimeout / 2
 		}
+		begun := time.Now()
 		h := &held{w: w, header: make(http.Header), repeatable: repeatable}
 		v, code := f.attempt(ctx, h, r, c, body, next.address, timeout)
 		switch {
@@ -272,7 +275,7 @@ func (f *Forwarder) forward(w http.ResponseWriter, r *http.Request, c forwardabl
 		case r.Context().Err() != nil:
 			panic(http.ErrAbortHandler) // nobody is there to be answered
 		case v.illness:
-			f.failed(next.address, code)
+			f.failed(begun, next.address, code)
 		case h.err == nil:
 			f.succeeded(next.address)
 		}

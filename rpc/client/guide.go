@@ -55,10 +55,10 @@ func (g *guide) succeeded(address string) {
 	g.update(func(now time.Time) notices { return g.regions.succeeded(now, address) })
 }
 
-func (g *guide) failed(address, why string) {
+func (g *guide) failed(began time.Time, address, why string) {
 	look := false
 	g.update(func(now time.Time) (n notices) {
-		n, look = g.regions.failed(now, address, why)
+		n, look = g.regions.failed(now, began, address, why)
 		return n
 	})
 	if look {

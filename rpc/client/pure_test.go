@@ -77,7 +77,7 @@ func (c *chooser) probe(address string, rtt time.Duration) {
 }
 
 func (c *chooser) fail(address string) {
-	n, _ := c.regions.failed(c.now, address, "NO_QUORUM")
+	n, _ := c.regions.failed(c.now, c.now, address, "NO_QUORUM")
 	c.take(n)
 }
 
@@ -150,6 +150,34 @@ func TestRegionIsLeftWhenUnhealthyAndComesBack(t *testing.T) {
 	c.step()
 	c.probe("http://us", 10*ms)
 	c.expect("eu→us nearer")
+}
+
+// A call that waited in vain, while the region answered others, says nothing
+// of the region; a probe does.
+func TestSlowRegionIsNotLeft(t *testing.T) {
+	c := settle(t)
+	began := c.now
+	c.step()
+	c.take(c.succeeded(c.now, "http://us"))
+	c.step()
+	looks := 0
+	for range 10 {
+		n, look := c.failed(c.now, began, "http://us", "NO_ANSWER")
+		c.take(n)
+		if look {
+			looks++
+		}
+	}
+	c.expect()
+	if looks != 1 {
+		t.Errorf("a probe was asked for %d times", looks)
+	}
+	// Those that began after its last answer do.
+	for range 3 {
+		n, _ := c.failed(c.now, c.now.Add(-ms), "http://us", "NO_ANSWER")
+		c.take(n)
+	}
+	c.expect("us healthy=false", "us→eu unhealthy")
 }
 
 func TestMarginKeepsEqualRegionsFromFlapping(t *testing.T) {
@@ -226,7 +254,7 @@ func TestDoubtIsProbedSoon(t *testing.T) {
 	if due, _ := c.due(c.now); len(due) != 0 {
 		t.Fatalf("due %v", due)
 	}
-	n, look := c.failed(c.now, "http://us", "NO_ANSWER")
+	n, look := c.failed(c.now, c.now, "http://us", "NO_ANSWER")
 	c.take(n)
 	if due, _ := c.due(c.now); !look || !slices.Equal(due, []string{"http://us"}) {
 		t.Errorf("after a failure: look %v, due %v", look, due)
@@ -285,7 +313,7 @@ func TestRegionsKeepTheirLaws(t *testing.T) {
 				bad[address] = 0
 				good[address]++
 			case 2, 3:
-				n, _ = r.failed(now, address, "x")
+				n, _ = r.failed(now, now, address, "x")
 				bad[address]++
 				good[address] = 0
 			case 4:
@@ -509,7 +537,7 @@ func TestCourseWaitsLongerEachRound(t *testing.T) {
 	if want := []time.Duration{0, 20 * ms, 40 * ms, 80 * ms, 160 * ms, 320 * ms, 640 * ms, 1000 * ms, 1000 * ms, 1000 * ms}; !slices.Equal(pauses, want) {
 		t.Errorf("pauses %v", pauses)
 	}
-	if want := []time.Duration{800 * ms, 1600 * ms, 3200 * ms, 5000 * ms}; !slices.Equal(timeouts[:4], want) {
+	if want := []time.Duration{600 * ms, 1200 * ms, 2400 * ms, 4800 * ms}; !slices.Equal(timeouts[:4], want) {
 		t.Errorf("timeouts %v", timeouts)
 	}
 }

@@ -16,6 +16,8 @@ import (
 //	R3  A region becomes unhealthy by FailuresMax failures with no success
 //	    between them, and healthy again by RecoveriesMin successes with no
 //	    failure between them.
+//	    A failure counts only if the region has answered nothing since the call
+//	    that met it began: one that answers others is slow, not gone.
 //	R4  Of regions that calls may go to, the one that is called home is the nearest.
 type regions struct {
 	cfg     Config
@@ -38,7 +40,9 @@ type place struct {
 	rtt     time.Duration // smoothed; 0: never measured
 	last    time.Duration // the last measured
 
-	failures, recoveries int // in a row
+	failures, recoveries int       // in a row
+	answered             time.Time // last
+	lookedAt             time.Time // when a probe was last asked for, or made
 	betterSince          time.Time
 	probeAt              time.Time
 	reads                latencies
@@ -139,7 +143,7 @@ func (r *regions) probed(now time.Time, address string, rtt time.Duration, why s
 	if p == nil {
 		return n
 	}
-	p.probed = true
+	p.probed, p.lookedAt = true, now
 	if why == "" {
 		rtt = max(rtt, 1) // 0 means that it was never measured
 		if p.rtt == 0 {
@@ -162,18 +166,28 @@ func (r *regions) probed(now time.Time, address string, rtt time.Duration, why s
 // succeeded takes a call that the region answered, with whatever answer.
 func (r *regions) succeeded(now time.Time, address string) notices {
 	p := r.find(address)
-	if p == nil || p.healthy && p.failures == 0 {
+	if p == nil {
+		return notices{}
+	}
+	p.answered = now
+	if p.healthy && p.failures == 0 {
 		return notices{}
 	}
 	return r.well(now, p)
 }
 
-// failed takes a call that says that the region does not serve. It reports
-// whether a probe should look at once.
-func (r *regions) failed(now time.Time, address, why string) (n notices, look bool) {
+// failed takes a call that says that the region does not serve, and when that
+// call began. It reports whether a probe should look at once.
+func (r *regions) failed(now, began time.Time, address, why string) (n notices, look bool) {
 	p := r.find(address)
 	if p == nil {
 		return n, false
+	}
+	if p.answered.After(began) {
+		if look = p.healthy && now.Sub(p.lookedAt) >= r.cfg.ProbeEvery/4; look {
+			p.probeAt, p.lookedAt = now, now
+		}
+		return n, look
 	}
 	n = r.ill(now, p, why)
 	if p.doubtful() && p.failures == 1 {

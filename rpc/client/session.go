@@ -60,8 +60,10 @@ type Session struct {
 	// asked is what a region is asked to have: seen, or, from a Stale answer
 	// until one that has it all, what could be had. Otherwise each call would
 	// wait again for what has not come.
-	asked   crdt.CausalContext
-	foreign string // a token of a newer form, sent back as it is
+	asked crdt.CausalContext
+	// foreign is a token of a newer form, sent back as it is, until an answer
+	// shows that a region has what it names.
+	foreign string
 	detour  string // a region that answered when the chosen one did not
 	until   time.Time
 }
@@ -102,9 +104,8 @@ func (s *Session) Observe(text string) error {
 // join adds what was seen. What was seen of another cart, before a login, is
 // forgotten. It is called with mu held.
 func (s *Session) join(t causal.Token) {
-	s.foreign = ""
 	if s.seen.CartID != t.CartID {
-		s.seen, s.asked = t, t.Context
+		s.seen, s.asked, s.foreign = t, t.Context, ""
 		return
 	}
 	s.seen.Context = s.seen.Context.Join(t.Context)
@@ -112,15 +113,25 @@ func (s *Session) join(t causal.Token) {
 
 // sight is what a session has seen when a call begins.
 type sight struct {
-	seen   causal.Token
-	send   string // Cart-Token
-	detour string
+	seen    causal.Token
+	send    string // Cart-Token
+	foreign bool   // which is one of a newer form
+	detour  string
+}
+
+// known is v with a token that every region reads.
+func (v sight) known() sight {
+	v.send, v.foreign = "", false
+	if !v.seen.Context.IsEmpty() {
+		v.send = v.seen.Encode()
+	}
+	return v
 }
 
 func (s *Session) look() sight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	v := sight{seen: s.seen, send: s.foreign}
+	v := sight{seen: s.seen, send: s.foreign, foreign: s.foreign != ""}
 	if s.detour != "" && time.Now().Before(s.until) {
 		v.detour = s.detour
 	}
@@ -141,6 +152,13 @@ func (s *Session) answered(before sight, text string, stale bool) bool {
 			s.foreign = text
 		}
 		return stale
+	}
+	switch {
+	case s.foreign == "":
+	case before.send == s.foreign && !stale:
+		s.foreign = "" // the region has read it, and has what it names
+	default:
+		stale = true // what it names cannot be compared
 	}
 	stale = stale || lacks(t, before.seen)
 	s.join(t)
@@ -164,7 +182,7 @@ func (s *Session) shown(text string, stale bool) bool {
 	if err != nil {
 		return stale
 	}
-	stale = stale || lacks(t, s.seen)
+	stale = stale || s.foreign != "" || lacks(t, s.seen)
 	whole := s.asked.Equal(s.seen.Context)
 	s.join(t)
 	if whole || t.Context.Covers(s.seen.Context) {
@@ -185,7 +203,8 @@ type Answer[T any] struct {
 	Msg *T
 	// Stale is true when the answer may lack what the session had seen before
 	// the call, or what the region had before it lost sight of its leader. A
-	// mutation is made all the same.
+	// mutation is made all the same; one that was Replayed may have been made
+	// without what was seen, so it is Stale.
 	Stale    bool
 	Region   string // that answered
 	ETag     string // of the cart, for IfMatch
@@ -294,7 +313,18 @@ func perform[Req, Res any](
 		m, ok := any(res.Msg).(interface{ GetStale() bool })
 		return ok && m.GetStale()
 	}
-	r, err := run(ctx, s.c, call[Res]{procedure: procedure, hedged: k == hedged, detour: before.detour, send: send, stale: isStale})
+	// A hedge's answer is no better for not being marked: the session may ask
+	// for less than it has seen.
+	isWorse := func(res *connect.Response[Res]) bool {
+		t, err := decodeToken(res.Header().Get("Cart-Token"))
+		return isStale(res) || err == nil && lacks(t, before.seen)
+	}
+	r, err := run(ctx, s.c, call[Res]{procedure: procedure, hedged: k == hedged, detour: before.detour, send: send, stale: isWorse})
+	if err != nil && err.Code == "INVALID_TOKEN" && before.foreign {
+		// A region of an older build, which has done nothing.
+		before = before.known()
+		r, err = run(ctx, s.c, call[Res]{procedure: procedure, hedged: k == hedged, detour: before.detour, send: send, stale: isWorse})
+	}
 	if err != nil {
 		err.OpID = o.opID
 		err.Unknown = err.Unknown && k == mutation
@@ -308,7 +338,10 @@ func perform[Req, Res any](
 		Msg: r.res.Msg, Region: h.Get("Cart-Region"), ETag: h.Get("ETag"), OpID: o.opID,
 		Replayed: h.Get("Idempotent-Replayed") == "true", Attempts: r.attempts, Hedged: r.hedged,
 	}
-	a.Stale = s.answered(before, h.Get("Cart-Token"), isStale(r.res))
+	// What is replayed may have been made where what was seen was lacking: the
+	// answer that said so was lost.
+	blind := a.Replayed && !before.seen.Context.IsEmpty()
+	a.Stale = s.answered(before, h.Get("Cart-Token"), isStale(r.res)) || blind
 	return a, nil
 }
 

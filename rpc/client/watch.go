@@ -56,6 +56,7 @@ type watch struct {
 	resume string
 	yield  func(Update, error) bool
 	left   bool // the loop's body wants no more, or has the last error
+	plain  bool // a region has refused a token of a newer form
 }
 
 // errElsewhere ends a stream for one in the region where calls go.
@@ -90,9 +91,16 @@ func (w *watch) run(ctx context.Context) {
 		if err == nil {
 			continue
 		}
+		if err.Code == "INVALID_TOKEN" && !w.plain {
+			if _, unread := decodeToken(w.resume); unread != nil {
+				w.resume = "" // the whole cart comes
+			}
+			w.plain = true
+			continue
+		}
 		v := judge(err, nil)
 		if v.illness {
-			c.failed(next.address, err.Code)
+			c.failed(time.Now(), next.address, err.Code) // streams last: when it began says nothing
 		}
 		if v.again == nowhere {
 			w.left = true
@@ -122,7 +130,11 @@ func (w *watch) stream(ctx context.Context, address string) (stood bool, _ *Erro
 	defer opening.Stop()
 
 	req := connect.NewRequest(&cartv1.WatchCartRequest{Resume: w.resume})
-	if err := w.s.prepare(ctx, req.Header(), w.s.look().send, read, callOptions{}); err != nil {
+	seen := w.s.look()
+	if w.plain {
+		seen = seen.known()
+	}
+	if err := w.s.prepare(ctx, req.Header(), seen.send, read, callOptions{}); err != nil {
 		return false, w.describe(&identityError{err}, address)
 	}
 	stream, err := c.service(address).streams.WatchCart(ctx, req)
