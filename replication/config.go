@@ -12,13 +12,14 @@ type Config struct {
 	BatchBytesMax   int           // estimated size of one interval sent; 1 KiB to 4 MiB
 	SpanBytesMax    int           // log bytes combined into one interval; ≥ BatchBytesMax
 	WindowBytes     int           // estimated size of intervals not yet acked; ≥ BatchBytesMax
+	QueueMax        time.Duration // how much later than the fastest an ack may come before less is sent; > 0
 	WindowIntervals int           // number of intervals not yet acked; ≥ 1
 	Gather          time.Duration // from one interval to the next, unless the next is full; ≥ 0
 	RowDotsMax      int           // new dots of one combined row; 1 to DefaultLimits().Dots
 
 	BackoffMin  time.Duration // wait before the first reconnect; > 0
 	BackoffMax  time.Duration // longest wait before a reconnect; ≥ BackoffMin
-	OpenTimeout time.Duration // from opening a stream to the first ack; above the round trips that takes
+	OpenTimeout time.Duration // from opening a stream to the first ack; to 4 times as long where acks come late; > 0
 	StallAfter  time.Duration // silence with unacked intervals after which a stream is given up; doubles, to 16 times, without progress; > 0
 
 	ProofEvery time.Duration // between two comparisons while something changes; > 0
@@ -38,6 +39,7 @@ func DefaultConfig() Config {
 		BatchBytesMax:   256 << 10,             // one Raft entry of the receiver; some thousand rows
 		SpanBytesMax:    8 << 20,               // enough for hot lines to fold, read in tens of milliseconds
 		WindowBytes:     4 << 20,               // 100 Mbit/s at 300 ms
+		QueueMax:        time.Second,           // above what a lost segment delays, below what looks like a stall
 		WindowIntervals: 64,                    // small intervals at the rate of a WAN's round trips
 		Gather:          10 * time.Millisecond, // a third of what the lag may be, and then some ten edits share what an interval costs
 		RowDotsMax:      128,                   // combining is quadratic in it
@@ -78,6 +80,7 @@ func (c Config) validate() error {
 	within("WindowBytes", c.WindowBytes, max(1, c.BatchBytesMax), many)
 	within("WindowIntervals", c.WindowIntervals, 1, many)
 	within("RowDotsMax", c.RowDotsMax, 1, DefaultLimits().Dots)
+	atLeast("QueueMax", c.QueueMax, time.Microsecond)
 	atLeast("Gather", c.Gather, 0)
 	atLeast("BackoffMin", c.BackoffMin, time.Microsecond)
 	atLeast("BackoffMax", c.BackoffMax, c.BackoffMin)

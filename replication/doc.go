@@ -115,6 +115,15 @@
 // A repair settles both directions of the carts that both have. Carts that only
 // the peer has are named in its own sketches alone, and come by its own repair.
 //
+// What is on its way is bounded by time, not bytes alone (window): as much as the
+// link takes in about a second beyond its round trip. Over a link of 20 kB/s and 400 ms
+// with a fixed window, what an abandoned stream had sent stood before the next
+// one's opening, which was given up in its turn: 8,000 edits took 40 s and many
+// openings, and take 25 s and one stream. Timeouts of openings and acks grow where
+// acks come late. Cost: a backlog that compresses to almost nothing takes some
+// round trips more, since a stream begins with small intervals. Rejected: longer
+// timeouts for all, which a dead link would take as well.
+//
 // In a partial partition (the link of A and B is dead, both reach C) the transport
 // is relayed, not the rows: A, whose direct way has failed for a second, makes
 // the same calls to B through a node of C, which passes them on, once, with its

@@ -24,6 +24,7 @@ type flight struct {
 	hi    uint64
 	bytes int
 	first waitingRow // the oldest row
+	sent  time.Time
 }
 
 // Peer decides what one shard sends to one peer region, and when: it is the
@@ -52,6 +53,7 @@ type Peer struct {
 	batch       batch
 	flights     []flight
 	flightBytes int
+	window      window
 	sending     bool
 	gatherUntil time.Time // of the interval sent last: see Config.Gather
 	lagging     bool      // the last read left rows that were there when it began
@@ -64,11 +66,12 @@ type Peer struct {
 	peeking    bool
 	peekFailed uint64 // acked + 1 when a peek found nothing
 
-	openAt   time.Time // waiting: when to open
-	openedAt time.Time // when the stream was asked for, then when it answered
-	heardAt  time.Time // the last ack, or when flights stopped being empty
-	attempts int       // reconnects without progress
-	stalls   int       // stalls without progress
+	openAt   time.Time     // waiting: when to open
+	openedAt time.Time     // when the stream was asked for, then when it answered
+	heardAt  time.Time     // the last ack, or when flights stopped being empty
+	attempts int           // reconnects without progress
+	stalls   int           // stalls without quick progress
+	took     time.Duration // from sending the interval acked last to its ack
 	lastErr  error
 
 	proof     proof
@@ -99,7 +102,10 @@ type counters struct {
 // NewPeer returns a Peer for the given log stream and the peer region to; r
 // decides its jitter and is its own. The Config must be valid.
 func NewPeer(s crdt.Stream, to crdt.RegionID, cfg Config, r *rand.Rand) *Peer {
-	p := &Peer{cfg: cfg, stream: s, rand: r, unequal: true} // until a comparison says otherwise
+	p := &Peer{
+		cfg: cfg, stream: s, rand: r, window: newWindow(cfg),
+		unequal: true, // until a comparison says otherwise
+	}
 	p.proof.rounds = 2
 	if s.Region > to {
 		// A repair makes both ends equal: one of them goes first.
@@ -158,7 +164,7 @@ func (p *Peer) Deadline() time.Time {
 	case waiting:
 		return p.openAt
 	case opening:
-		return p.openedAt.Add(p.cfg.OpenTimeout)
+		return p.openedAt.Add(p.openTimeout())
 	case streaming:
 		var d time.Time
 		if len(p.flights) > 0 {
@@ -194,7 +200,7 @@ func (p *Peer) advance(now time.Time, out []Message) []Message {
 			out = append(out, Open{p.gen})
 		}
 	case opening:
-		if now.Sub(p.openedAt) >= p.cfg.OpenTimeout {
+		if now.Sub(p.openedAt) >= p.openTimeout() {
 			out = p.fail(now, errors.New("no answer to the opening of a stream"), out)
 		}
 	case streaming:
@@ -239,7 +245,7 @@ func (p *Peer) flow(now time.Time, out []Message) []Message {
 		if len(p.flights) == 0 {
 			p.heardAt = now
 		}
-		p.flights = append(p.flights, flight{b.hi, b.bytes, b.oldest})
+		p.flights = append(p.flights, flight{b.hi, b.bytes, b.oldest, now})
 		p.flightBytes += b.bytes
 		p.sending = true
 		out = append(out, Send{p.gen, b.take(p.stream)})
@@ -249,19 +255,20 @@ func (p *Peer) flow(now time.Time, out []Message) []Message {
 		p.readID++
 		// Never less than a sixteenth: small reads at the end of a batch
 		// cost more than they fill.
-		n := max(p.cfg.BatchBytesMax-p.batch.bytes, p.cfg.BatchBytesMax/16)
+		most := p.window.batch(p.cfg.BatchBytesMax)
+		n := max(most-p.batch.bytes, most/16)
 		out = append(out, ReadLog{p.readID, p.batch.hi, n})
 	}
 	return out
 }
 
 func (p *Peer) batchFull() bool {
-	return p.batch.bytes >= p.cfg.BatchBytesMax || p.batch.span >= p.cfg.SpanBytesMax
+	return p.batch.bytes >= p.window.batch(p.cfg.BatchBytesMax) || p.batch.span >= p.cfg.SpanBytesMax
 }
 
 func (p *Peer) room() bool {
 	return len(p.flights) == 0 ||
-		len(p.flights) < p.cfg.WindowIntervals && p.flightBytes+p.batch.bytes <= p.cfg.WindowBytes
+		len(p.flights) < p.cfg.WindowIntervals && p.flightBytes+p.batch.bytes <= p.window.size
 }
 
 // acknowledged takes an ack of the current stream.
@@ -271,6 +278,7 @@ func (p *Peer) acknowledged(now time.Time, a Ack, out []Message) []Message {
 	case opening:
 		// The first ack is where the receiver stands, also when that is
 		// before what an earlier stream acked: it may have been wiped.
+		p.window.reset()
 		p.phase, p.known, p.ahead, p.openedAt = streaming, true, 0, now
 		p.acked = a.Cursor
 		if a.Cursor > p.last {
@@ -289,12 +297,17 @@ func (p *Peer) acknowledged(now time.Time, a Ack, out []Message) []Message {
 		n := 0
 		for n < len(p.flights) && p.flights[n].hi <= a.Cursor {
 			p.flightBytes -= p.flights[n].bytes
+			p.took = now.Sub(p.flights[n].sent)
+			p.window.acked(now, p.flights[n].bytes, p.took)
 			p.acked = max(p.acked, p.flights[n].hi)
 			n++
 		}
 		if n > 0 {
 			p.flights = append(p.flights[:0], p.flights[n:]...)
-			p.attempts, p.stalls = 0, 0
+			p.attempts = 0
+			if p.took < p.cfg.StallAfter/2 {
+				p.stalls = 0
+			}
 		}
 	case waiting, repairing:
 	}
@@ -319,8 +332,17 @@ func (p *Peer) fail(now time.Time, err error, out []Message) []Message {
 }
 
 // stallAfter grows with stalls in a row: over a link so slow that one
-// interval takes longer than StallAfter, the next try gives it more.
-func (p *Peer) stallAfter() time.Duration { return p.cfg.StallAfter << min(p.stalls, 4) }
+// interval takes longer than StallAfter, the next try gives it more. It is longer,
+// too, where acks have come late without that.
+func (p *Peer) stallAfter() time.Duration {
+	return max(p.cfg.StallAfter<<min(p.stalls, 4), min(3*p.took, 4*p.cfg.StallAfter))
+}
+
+// openTimeout is longer over a link whose acks have come late: the answer may be
+// on its way behind what an earlier stream has sent.
+func (p *Peer) openTimeout() time.Duration {
+	return min(4*p.cfg.OpenTimeout, max(p.cfg.OpenTimeout, 3*p.took))
+}
 
 // drop forgets what the stream held; the log still has it.
 func (p *Peer) drop() {

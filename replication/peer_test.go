@@ -660,7 +660,7 @@ func TestConfigNamesEveryBadField(t *testing.T) {
 	}
 	err := Config{}.validate()
 	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok || len(joined.Unwrap()) != 15 {
+	if !ok || len(joined.Unwrap()) != 16 {
 		t.Errorf("got %v", err)
 	}
 }

@@ -147,7 +147,7 @@ func (m *meter) set(shut bool) {
 // repairPair is two regions of one node each, with a meter each way. Region 3
 // is neither: its edits come as whole carts, so no delta log has them.
 type repairPair struct {
-	b       *testing.B
+	b       testing.TB
 	names   []string
 	clients []*replicationClient
 	meters  []*meter
@@ -162,7 +162,7 @@ type replicationClient struct {
 	as replication.Hello
 }
 
-func startRepairPair(b *testing.B, delay time.Duration) *repairPair {
+func startRepairPair(b testing.TB, delay time.Duration) *repairPair {
 	free := freeAddresses(b, 6)
 	p := &repairPair{b: b, names: []string{"us-east", "eu-west"}}
 	p.meters = []*meter{newMeter(b, free[2], delay), newMeter(b, free[5], delay)} // towards us-east, towards eu-west
