@@ -118,6 +118,12 @@
 // round trips more, since a stream begins with small intervals. Rejected: longer
 // timeouts for all, which a dead link would take as well.
 //
+// A backlog goes out at a pace (CatchupRate), a shard: what can be drained at once
+// takes both regions' processors from shoppers. Edits beside no backlog know
+// no pace. A bound on the link (Options.Links) is one purse for all shards of a
+// node: rows pay after they were sent, a repair may pay only when nothing is
+// owed. Rejected: fixed shares, which leave the link idle.
+//
 // In a partial partition (the link of A and B is dead, both reach C) the transport
 // is relayed, not the rows: A, whose direct way has failed for a second, makes
 // the same calls to B through a node of C, which passes them on, once, with its

@@ -61,6 +61,8 @@ type sizes struct {
 	segment             int
 	retainRows          uint64
 	repairBandwidth     int // bytes a second
+	catchupRate         int // rows a second of a shard's backlog; 0: no bound
+	linkBandwidth       int // bytes a second to one peer region; 0: no bound
 	timing              shard.Timing
 }
 
@@ -83,7 +85,14 @@ func openMember(p place, name, dir string, sz sizes, peers []replication.PeerReg
 	if err != nil {
 		return nil, err
 	}
-	g := &gossipers{place: p, peers: peers, throttle: replication.NewThrottle(sz.repairBandwidth)}
+	g := &gossipers{place: p, peers: peers, throttle: replication.NewThrottle(sz.repairBandwidth), gossip: replication.DefaultConfig()}
+	g.gossip.CatchupRate = sz.catchupRate
+	if sz.linkBandwidth > 0 {
+		g.links = make(map[crdt.RegionID]*replication.Throttle)
+		for _, peer := range peers {
+			g.links[peer.ID] = replication.NewThrottle(sz.linkBandwidth)
+		}
+	}
 	st := store.DefaultConfig(dir, p.log)
 	st.MemTableBytes = sz.memtable
 	node, err := region.Open(region.Config{
@@ -145,6 +154,8 @@ type gossipers struct {
 	place    place
 	peers    []replication.PeerRegion
 	throttle *replication.Throttle
+	links    map[crdt.RegionID]*replication.Throttle
+	gossip   replication.Config
 
 	mu      sync.Mutex // guards running
 	running map[uint32]*replication.Gossiper
@@ -155,8 +166,8 @@ func (g *gossipers) run(ctx context.Context, s *shard.Shard) {
 		<-ctx.Done()
 		return
 	}
-	gossip, err := replication.New(deltaLog{s}, g.place.region, g.peers, replication.DefaultConfig(), g.place.log,
-		replication.Options{Throttle: g.throttle, Seed: rand.Uint64(), Events: g.place.metrics.gossipEvents(g.place.region)})
+	gossip, err := replication.New(deltaLog{s}, g.place.region, g.peers, g.gossip, g.place.log,
+		replication.Options{Throttle: g.throttle, Links: g.links, Seed: rand.Uint64(), Events: g.place.metrics.gossipEvents(g.place.region)})
 	if err != nil {
 		g.place.log.Error("gossip not started", slog.Any("err", err))
 		return
