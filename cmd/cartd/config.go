@@ -161,7 +161,7 @@ type nodeCommand struct {
 	RetainRows  uint64            `help:"Delta log rows kept, per shard, for a region that is away; after that it is repaired." default:"1000000" env:"SAMECART_RETAIN_ROWS"`
 
 	RepairBandwidth int `help:"Bytes a second that this node's repairs take of the links to other regions, whole carts and what finds them; rows of edits go beside it, bounded by --link-bandwidth alone." default:"8388608" env:"SAMECART_REPAIR_BANDWIDTH"`
-	CatchupRate     int `help:"Rows a second that a shard sends to a region that was away; 0: as many as it can, which shoppers feel." default:"15000" env:"SAMECART_CATCHUP_RATE"`
+	CatchupRate     int `help:"Rows a second that a shard sends to a region that was away; 0: as many as it can." default:"0" env:"SAMECART_CATCHUP_RATE"`
 	LinkBandwidth   int `help:"Bytes a second that this node sends to one other region: edits first, repairs what they leave; 0: no bound." default:"0" env:"SAMECART_LINK_BANDWIDTH"`
 }
 
