@@ -27,6 +27,10 @@ type Options struct {
 	// Throttle bounds the bytes of repairs; share one between the
 	// Gossipers of a node. Nil: one of Config.RepairBandwidth of its own.
 	Throttle *Throttle
+	// Links bound the bytes to a peer region, rows and repairs together: rows go
+	// first, a repair takes what they leave. Share one for each region between
+	// the Gossipers of a node. None: no bound.
+	Links map[crdt.RegionID]*Throttle
 	// Seed decides the jitter.
 	Seed   uint64
 	Events Events
@@ -74,7 +78,7 @@ func New(log Log, name string, peers []PeerRegion, cfg Config, logger *slog.Logg
 		}
 		seen[p.ID] = true
 		g.links = append(g.links, &link{
-			g: g, index: i, region: p,
+			g: g, index: i, region: p, bandwidth: opt.Links[p.ID],
 			peer:    NewPeer(s, p.ID, cfg, rand.New(rand.NewPCG(opt.Seed, uint64(p.ID)<<32+uint64(s.Shard)))),
 			in:      make(chan Message),
 			poke:    make(chan struct{}, 1),
@@ -174,11 +178,13 @@ type link struct {
 	g      *Gossiper
 	index  int
 	region PeerRegion
-	peer   *Peer
-	in     chan Message // from the stream, the proof and the repair
-	poke   chan struct{}
-	ask    chan struct{} // for a repair
-	logger *slog.Logger
+	// bandwidth bounds what goes to the peer; nil: nothing does.
+	bandwidth *Throttle
+	peer      *Peer
+	in        chan Message // from the stream, the proof and the repair
+	poke      chan struct{}
+	ask       chan struct{} // for a repair
+	logger    *slog.Logger
 
 	out  []Message // reused
 	send chan crdt.Interval
@@ -284,9 +290,32 @@ func (l *link) do(ctx context.Context, m Message) {
 	}
 }
 
-// pause waits until n more bytes of repair may go.
+// pause waits until n more bytes of repair may go. Where the link is bounded it
+// also waits until no row does.
 func (l *link) pause(ctx context.Context, n int) error {
-	timer := time.NewTimer(l.g.throttle.take(time.Now(), n))
+	if err := wait(ctx, l.g.throttle.take(time.Now(), n)); err != nil || l.bandwidth == nil {
+		return err
+	}
+	for {
+		d, ok := l.bandwidth.leftover(time.Now(), n)
+		if ok {
+			return wait(ctx, d)
+		}
+		if err := wait(ctx, d); err != nil {
+			return err
+		}
+	}
+}
+
+// paid waits until n bytes of rows are paid for.
+func (l *link) paid(ctx context.Context, n int) {
+	if l.bandwidth != nil {
+		_ = wait(ctx, l.bandwidth.take(time.Now(), n)) // when ctx ends, so does the stream
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -351,6 +380,7 @@ func (l *link) stream(ctx context.Context, gen uint64, hello Hello, send <-chan 
 				if counted != nil {
 					n = counted.SentBytes()
 				}
+				l.paid(ctx, n)
 				l.post(ctx, Sent{gen, n})
 			case errors.Is(err, io.EOF):
 				// The reason is about to come out of Recv.

@@ -56,6 +56,7 @@ type Peer struct {
 	window      window
 	sending     bool
 	gatherUntil time.Time // of the interval sent last: see Config.Gather
+	paceUntil   time.Time // of a backlog: see Config.CatchupRate
 	lagging     bool      // the last read left rows that were there when it began
 	readID      uint64    // of the last ReadLog
 	reading     bool
@@ -174,7 +175,7 @@ func (p *Peer) Deadline() time.Time {
 			d = earlier(d, p.proofDue())
 		}
 		if p.sendable() {
-			d = earlier(d, p.gatherUntil)
+			d = earlier(d, p.sendAt())
 		}
 		return d
 	case repairing:
@@ -236,9 +237,17 @@ func (p *Peer) sendable() bool {
 // fold; with room and no backlog, a row goes out at once, unless another did just
 // before.
 func (p *Peer) flow(now time.Time, out []Message) []Message {
-	if p.sendable() && (!now.Before(p.gatherUntil) || p.batchFull()) {
+	if p.sendable() && !now.Before(p.sendAt()) {
 		p.gatherUntil = now.Add(p.cfg.Gather)
 		b := &p.batch
+		if p.cfg.CatchupRate > 0 && b.hi < p.last {
+			// From when it was due, not from now: wake-ups come late.
+			from := p.paceUntil
+			if now.Sub(from) > p.cfg.Gather {
+				from = now
+			}
+			p.paceUntil = from.Add(time.Duration(b.hi-b.lo) * time.Second / time.Duration(p.cfg.CatchupRate))
+		}
 		p.stats.rowsSent += uint64(len(b.rows))
 		p.stats.rowsCombined += uint64(b.combined)
 		p.stats.intervalsSent++
@@ -260,6 +269,14 @@ func (p *Peer) flow(now time.Time, out []Message) []Message {
 		out = append(out, ReadLog{p.readID, p.batch.hi, n})
 	}
 	return out
+}
+
+// sendAt returns when the batch may go out.
+func (p *Peer) sendAt() time.Time {
+	if p.batchFull() || p.gatherUntil.Before(p.paceUntil) {
+		return p.paceUntil
+	}
+	return p.gatherUntil
 }
 
 func (p *Peer) batchFull() bool {

@@ -30,3 +30,15 @@ func (t *Throttle) take(now time.Time, n int) time.Duration {
 	t.free = t.free.Add(time.Duration(float64(n) / float64(t.perSecond) * float64(time.Second)))
 	return t.free.Sub(now)
 }
+
+// leftover books n bytes when nothing else waits, and returns how long to wait
+// before sending more; else ok is false, and it is to be asked again after d.
+func (t *Throttle) leftover(now time.Time, n int) (d time.Duration, ok bool) {
+	t.mu.Lock()
+	waits := t.free.Sub(now)
+	t.mu.Unlock()
+	if waits > 0 {
+		return waits, false
+	}
+	return t.take(now, n), true
+}

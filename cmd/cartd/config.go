@@ -160,7 +160,9 @@ type nodeCommand struct {
 	Incarnation uint32            `help:"Raise it, on all nodes, when the region has lost the disks of all its nodes; while one has its data, that counts." default:"1" env:"SAMECART_INCARNATION"`
 	RetainRows  uint64            `help:"Delta log rows kept, per shard, for a region that is away; after that it is repaired." default:"1000000" env:"SAMECART_RETAIN_ROWS"`
 
-	RepairBandwidth int `help:"Bytes a second that this node's repairs take of the links to other regions, whole carts and what finds them; rows of edits go beside it, without a bound." default:"8388608" env:"SAMECART_REPAIR_BANDWIDTH"`
+	RepairBandwidth int `help:"Bytes a second that this node's repairs take of the links to other regions, whole carts and what finds them; rows of edits go beside it, bounded by --link-bandwidth alone." default:"8388608" env:"SAMECART_REPAIR_BANDWIDTH"`
+	CatchupRate     int `help:"Rows a second that a shard sends to a region that was away; 0: as many as it can." default:"0" env:"SAMECART_CATCHUP_RATE"`
+	LinkBandwidth   int `help:"Bytes a second that this node sends to one other region: edits first, repairs what they leave; 0: no bound." default:"0" env:"SAMECART_LINK_BANDWIDTH"`
 }
 
 func (c nodeCommand) validate() error {
@@ -170,6 +172,12 @@ func (c nodeCommand) validate() error {
 	}
 	if c.RepairBandwidth < 1<<10 {
 		errs = append(errs, fmt.Errorf("--repair-bandwidth %d: give at least 1024 bytes a second", c.RepairBandwidth))
+	}
+	if c.CatchupRate < 0 {
+		errs = append(errs, fmt.Errorf("--catchup-rate %d: give 0 for no bound, or rows a second", c.CatchupRate))
+	}
+	if c.LinkBandwidth != 0 && c.LinkBandwidth < 1<<10 {
+		errs = append(errs, fmt.Errorf("--link-bandwidth %d: give 0 for no bound, or at least 1024 bytes a second", c.LinkBandwidth))
 	}
 	scheme := "http" // peers speak TLS when this node does, and only then
 	if c.TLSCA != "" {

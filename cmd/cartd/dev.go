@@ -54,7 +54,7 @@ func devSizes() sizes {
 	t.SnapshotEvery = 30 * time.Second
 	return sizes{
 		memtable: 16 << 20, cartCache: 8 << 20, segment: 4 << 20,
-		retainRows: 200_000, repairBandwidth: replication.DefaultConfig().RepairBandwidth, timing: t,
+		retainRows: 200_000, repairBandwidth: replication.DefaultConfig().RepairBandwidth, catchupRate: replication.DefaultConfig().CatchupRate, timing: t,
 	}
 }
 

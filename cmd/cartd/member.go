@@ -62,6 +62,8 @@ type sizes struct {
 	segment             int
 	retainRows          uint64
 	repairBandwidth     int // bytes a second
+	catchupRate         int // rows a second of a shard's backlog; 0: no bound
+	linkBandwidth       int // bytes a second to one peer region; 0: no bound
 	timing              shard.Timing
 }
 
@@ -84,7 +86,11 @@ func openMember(p place, name, dir string, sz sizes, fatal func(error)) (*member
 	if err != nil {
 		return nil, err
 	}
-	g := &gossipers{place: p, throttle: replication.NewThrottle(sz.repairBandwidth)}
+	g := &gossipers{
+		place: p, throttle: replication.NewThrottle(sz.repairBandwidth), bandwidth: sz.linkBandwidth,
+		gossip: replication.DefaultConfig(), links: make(map[crdt.RegionID]*replication.Throttle),
+	}
+	g.gossip.CatchupRate = sz.catchupRate
 	st := store.DefaultConfig(dir, p.log)
 	st.MemTableBytes = sz.memtable
 	node, err := region.Open(region.Config{
@@ -145,9 +151,30 @@ func (m *member) kill() {
 type gossipers struct {
 	place    place
 	throttle *replication.Throttle
+	gossip   replication.Config
+	// bandwidth is the most that this node sends to one region; 0: no bound.
+	bandwidth int
 
-	mu      sync.Mutex // guards running
+	mu      sync.Mutex // guards what follows
 	running map[uint32]*replication.Gossiper
+	links   map[crdt.RegionID]*replication.Throttle
+}
+
+// bounds are the bounds of the links to the given regions, one for all shards.
+func (g *gossipers) bounds(peers []replication.PeerRegion) map[crdt.RegionID]*replication.Throttle {
+	if g.bandwidth == 0 {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	out := make(map[crdt.RegionID]*replication.Throttle)
+	for _, p := range peers {
+		if g.links[p.ID] == nil {
+			g.links[p.ID] = replication.NewThrottle(g.bandwidth)
+		}
+		out[p.ID] = g.links[p.ID]
+	}
+	return out
 }
 
 // run gossips while the shard is led here, with those who are members; the first
@@ -183,8 +210,8 @@ const notYet = 100 * time.Millisecond
 func (g *gossipers) with(ctx context.Context, s *shard.Shard, peers []replication.PeerRegion, changed <-chan struct{}) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	gossip, err := replication.New(deltaLog{s, s.Stream()}, g.place.region, peers, replication.DefaultConfig(), g.place.log,
-		replication.Options{Throttle: g.throttle, Seed: rand.Uint64(), Events: g.place.metrics.gossipEvents(g.place.region)})
+	gossip, err := replication.New(deltaLog{s, s.Stream()}, g.place.region, peers, g.gossip, g.place.log,
+		replication.Options{Throttle: g.throttle, Links: g.bounds(peers), Seed: rand.Uint64(), Events: g.place.metrics.gossipEvents(g.place.region)})
 	if err != nil {
 		g.place.log.Error("gossip not started", slog.Any("err", err))
 		<-ctx.Done()

@@ -293,7 +293,7 @@ func (s *server) runNode(ctx context.Context, c *nodeCommand) (err error) {
 	}
 	sz := sizes{
 		memtable: c.Memtable, cartCache: c.CartCache, segment: 64 << 20,
-		retainRows: c.RetainRows, repairBandwidth: c.RepairBandwidth, timing: shard.DefaultTiming(),
+		retainRows: c.RetainRows, repairBandwidth: c.RepairBandwidth, catchupRate: c.CatchupRate, linkBandwidth: c.LinkBandwidth, timing: shard.DefaultTiming(),
 	}
 	linkLn := listeners[1]
 	if s.certs != nil {
