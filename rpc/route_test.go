@@ -40,6 +40,13 @@ func (w *wayFake) set(cut, swallow bool) {
 	}
 }
 
+// made returns how many calls and streams went this way.
+func (w *wayFake) made() (calls, pushes int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.calls, w.pushes
+}
+
 func (w *wayFake) call(ctx context.Context) error {
 	w.mu.Lock()
 	w.calls++
@@ -274,7 +281,7 @@ func TestRouteGoesAroundACut(t *testing.T) {
 			t.Errorf("via %q", via)
 		}
 		// Calls go the same way, all of them.
-		before := w.direct.calls
+		before, _ := w.direct.made()
 		hello := replication.Hello{}
 		ctx := t.Context()
 		_, err := w.route.Fetch(ctx, nil)
@@ -287,8 +294,9 @@ func TestRouteGoesAroundACut(t *testing.T) {
 		if err := errors.Join(err, err2, err3, err4, err5, err6, err7, w.route.Join(ctx, nil, hello, 0), sketch.Close()); err != nil || !more || !busy || known != 7 {
 			t.Errorf("calls through the relay: %v, %v %v %d", err, more, busy, known)
 		}
-		if w.direct.calls != before || w.relay.calls != 7 {
-			t.Errorf("%d calls went the direct way, %d through the relay", w.direct.calls-before, w.relay.calls)
+		direct, _ := w.direct.made()
+		if relayed, _ := w.relay.made(); direct != before || relayed != 7 {
+			t.Errorf("%d calls went the direct way, %d through the relay", direct-before, relayed)
 		}
 
 		healed := time.Now()
@@ -301,8 +309,10 @@ func TestRouteGoesAroundACut(t *testing.T) {
 		if gap := w.longest(healed); gap > 300*time.Millisecond {
 			t.Errorf("no ack for %v while going back", gap)
 		}
-		if len(w.relay.streams) != 0 && w.relay.streams[len(w.relay.streams)-1].ctx.Err() == nil {
-			t.Error("a stream is still open through the relay")
+		w.relay.mu.Lock()
+		defer w.relay.mu.Unlock()
+		if n := len(w.relay.streams); n == 0 || w.relay.streams[n-1].ctx.Err() == nil {
+			t.Errorf("of %d streams through the relay the last is still open", n)
 		}
 		if !slices.Equal(w.changes, []string{"ap", ""}) {
 			t.Errorf("told of %q", w.changes)
@@ -335,7 +345,9 @@ func TestRouteStaysWithARegionThatRefuses(t *testing.T) {
 			connect.NewError(connect.CodeUnimplemented, errors.New("404")),
 			errors.New("digests of 3 bytes are no digests"),
 		} {
+			w.direct.mu.Lock()
 			w.direct.answer = answer
+			w.direct.mu.Unlock()
 			for range 20 {
 				if _, err := w.route.Digests(t.Context(), 0, 4); !errors.Is(err, answer) {
 					t.Errorf("got %v, want %v", err, answer)
@@ -343,8 +355,8 @@ func TestRouteStaysWithARegionThatRefuses(t *testing.T) {
 				time.Sleep(200 * time.Millisecond)
 			}
 		}
-		if w.relay.calls+w.relay.pushes > 0 {
-			t.Errorf("%d calls and %d streams went through the relay", w.relay.calls, w.relay.pushes)
+		if calls, pushes := w.relay.made(); calls+pushes > 0 {
+			t.Errorf("%d calls and %d streams went through the relay", calls, pushes)
 		}
 	})
 }
@@ -355,10 +367,10 @@ func TestRouteWithNoWay(t *testing.T) {
 	inRoute(t, func(t *testing.T, w *routeWorld) {
 		w.direct.set(true, false)
 		w.relay.set(true, false)
-		begin := w.direct.pushes + w.relay.pushes
 		time.Sleep(30 * time.Second)
-		if n := w.direct.pushes + w.relay.pushes - begin; n > 155 || w.direct.pushes < 20 || w.relay.pushes < 20 {
-			t.Errorf("tried %d times in 30 s; %d direct, %d relayed", n, w.direct.pushes, w.relay.pushes)
+		_, direct := w.direct.made()
+		if _, relayed := w.relay.made(); direct+relayed > 155 || direct < 20 || relayed < 20 {
+			t.Errorf("tried %d times directly and %d through the relay in 30 s", direct, relayed)
 		}
 		healed := time.Now()
 		w.relay.set(false, false)
