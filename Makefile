@@ -53,7 +53,8 @@ build: ## build cartd and cartctl, static, into bin/
 
 .PHONY: test
 test: ## run everything that needs no service outside the repository
-	go test -timeout 5m ./...
+	@# Most tests of whole processes wait: four at a time keep two cores busy.
+	go test -timeout 5m -parallel 4 ./...
 
 .PHONY: test-services
 test-services: ## run the tests against real services; those that SAMECART_TEST_* does not name are started
@@ -70,7 +71,7 @@ test-services: ## run the tests against real services; those that SAMECART_TEST_
 
 .PHONY: race
 race: ## run the tests under the race detector
-	CGO_ENABLED=1 go test -race -timeout 15m ./...
+	CGO_ENABLED=1 go test -race -timeout 15m -parallel 4 ./...
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) $(BUF) ## check Go code, its layers and formatting, and the protobuf schema

@@ -102,7 +102,7 @@ type (
 	linkCmd struct {
 		Cut   linkCutCmd   `cmd:"" help:"Cut the link, in both directions."`
 		Heal  linkHealCmd  `cmd:"" help:"Heal the link."`
-		Delay linkDelayCmd `cmd:"" help:"Delay everything on the link."`
+		Delay linkDelayCmd `cmd:"" help:"Delay everything on the link. What goes around it through a third region, because it was dead, is not delayed."`
 	}
 	linkCutCmd   struct{ linkEnds }
 	linkHealCmd  struct{ linkEnds }
