@@ -26,7 +26,7 @@ type endless struct {
 
 func (e *endless) Stream() crdt.Stream    { return crdt.Stream{Region: 1, Incarnation: 1} }
 func (e *endless) Slots() (lo, hi uint32) { return 0, 1024 }
-func (e *endless) Acked(_, _ uint64)           {}
+func (e *endless) Acked(_, _ uint64)      {}
 
 func (e *endless) LastSeq() uint64 {
 	e.mu.Lock()
