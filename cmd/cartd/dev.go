@@ -410,6 +410,7 @@ func (r *devRegion) prepare(public net.Listener) error {
 	}
 	r.router = region.NewRouter(r.place.routerConfig(), r.gate)
 	r.roster.attach(r.router)
+	d.metrics.members.of(r.roster)
 	var following context.Context
 	following, r.follow = context.WithCancel(context.Background())
 	go r.roster.run(following)

@@ -185,6 +185,10 @@ func TestLifeOfARegionUnderLoad(t *testing.T) {
 	d.state(t, "ap-south", membershipv1.State_STATE_ACTIVE)
 	load.more(t, "ap-south", 30)
 
+	if m := string(d.shopper(t).do(http.StatusOK, "us-east", http.MethodGet, "/metrics", nil).body); !strings.Contains(m, `samecart_member_state{member="ap-south",region="us-east",state="`) {
+		t.Error("the metrics do not have the members")
+	}
+
 	t.Log("drained, removed, added")
 	d.member(t, adminv1.MemberRequest_ACTION_DRAIN, "ap-south")
 	d.state(t, "ap-south", membershipv1.State_STATE_DRAINED)

@@ -33,6 +33,7 @@ type metrics struct {
 	differing *prometheus.GaugeVec
 	forwarded *prometheus.CounterVec
 	pairs     pairGauges
+	members   memberGauges
 }
 
 func newMetrics() *metrics {
@@ -70,7 +71,7 @@ func newMetrics() *metrics {
 		forwarded: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "samecart_forwarded_calls_total", Help: "Calls that this gateway had another region answer, by HTTP status."}, []string{"region", "peer", "status"}),
 	}
-	m.registry.MustRegister(m.forwarded, &m.pairs, m.calls, m.entries, m.commands, m.index, m.frames, m.writes, m.delivered, m.connected, m.repaired, m.taken, m.repair, m.differing)
+	m.registry.MustRegister(m.forwarded, &m.pairs, &m.members, m.calls, m.entries, m.commands, m.index, m.frames, m.writes, m.delivered, m.connected, m.repaired, m.taken, m.repair, m.differing)
 	return m
 }
 
@@ -202,5 +203,48 @@ func (n nodeLabels) collect(all []replication.Status, ch chan<- prometheus.Metri
 		}
 		gauge(viaDesc, relayed)
 		gauge(provenDesc, float64(unixMilli(s.ProvenEqualAt))/1000)
+	}
+}
+
+// memberGauges reads what the regions of this process know of the membership,
+// whenever somebody asks for the metrics.
+type memberGauges struct {
+	mu      sync.Mutex
+	rosters map[string]*roster // by region
+}
+
+// of takes in a region for good.
+func (g *memberGauges) of(r *roster) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.rosters == nil {
+		g.rosters = make(map[string]*roster)
+	}
+	g.rosters[r.name] = r
+}
+
+var (
+	epochDesc = prometheus.NewDesc("samecart_membership_epoch", "Epoch of the membership of regions that the region knows; 0: none.",
+		[]string{"region"}, nil)
+	memberDesc = prometheus.NewDesc("samecart_member_state", "1 for the state in which the region knows a member: active, draining, drained, joining, fenced or removed.",
+		[]string{"region", "member", "state"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (*memberGauges) Describe(ch chan<- *prometheus.Desc) {
+	ch <- epochDesc
+	ch <- memberDesc
+}
+
+// Collect implements prometheus.Collector.
+func (g *memberGauges) Collect(ch chan<- prometheus.Metric) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for region, r := range g.rosters {
+		m := r.newest()
+		ch <- prometheus.MustNewConstMetric(epochDesc, prometheus.GaugeValue, float64(m.GetEpoch()), region)
+		for _, e := range m.GetMembers() {
+			ch <- prometheus.MustNewConstMetric(memberDesc, prometheus.GaugeValue, 1, region, e.Region, e.State.Word())
+		}
 	}
 }

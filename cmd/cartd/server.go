@@ -305,6 +305,7 @@ func (s *server) runNode(ctx context.Context, c *nodeCommand) (err error) {
 	}
 	s.router, s.mux = m.node.Router, m.mux
 	s.place.roster.attach(s.router)
+	s.metrics.members.of(s.place.roster)
 	following, unfollow := context.WithCancel(ctx)
 	defer unfollow()
 	go s.place.roster.run(following)
