@@ -67,7 +67,7 @@ test-services: ## run the tests against real services; those that SAMECART_TEST_
 	addresses=$$(deploy/services/up "$$state"); \
 	eval "$$addresses"; \
 	env | grep '^SAMECART_TEST_' | sort; \
-	go test -count=1 -timeout 10m -tags services $$packages
+	go test -count=1 -timeout 10m -parallel 4 -tags services $$packages
 
 .PHONY: race
 race: ## run the tests under the race detector
