@@ -71,7 +71,7 @@ test-services: ## run the tests against real services; those that SAMECART_TEST_
 
 .PHONY: race
 race: ## run the tests under the race detector
-	CGO_ENABLED=1 go test -race -timeout 15m -parallel 4 ./...
+	CGO_ENABLED=1 go test -race -timeout 20m -parallel 2 ./...
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) $(BUF) ## check Go code, its layers and formatting, and the protobuf schema

@@ -567,6 +567,7 @@ func TestGossipAcksTheLeast(t *testing.T) {
 		_, stop := leader(t, nodes[0], wires, Options{Events: Events{Disconnected: func(d Disconnected) { lost = append(lost, d) }}})
 		nodes[0].add("cart:a", "tea", 1)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if nodes[0].acked != 0 {
 			t.Errorf("acked %d while a peer never answered", nodes[0].acked)
 		}

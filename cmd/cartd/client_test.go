@@ -186,7 +186,7 @@ func (b *buyers) connect(ctx context.Context, r *running, home string) {
 	away := make(map[string]time.Duration)
 	at := slices.Index(regions, home)
 	for i, region := range regions {
-		away[hostOf(r, region)] = time.Duration((i-at+len(regions))%len(regions)) * 20 * time.Millisecond
+		away[hostOf(r, region)] = time.Duration((i-at+len(regions))%len(regions)) * distance
 	}
 	net := newFar(away)
 	cfg := client.DefaultConfig()

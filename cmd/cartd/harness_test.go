@@ -319,6 +319,17 @@ func (s shopper) add(region, sku string, quantity int) answer {
 	return s.do(200, region, "POST", "/api/v1/cart/items", item(sku, quantity))
 }
 
+// surely adds, again until it is acknowledged: a machine with much else to do may
+// change leaders at any time.
+func (s shopper) surely(region, sku string, quantity int) {
+	s.t.Helper()
+	keyed := s.with("Idempotency-Key", "surely-"+region+sku)
+	eventually(s.t, 30*time.Second, "the edit is acknowledged", func() bool {
+		a, err := keyed.try(region, http.MethodPost, "/api/v1/cart/items", item(sku, quantity))
+		return err == nil && a.status == http.StatusOK
+	})
+}
+
 func (s shopper) set(region, sku string, quantity int) answer {
 	s.t.Helper()
 	return s.do(200, region, "PUT", "/api/v1/cart/items/"+sku, map[string]any{"quantity": quantity})

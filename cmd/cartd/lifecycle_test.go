@@ -90,8 +90,8 @@ func TestRefusedDataOfDev(t *testing.T) {
 	whole := filepath.Join(t.TempDir(), "dev")
 	d := start(t, whole)
 	s := d.shopper(t)
-	s.add("us-east", "SKU-1", 2)
-	s.converge(2 * time.Second)
+	s.surely("us-east", "SKU-1", 2)
+	s.converge(10 * time.Second)
 	d.stop(t)
 	type spoilt struct {
 		spoil func(dir string) string // returns the directory to start with
@@ -242,5 +242,5 @@ func TestStopWhileStarting(t *testing.T) {
 	d := start(t, dir)
 	s := d.shopper(t)
 	s.add("us-east", "SKU-1", 1)
-	s.converge(2 * time.Second)
+	s.converge(10 * time.Second)
 }

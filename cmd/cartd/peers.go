@@ -64,6 +64,9 @@ func membershipClient(from string, dial dialFunc, conf *tls.Config, urls []strin
 }
 
 func peerHTTPClient(from string, dial dialFunc, conf *tls.Config) (*http.Client, error) {
+	if conf != nil {
+		conf = conf.Clone() // net/http changes it when the transport is first used
+	}
 	hc := rpc.PeerHTTPClient(conf)
 	tr, ok := hc.Transport.(*http.Transport)
 	if !ok {

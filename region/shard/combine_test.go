@@ -339,7 +339,9 @@ func TestHousekeepingTrims(t *testing.T) {
 			t.Fatalf("trimmed to %d, want 100", got)
 		}
 		// A backlog goes as fast as the log takes it, not a batch a second.
+		s.ackedMu.Lock()
 		s.acked = acked{}
+		s.ackedMu.Unlock()
 		write(9000)
 		s.Acked(0, 8500, 8500)
 		time.Sleep(2 * time.Second)

@@ -283,16 +283,20 @@ func TestRegionsAgree(t *testing.T) {
 				w := newWorld(t, n, seed)
 				stop := w.run(t)
 				defer stop()
+				w.mu.Lock()
 				w.loss = w.rand.Float64() * 0.3
+				w.mu.Unlock()
 				asks := []func(string) Change{Drain, Fence, Remove, func(s string) Change { return Add(s, Newcomer{}) }}
 				type order struct {
 					at     *fake
 					change Change
 				}
 				var orders []order
+				w.mu.Lock() // the regions draw as well
 				for range 24 {
 					orders = append(orders, order{w.regions[w.rand.IntN(n)], asks[w.rand.IntN(len(asks))](name(w.rand.IntN(n)))})
 				}
+				w.mu.Unlock()
 				var asking sync.WaitGroup
 				for i, o := range orders {
 					asking.Go(func() {
