@@ -1,14 +1,15 @@
 package crdt
 
 // IsGarbage reports whether nothing of the cart is left but what it has seen, all
-// of it of the regions' own edits: a cart that names a lineage still has a merged
-// guest cart to tell from a new one.
-func (c *Cart) IsGarbage() bool {
+// of it of replicas for which settled holds: of one that is not, writes may come
+// again that only the context tells from new ones. A cart that names a lineage is
+// none: it still has a merged guest cart to tell from a new one.
+func (c *Cart) IsGarbage(settled func(Replica) bool) bool {
 	if len(c.Lines) > 0 {
 		return false
 	}
 	for _, e := range c.Context.entries {
-		if e.replica.Lineage != "" {
+		if e.replica.Lineage != "" || !settled(e.replica) {
 			return false
 		}
 	}

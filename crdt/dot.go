@@ -34,9 +34,10 @@ func (r Replica) Compare(s Replica) int {
 	return strings.Compare(r.Lineage, s.Lineage)
 }
 
-// sameWriter reports whether both are one region in one incarnation.
-func (r Replica) sameWriter(s Replica) bool {
-	return r.Region == s.Region && r.Incarnation == s.Incarnation
+// madeAnew reports whether what r wrote can only have been made anew from what lost,
+// or the same region before, wrote: see Cart.Reissue.
+func (r Replica) madeAnew(lost Replica) bool {
+	return r.Region == lost.Region && r.Incarnation > lost.Incarnation
 }
 
 // Dot names one write: the seq-th of a replica in one cart. Seq starts at 1.

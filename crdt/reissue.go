@@ -18,9 +18,10 @@ import "slices"
 //
 //	I6  The dots of lost are in the context: a copy of it that turns up later
 //	    is known, and brings nothing back. So a token that names it holds.
-//	I7  The writes of w's region and incarnation that stand in the line were made anew from
-//	    rows before lost, which lost has seen: it replaces, of each register,
-//	    those that it wrote, and carries the others on.
+//	I7  The writes of w's region under later incarnations than lost's were made
+//	    anew from rows before lost, which lost has seen: it replaces, of each
+//	    register, those that it wrote, and carries the others on. There may be
+//	    several such incarnations, when the region was fenced again on its way.
 //	I8  What stands in lost's line of other writers stays in it: a dot may
 //	    stand in several registers of which lost wrote only some.
 //
@@ -31,11 +32,12 @@ func (c *Cart) Reissue(w Writer, lost Delta) (d Delta, ok bool) {
 		return Delta{}, false
 	}
 	old := c.Lines.Find(lost.Key)
-	w.Replica.Lineage = lost.Dots[len(lost.Dots)-1].Replica.Lineage
+	was := lost.Dots[len(lost.Dots)-1].Replica
+	w.Replica.Lineage = was.Lineage
 	dot := c.next(w)
 	gone := append([]Dot{dot}, lost.Dots...)
 	for _, standing := range old.appendDots(nil) {
-		if standing.Replica.sameWriter(w.Replica) {
+		if standing.Replica.madeAnew(was) {
 			gone = append(gone, standing)
 		}
 	}
@@ -48,16 +50,16 @@ func (c *Cart) Reissue(w Writer, lost Delta) (d Delta, ok bool) {
 	}
 	d.Line = &Line{
 		Presence:   only(dot, lost.Line.Visible()),
-		Quantity:   reissued(lost.Line.Quantity, old.Quantity, lost.Dots, dot),
-		Placement:  reissued(lost.Line.Placement, old.Placement, lost.Dots, dot),
-		Offer:      reissued(lost.Line.Offer, old.Offer, lost.Dots, dot),
-		Attributes: reissued(lost.Line.Attributes, old.Attributes, lost.Dots, dot),
+		Quantity:   reissued(lost.Line.Quantity, old.Quantity, lost.Dots, dot, was),
+		Placement:  reissued(lost.Line.Placement, old.Placement, lost.Dots, dot, was),
+		Offer:      reissued(lost.Line.Offer, old.Offer, lost.Dots, dot, was),
+		Attributes: reissued(lost.Line.Attributes, old.Attributes, lost.Dots, dot, was),
 	}
 	return d, true
 }
 
 // reissued is a register of a write made anew, see I7 and I8.
-func reissued[V comparable](lost, old Register[V], dots []Dot, dot Dot) Register[V] {
+func reissued[V comparable](lost, old Register[V], dots []Dot, dot Dot, was Replica) Register[V] {
 	var out Register[V]
 	for _, write := range lost {
 		if slices.Contains(dots, write.Dot) {
@@ -66,7 +68,7 @@ func reissued[V comparable](lost, old Register[V], dots []Dot, dot Dot) Register
 		out = append(out, write)
 	}
 	for _, write := range old {
-		if write.Dot.Replica.sameWriter(dot.Replica) {
+		if write.Dot.Replica.madeAnew(was) {
 			out = append(out, write)
 		}
 	}

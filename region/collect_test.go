@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/samecart/samecart/crdt"
+	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 	"github.com/samecart/samecart/region/shard"
 )
@@ -49,6 +50,13 @@ func TestCollection(t *testing.T) {
 	const life = 500 * time.Millisecond
 	w := startWorld(t, 3, 2, func(w *world) { w.tune = func(c *Config) { c.Limits.OpLife = life } })
 	r := w.leader(0).Router
+	for id := range w.shards {
+		if err := r.SetMembership(soon(t), id, &membershipv1.Membership{Epoch: 1, Members: []*membershipv1.Member{{
+			RegionId: uint32(testID), Region: testRegion, State: membershipv1.State_STATE_ACTIVE, Incarnation: 1,
+		}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	ids := []string{"cart:empty", "cart:full", "cart:changed", "cart:twice"}
 	for i, id := range ids {
 		mustEdit(t, r, opAdd(uint64(i), id, "SKU-1", 1))

@@ -166,6 +166,9 @@ func (n *Node) onShard(_ context.Context, _ string, payload []byte) ([]byte, err
 		}
 		resp.More = more
 	case *regionv1.ShardRequest_Whole_:
+		if s.IsOfBefore() {
+			return nil, crossing(fmt.Errorf("%w: its carts are of before", shard.ErrFenced))
+		}
 		for _, id := range r.Whole.CartIds {
 			b, err := wholeCart(s, id)
 			if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -44,8 +45,11 @@ func mayForm(ctx context.Context, p place, peers map[string]*rpc.Route) (incarna
 			mu.Lock()
 			defer mu.Unlock()
 			if fenced {
+				if known == 0 { // it never said; it was formed as it is configured
+					known = p.incarnation
+				}
 				incarnation = max(incarnation, known+1)
-				return nil
+				return errSettled
 			}
 			if known < p.incarnation {
 				return nil
@@ -55,8 +59,14 @@ func mayForm(ctx context.Context, p place, peers map[string]*rpc.Route) (incarna
 				"or start all of them with --incarnation %d", name, p.region, known, p.region, p.region, known+1)}
 		})
 	}
-	return incarnation, g.Wait()
+	if err := g.Wait(); err != nil && !errors.Is(err, errSettled) {
+		return 0, err
+	}
+	return incarnation, nil
 }
+
+// errSettled ends the asking: one region's answer is enough.
+var errSettled = errors.New("settled")
 
 // fencedAs asks whether another region's document says that this one is none of the
 // members, and under which incarnation it was one.

@@ -187,6 +187,7 @@ func (r *roster) gossip(incarnation uint32) (peers []replication.PeerRegion, cha
 	if r.now.Refuses(uint32(r.self), incarnation) {
 		return nil, r.changed, false
 	}
+	others := false // that may come back, and then have none of these rows
 	for _, m := range r.now.Members {
 		if m.RegionId == uint32(r.self) || !m.State.Sends() {
 			continue
@@ -195,7 +196,10 @@ func (r *roster) gossip(incarnation uint32) (peers []replication.PeerRegion, cha
 			peers = append(peers, w.gossip)
 		}
 	}
-	return peers, r.changed, true
+	for _, m := range r.now.Members {
+		others = others || m.RegionId != uint32(r.self) && m.State != membershipv1.State_STATE_REMOVED
+	}
+	return peers, r.changed, len(peers) > 0 || !others
 }
 
 // collects reports whether this region is the one that frees what carts leave
@@ -243,7 +247,9 @@ func (r *roster) carts(id crdt.RegionID) (from wholeCarts, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w, there := r.ways[id]
-	return w.carts, there && member
+	// One on its way in may still have the carts of before.
+	filled := r.now == nil || r.now.Of(uint32(id)).GetState().Votes()
+	return w.carts, there && member && filled
 }
 
 // regions are the names of all other regions, members or not.

@@ -93,7 +93,7 @@ const membersMax = 256
 
 // checkMembership refuses documents that nobody could have decided.
 func checkMembership(m *membershipv1.Membership) error {
-	if m.GetEpoch() == 0 || len(m.GetMembers()) == 0 || len(m.GetMembers()) > membersMax {
+	if m.GetEpoch() == 0 || m.GetEpoch() > crdt.SeqMax || len(m.GetMembers()) == 0 || len(m.GetMembers()) > membersMax {
 		return fmt.Errorf("membership of epoch %d with %d regions", m.GetEpoch(), len(m.GetMembers()))
 	}
 	last := uint32(0)
@@ -114,8 +114,8 @@ func (s *Shard) checkVote(b *membershipv1.Ballot) error {
 	if s.cfg.ID != 0 {
 		return fmt.Errorf("shard %d has no vote: shard 0 has", s.cfg.ID)
 	}
-	if b.GetRound() == 0 {
-		return errors.New("ballot without a round")
+	if b.GetRound() == 0 || b.GetRound() > crdt.SeqMax {
+		return fmt.Errorf("ballot of round %d: want 1 to %d", b.GetRound(), uint64(crdt.SeqMax))
 	}
 	return nil
 }

@@ -27,9 +27,16 @@ func (b *batch) mark(w *workspace) {
 //	    since, it is left, and its region gives the others again what it saw.
 //	G2  Its floor, raised in the same transaction, keeps its dots from being
 //	    issued again.
-func (w *workspace) collect(c *regionv1.Collect) (*regionv1.Outcome, error) {
-	self := w.tx.Marker()
+//	G6  It may be committed between two carts: those that are done have another
+//	    digest, or none.
+func (w *workspace) collect(c *regionv1.Collect, flush func() error) (*regionv1.Outcome, error) {
 	for _, e := range c.Carts {
+		if w.tx.Full() {
+			if err := flush(); err != nil {
+				return nil, err
+			}
+		}
+		self := w.tx.Marker()
 		old, err := w.record(e.CartId)
 		if err != nil {
 			return nil, err
@@ -38,7 +45,7 @@ func (w *workspace) collect(c *regionv1.Collect) (*regionv1.Outcome, error) {
 			continue
 		}
 		slot := w.slots.Of(e.CartId)
-		if old.State.Cart.IsGarbage() {
+		if old.State.Cart.IsGarbage(w.settled) {
 			if !w.tx.Forgotten(old.Asked) {
 				continue
 			}
@@ -55,6 +62,11 @@ func (w *workspace) collect(c *regionv1.Collect) (*regionv1.Outcome, error) {
 		w.tx.RaiseFloor(slot, store.Floor{Before: w.opHorizon()})
 	}
 	return &regionv1.Outcome{Index: w.index}, nil
+}
+
+// settled says which entries of an empty cart's context may be forgotten.
+func (w *workspace) settled(r crdt.Replica) bool {
+	return w.members.Settled(uint32(r.Region), r.Incarnation)
 }
 
 func (w *workspace) closed(r crdt.Replica) bool {
@@ -125,7 +137,8 @@ func (s *Shard) isGarbage(r *store.Record, old store.Mark) bool {
 		return false
 	}
 	members := s.fsm.members.Load()
-	return r.State.Cart.IsGarbage() || r.State.Cart.Compact(func(rep crdt.Replica) bool {
+	settled := func(rep crdt.Replica) bool { return members.Settled(uint32(rep.Region), rep.Incarnation) }
+	return r.State.Cart.IsGarbage(settled) || r.State.Cart.Compact(func(rep crdt.Replica) bool {
 		return members.Closed(uint32(rep.Region), rep.Incarnation)
 	}) != r.State.Cart
 }

@@ -15,6 +15,14 @@ import (
 // nil when it has none: read only.
 func (s *Shard) Membership() *membershipv1.Membership { return s.fsm.members.Load() }
 
+// IsOfBefore reports whether the shard still has the carts of an incarnation that is
+// over: the region is on its way in, and the shard has not begun again. Nobody may
+// join them.
+func (s *Shard) IsOfBefore() bool {
+	m := s.Membership().Of(uint32(s.cfg.Region))
+	return m.GetState() == membershipv1.State_STATE_JOINING && s.Marker().Incarnation < m.Incarnation
+}
+
 // loadMembership reads what the space has.
 func loadMembership(sp *store.Space) (*membershipv1.Membership, error) {
 	b, err := sp.Membership()
@@ -36,7 +44,7 @@ func stable(m proto.Message) ([]byte, error) {
 // setMembership takes a newer document in. What was promised and accepted for its
 // epoch is of no use any more.
 func (w *workspace) setMembership(next *membershipv1.Membership) (*regionv1.Outcome, error) {
-	if next.Newer(w.members) {
+	if next.Newer(w.members) && next.Keeps(w.members) {
 		b, err := stable(next)
 		if err != nil {
 			return nil, err
@@ -78,8 +86,9 @@ func (w *workspace) vote(ask func(*membershipv1.Acceptor) *membershipv1.Vote) (*
 
 // notJoining refuses what only a region does that is on its way in: it may have
 // been fenced again since it was asked for.
-func (w *workspace) notJoining() *regionv1.Outcome {
-	if w.members.Of(uint32(w.tx.Marker().Region)).GetState() == membershipv1.State_STATE_JOINING {
+func (w *workspace) notJoining(incarnation uint32) *regionv1.Outcome {
+	m := w.members.Of(uint32(w.tx.Marker().Region))
+	if m.GetState() == membershipv1.State_STATE_JOINING && m.Incarnation == incarnation {
 		return nil
 	}
 	return &regionv1.Outcome{Code: regionv1.Outcome_CODE_FENCED, Index: w.index}
@@ -88,7 +97,7 @@ func (w *workspace) notJoining() *regionv1.Outcome {
 // reincarnate makes the shard begin again without carts. A crash before the end
 // leaves it as it was, and the entry is applied again.
 func (b *batch) reincarnate(w *workspace, r *regionv1.Reincarnate, place int) (*regionv1.Outcome, error) {
-	if out := w.notJoining(); out != nil {
+	if out := w.notJoining(r.Incarnation); out != nil {
 		return out, nil
 	}
 	if r.Incarnation > b.tx.Marker().Incarnation {
@@ -116,7 +125,7 @@ func (b *batch) reincarnate(w *workspace, r *regionv1.Reincarnate, place int) (*
 //
 //	R1  It is done before the region takes edits again: see crdt.Cart.Reissue.
 func (w *workspace) reissue(to uint64, flush func() error) (*regionv1.Outcome, error) {
-	if out := w.notJoining(); out != nil {
+	if out := w.notJoining(w.tx.Marker().Incarnation); out != nil {
 		return out, nil
 	}
 	m := w.tx.Marker()

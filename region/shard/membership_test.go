@@ -8,6 +8,7 @@ import (
 	"github.com/samecart/samecart/crdt"
 	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
+	"github.com/samecart/samecart/region/store"
 )
 
 // members is a document with a state and an incarnation for regions 1, 2, 3.
@@ -15,6 +16,14 @@ func members(epoch uint64, states ...membershipv1.State) *membershipv1.Membershi
 	m := &membershipv1.Membership{Epoch: epoch}
 	for i, s := range states {
 		m.Members = append(m.Members, &membershipv1.Member{RegionId: uint32(i + 1), Region: fmt.Sprint("region-", i+1), State: s})
+	}
+	return m
+}
+
+// under is a document in which all regions have an incarnation.
+func under(incarnation uint32, m *membershipv1.Membership) *membershipv1.Membership {
+	for _, e := range m.Members {
+		e.Incarnation = incarnation
 	}
 	return m
 }
@@ -223,7 +232,9 @@ func TestReturnOfAFencedShard(t *testing.T) {
 		}
 	}
 	// The request behind a lost write is known in both.
-	us.apply(setMembers(members(3, active, active)))
+	for _, r := range []*rig{eu, us} {
+		r.apply(setMembers(under(1, members(3, active, active))))
+	}
 	for _, r := range []*rig{eu, us} {
 		if out := r.do(withOp(2, edit("c", set("s", "both", 5)))); !out.Replayed {
 			t.Errorf("retry of what was written anew counts again: %v", out)
@@ -246,7 +257,7 @@ func TestReissueCommittedInTheMiddle(t *testing.T) {
 			r.ok(withOp(i+1, edit(fmt.Sprint("cart-", i%90), add("s", fmt.Sprint("sku-", i%4), 1))))
 		}
 	}
-	doc := members(1, joining, joining)
+	doc := under(1, members(1, joining, joining))
 	eu.apply(setMembers(doc), reincarnate(1))
 	us.apply(setMembers(doc), reincarnate(1))
 	eu.apply(reissue(n))
@@ -282,8 +293,8 @@ func TestAcksOfBeforeTrimNothing(t *testing.T) {
 	if to := s.trimCommand(true).GetTrimLog().GetSeq(); to != 30 {
 		t.Fatalf("trims to %d, want 30", to)
 	}
-	us.apply(setMembers(members(1, active, joining)), reincarnate(1), reissue(100))
-	us.apply(setMembers(members(2, active, active)))
+	us.apply(setMembers(under(1, members(1, active, joining))), reincarnate(1), reissue(100))
+	us.apply(setMembers(under(1, members(2, active, active))))
 	for range 15 {
 		us.ok(edit("c", add("s", "sku-1", 1)))
 	}
@@ -295,5 +306,93 @@ func TestAcksOfBeforeTrimNothing(t *testing.T) {
 	s.Acked(1, 0, 20)
 	if to, want := s.trimCommand(true).GetTrimLog().GetSeq(), uint64(20); to != want {
 		t.Fatalf("trims to %d of %d, want %d", to, us.fsm.marker().Seq, want)
+	}
+}
+
+// A region that was fenced again on its way in has, beside rows that were not made
+// anew yet, rows that were, and the others may have some of those. In whatever state
+// it was, a line that it removed last stays removed, and a decrease counts.
+func TestFencedAgainOnTheWayIn(t *testing.T) {
+	for done := range uint64(5) {
+		for _, seen := range []bool{false, true} {
+			eu, us := two(t)
+			us.ok(edit("c", add("s", "gone", 1)))
+			us.ok(edit("c", add("s", "less", 9)))
+			us.ok(edit("c", remove("s", "gone")))
+			us.ok(edit("c", set("s", "less", 2)))
+			us.apply(setMembers(under(1, members(1, active, joining))), reincarnate(1), reissue(done))
+			if seen {
+				eu.apply(setMembers(under(1, members(1, active, joining))))
+				eu.join(us, 0, done)
+			}
+			for _, r := range []*rig{eu, us} {
+				r.apply(setMembers(under(2, members(2, active, joining))))
+			}
+			us.apply(reincarnate(2), joinCart("c", eu.state("c")), reissue(100))
+			eu.apply(joinRows(us.stream(), 0, us.fsm.marker().Seq, us.rows(0)...))
+			for name, r := range map[string]*rig{"eu": eu, "us": us} {
+				if got := r.lines("c"); !maps.Equal(got, map[string]uint32{"s/less/": 2}) {
+					t.Errorf("%d made anew, seen %v: %s has %v", done, seen, name, got)
+				}
+			}
+		}
+	}
+}
+
+// An empty cart that knows of a fenced region's writes is kept: the region may come
+// back with one of them, and only the cart tells that it is known.
+func TestCartsThatKnowAFencedRegionAreKept(t *testing.T) {
+	eu, us := two(t)
+	us.ok(edit("c", add("s", "gone", 1)))
+	eu.join(us, 0, 1)
+	eu.ok(edit("c", remove("s", "gone")))
+	collect := func() *regionv1.Command {
+		d := DigestOfRecord("c", mustRecord(t, eu, "c"))
+		return &regionv1.Command{Command: &regionv1.Command_Collect{Collect: &regionv1.Collect{
+			Carts: []*regionv1.CartDigest{{CartId: "c", Digest: d[:]}},
+		}}}
+	}
+	for i, c := range []struct {
+		doc  *membershipv1.Membership
+		left bool
+	}{{members(1, active, fenced), true}, {members(2, active, joining), true}, {members(3, active, active), false}} {
+		eu.apply(setMembers(under(1, c.doc)), collect())
+		if left := !eu.state("c").Cart.Context.IsEmpty(); left != c.left {
+			t.Errorf("%d: the cart is left: %v, want %v", i, left, c.left)
+		}
+	}
+}
+
+func mustRecord(t *testing.T, r *rig, id string) *store.Record {
+	t.Helper()
+	rec, err := r.fsm.record(id)
+	if err != nil || rec == nil {
+		t.Fatalf("read %q: %v, %v", id, rec, err)
+	}
+	return rec
+}
+
+// Documents and ballots that nobody could have decided or drawn are refused: in the
+// log, they would be the last.
+func TestHostileMembership(t *testing.T) {
+	s := &Shard{}
+	for name, c := range map[string]*regionv1.Command{
+		"highest epoch": setMembers(members(1<<64-1, active)), "no epoch": setMembers(members(0, active)),
+		"highest round": prepare(1, 1<<64-1, 1), "no round": prepare(1, 0, 1),
+	} {
+		if err := s.check(c); err == nil {
+			t.Errorf("%s: it is taken", name)
+		}
+	}
+	r := newTestRig(t)
+	good := under(2, members(5, active, active))
+	r.apply(setMembers(good))
+	for name, m := range map[string]*membershipv1.Membership{
+		"a region is left out": under(2, members(6, active)), "a lower incarnation": under(1, members(6, active, active)),
+	} {
+		r.apply(setMembers(m))
+		if got := r.fsm.members.Load(); got.Epoch != 5 {
+			t.Errorf("%s: it is taken in: %v", name, got)
+		}
 	}
 }

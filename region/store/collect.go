@@ -20,6 +20,14 @@ type Floor struct {
 	Before crdt.Timestamp
 }
 
+func (f Floor) encode() []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, f.Seq), uint64(f.Before))
+}
+
+func (s *Space) floorKey(slot uint32) []byte {
+	return binary.BigEndian.AppendUint16(s.key(kindFloor, 2), uint16(slot))
+}
+
 // Mark is a moment of the shard's clock: what was written up to Index, and the row
 // Seq, was written by At.
 type Mark struct {
@@ -139,8 +147,7 @@ func (t *Tx) RaiseFloor(slot uint32, f Floor) {
 		t.floors = make(map[uint32]Floor)
 	}
 	t.floors[slot] = f
-	key := binary.BigEndian.AppendUint16(t.space.key(kindFloor, 2), uint16(slot))
-	t.set(key, binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, f.Seq), uint64(f.Before)))
+	t.set(t.space.floorKey(slot), f.encode())
 }
 
 // DropRecord deletes a cart's record; its requests must be forgotten already.

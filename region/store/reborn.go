@@ -22,6 +22,7 @@ func (s *Space) Reborn(next Marker) (*Space, error) {
 	if err := s.store.deleteRange(to.prefix, spacePrefix(s.shard, to.generation+1), func() bool { return false }); err != nil {
 		return nil, fmt.Errorf("clear generation %d of shard %d: %w", to.generation, s.shard, err)
 	}
+	floors := s.floors
 	next.Seq, next.Trimmed, next.Ops, next.OpsForgotten, next.Carts, next.Reissued = 0, 0, 0, 0, 0, 0
 	wb := s.store.db.NewWriteBatch()
 	defer wb.Cancel()
@@ -43,6 +44,12 @@ func (s *Space) Reborn(next Marker) (*Space, error) {
 		}
 		return nil
 	})
+	for slot, f := range floors {
+		// The new incarnation counts from the beginning; what was forgotten stays so.
+		if err == nil {
+			err = wb.Set(to.floorKey(slot), Floor{Before: f.Before}.encode())
+		}
+	}
 	if err == nil {
 		err = wb.Set(to.markerKey(), next.encode())
 	}
@@ -91,10 +98,12 @@ func (s *Space) keepRows(tx *badger.Txn, wb *badger.WriteBatch, to *Space) (kept
 		return nil
 	}
 	m := s.marker
+	// While rows are kept that were not made anew, the log has none but of those
+	// that were, which come before them.
 	for _, part := range []struct {
 		kind     byte
 		from, to uint64
-	}{{kindKept, m.Reissued, m.Kept}, {kindRow, m.Trimmed, m.Seq}} {
+	}{{kindRow, m.Trimmed, m.Seq}, {kindKept, m.Reissued, m.Kept}} {
 		if err := s.eachOf(tx, part.kind, part.from, part.to, keep); err != nil {
 			return 0, err
 		}

@@ -158,10 +158,10 @@ func enter(self, incarnation uint32) Change {
 }
 
 // move takes a region from one state to the next.
-func move(self uint32, from, next pb.State) Change {
+func move(self, incarnation uint32, from, next pb.State) Change {
 	return func(now *pb.Membership) (*pb.Membership, error) {
 		m := now.Of(self)
-		if m.GetState() != from {
+		if m.GetState() != from || m.Incarnation != incarnation {
 			return nil, nil
 		}
 		return to(m, now, next)
@@ -183,7 +183,7 @@ func announce(self, incarnation uint32) Change {
 func First(regions map[string]uint32) *pb.Membership {
 	m := &pb.Membership{}
 	for name, id := range regions {
-		m = m.With(id, func(e *pb.Member) { e.Region, e.State, e.Incarnation = name, pb.State_STATE_ACTIVE, 1 })
+		m = m.With(id, func(e *pb.Member) { e.Region, e.State = name, pb.State_STATE_ACTIVE })
 	}
 	m.Epoch = 1
 	return m

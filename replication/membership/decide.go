@@ -52,7 +52,7 @@ func decide(ctx context.Context, self uint32, now *pb.Membership, all map[uint32
 	}
 	b.need = total/2 + 1
 	round := uint64(1)
-	for {
+	for range triesMax {
 		ballot := &pb.Ballot{Round: round, RegionId: self}
 		decided, highest, err := b.try(ctx, ballot, value)
 		if decided != nil || err != nil {
@@ -68,7 +68,12 @@ func decide(ctx context.Context, self uint32, now *pb.Membership, all map[uint32
 			return nil, ctx.Err()
 		}
 	}
+	return nil, fmt.Errorf("epoch %d is not decided after %d tries: others are at it, or have not heard of epoch %d", now.GetEpoch()+1, triesMax, now.GetEpoch())
 }
+
+// triesMax bounds the ballots of one call: each is an entry in every region's log,
+// and who is behind is told between calls.
+const triesMax = 10
 
 // try goes through both phases with one ballot. Neither a document nor an error:
 // a ballot of the round given was in the way.

@@ -38,8 +38,9 @@
 //	                                takes edits that the others refuse, and writes them anew
 //	dies while joining              goes on where it was; the log says how far it came
 //	fenced again while joining      the rows that were kept stay kept
-//	two regions fence each other    by force: the document of the lower id counts, the
-//	                                other region comes back as a fenced one does
+//	two regions fence each other    by force: the document of the higher epoch counts, of
+//	                                equal ones that of the lower id; the other region
+//	                                comes back as a fenced one does
 //
 // # Sources
 //

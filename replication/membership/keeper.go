@@ -71,7 +71,9 @@ type Keeper struct {
 	log    *slog.Logger
 
 	mu     sync.Mutex // guards what follows
-	reborn time.Time  // when all shards were seen under the incarnation they join under
+	// rebornAs is the incarnation under which all shards were seen, reborn when.
+	rebornAs uint32
+	reborn   time.Time
 	said   string     // what was logged last, so that waiting is logged once
 }
 
@@ -83,8 +85,12 @@ func New(cfg Config, region Region, log *slog.Logger) *Keeper {
 // callTimeout bounds one call to the own region or another one.
 const callTimeout = 3 * time.Second
 
+// hearTimeout bounds the exchange of documents, which a silent region holds up.
+const hearTimeout = time.Second
+
 // Run looks around until ctx ends, and returns nil.
 func (k *Keeper) Run(ctx context.Context) error {
+	k.forget() // another may have run meanwhile
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -176,7 +182,7 @@ func (k *Keeper) standing(ctx context.Context) (now *pb.Membership, shards []Sta
 // hear exchanges documents with all regions and returns the newest, and how many
 // regions answered.
 func (k *Keeper) hear(ctx context.Context, now *pb.Membership) (newest *pb.Membership, answered int) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, hearTimeout)
 	defer cancel()
 	var mu sync.Mutex
 	var asking sync.WaitGroup
@@ -236,7 +242,7 @@ func (k *Keeper) duty(ctx context.Context, now *pb.Membership, shards []Standing
 	case pb.State_STATE_DRAINING:
 		sent, err := k.region.Sent(ctx, k.others(now, pb.State.Sends))
 		if err == nil && sent {
-			return move(k.cfg.Self, pb.State_STATE_DRAINING, pb.State_STATE_DRAINED), nil
+			return move(k.cfg.Self, own.Incarnation, pb.State_STATE_DRAINING, pb.State_STATE_DRAINED), nil
 		}
 		return nil, err
 	case pb.State_STATE_FENCED:
@@ -274,7 +280,7 @@ func (k *Keeper) join(ctx context.Context, now *pb.Membership, shards []Standing
 			}
 		}
 	}
-	within := k.rebornFor()
+	within := k.rebornFor(incarnation)
 	ways := k.cfg.Peers(now)
 	var filling errgroup.Group // none is waited for before another is asked
 	for _, m := range now.Members {
@@ -291,16 +297,16 @@ func (k *Keeper) join(ctx context.Context, now *pb.Membership, shards []Standing
 			return nil, err
 		}
 	}
-	return move(k.cfg.Self, pb.State_STATE_JOINING, pb.State_STATE_ACTIVE), nil
+	return move(k.cfg.Self, incarnation, pb.State_STATE_JOINING, pb.State_STATE_ACTIVE), nil
 }
 
 // rebornFor returns how long all shards have been what they join as: what they were
 // given longer ago is gone.
-func (k *Keeper) rebornFor() time.Duration {
+func (k *Keeper) rebornFor(incarnation uint32) time.Duration {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.reborn.IsZero() {
-		k.reborn = time.Now()
+	if k.reborn.IsZero() || k.rebornAs != incarnation {
+		k.rebornAs, k.reborn = incarnation, time.Now()
 	}
 	return time.Since(k.reborn)
 }

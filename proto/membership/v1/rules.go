@@ -74,6 +74,25 @@ func (m *Membership) Closed(region, incarnation uint32) bool {
 	return e.GetState().Votes() && incarnation < e.Incarnation
 }
 
+// Settled reports whether all that a region wrote under an incarnation is in its
+// log as other regions have it, or can be asked of it: it is a member under that
+// incarnation or a later one. What a fenced region wrote, it may write anew.
+func (m *Membership) Settled(region, incarnation uint32) bool {
+	e := m.Of(region)
+	return e.GetState().Votes() && incarnation <= e.Incarnation
+}
+
+// Keeps reports whether m has all regions of o, under their ids, and none with a
+// lower incarnation: one that has not is of a broken region.
+func (m *Membership) Keeps(o *Membership) bool {
+	for _, e := range o.GetMembers() {
+		if n := m.Of(e.RegionId); n == nil || n.Region != e.Region || n.Incarnation < e.Incarnation {
+			return false
+		}
+	}
+	return true
+}
+
 // Sends reports whether rows go to and come from a region in that state.
 func (s State) Sends() bool {
 	switch s {
@@ -169,6 +188,9 @@ func (a *Acceptor) vote(granted bool) *Vote {
 // region's entry, or a new one.
 func (m *Membership) With(region uint32, change func(*Member)) *Membership {
 	next := &Membership{Epoch: m.GetEpoch() + 1}
+	if m.Voters() < 2 {
+		next.ForcedBy = m.GetForcedBy() // still that region's word alone
+	}
 	found := false
 	for _, e := range m.GetMembers() {
 		e = proto.CloneOf(e)
