@@ -348,3 +348,24 @@ func TestOneOfTwoIsForcedOut(t *testing.T) {
 		t.Errorf("edits after the return: %s", quantities(c))
 	}
 }
+
+// Regions that were all begun again under a raised incarnation, as after the loss of
+// every disk, agree on it and on what follows.
+func TestRaisedIncarnation(t *testing.T) {
+	t.Parallel()
+	d := start(t, filepath.Join(t.TempDir(), "dev"), "--incarnation", "2")
+	for _, region := range regions {
+		d.ready(t, region)
+		eventually(t, time.Minute, region+" says its incarnation", func() bool {
+			return d.state(t, region, membershipv1.State_STATE_ACTIVE).Incarnation == 2
+		})
+	}
+	s := d.shopper(t)
+	s.surely("us-east", "SKU-1", 3)
+	s.converge(10 * time.Second)
+	d.member(t, adminv1.MemberRequest_ACTION_FENCE, "ap-south")
+	eventually(t, time.Minute, "ap-south is back", func() bool {
+		return d.state(t, "ap-south", membershipv1.State_STATE_ACTIVE).Incarnation == 3
+	})
+	s.converge(10 * time.Second)
+}

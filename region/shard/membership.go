@@ -60,11 +60,12 @@ func (w *workspace) setMembership(next *membershipv1.Membership) (*regionv1.Outc
 //
 //	V1  A region votes under the incarnation that the document names: one that
 //	    lost what it promised is another acceptor. Of one or two, all must vote
-//	    for anything, so the other one remembers.
+//	    for anything, so the other one remembers; and before a region is named
+//	    with one, it must be able to say it.
 func (w *workspace) vote(ask func(*membershipv1.Acceptor) *membershipv1.Vote) (*regionv1.Outcome, error) {
 	out := &regionv1.Outcome{Index: w.index, Vote: &membershipv1.Vote{}}
 	m := w.tx.Marker()
-	if known := w.members.Of(uint32(m.Region)).GetIncarnation(); known != m.Incarnation && w.members.Voters() > 2 {
+	if known := w.members.Of(uint32(m.Region)).GetIncarnation(); known != 0 && known != m.Incarnation && w.members.Voters() > 2 {
 		return out, nil
 	}
 	var a membershipv1.Acceptor

@@ -123,6 +123,7 @@ func TestVotesAreKept(t *testing.T) {
 		return v
 	}
 	r.apply(setMembers(members(3, active, active, active)))
+	// The document does not say yet under which incarnation the region writes.
 	if v := ask(prepare(4, 2, 1)); !v.Granted || v.Value != nil {
 		t.Fatalf("first promise: %v", v)
 	}
