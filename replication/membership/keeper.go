@@ -70,11 +70,11 @@ type Keeper struct {
 	region Region
 	log    *slog.Logger
 
-	mu     sync.Mutex // guards what follows
+	mu sync.Mutex // guards what follows
 	// rebornAs is the incarnation under which all shards were seen, reborn when.
 	rebornAs uint32
 	reborn   time.Time
-	said   string     // what was logged last, so that waiting is logged once
+	said     string // what was logged last, so that waiting is logged once
 }
 
 // New returns a Keeper; it starts nothing.
