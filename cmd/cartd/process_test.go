@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -145,14 +146,10 @@ func tree(t testing.TB, dir string) string {
 // freeAddresses returns addresses that nothing listens on.
 func freeAddresses(t testing.TB, n int) []string {
 	t.Helper()
+	base := freeRow(n)
 	out := make([]string, n)
 	for i := range out {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = ln.Close() }() // all are held until all are chosen
-		out[i] = ln.Addr().String()
+		out[i] = net.JoinHostPort("127.0.0.1", strconv.Itoa(base+i))
 	}
 	return out
 }
