@@ -42,13 +42,12 @@ type fake struct {
 	id     int
 	keeper *Keeper
 
-	mu          sync.Mutex // guards what follows
-	shards      []Standing
-	acceptor    pb.Acceptor
-	reissued    uint32 // the incarnation under which it wrote anew
-	reborn      time.Time
-	down        bool
-	incarnation uint32 // the first one
+	mu       sync.Mutex // guards what follows
+	shards   []Standing
+	acceptor pb.Acceptor
+	reissued uint32 // the incarnation under which it wrote anew
+	reborn   time.Time
+	down     bool
 }
 
 func newWorld(t *testing.T, n int, seed uint64) *world {
