@@ -9,8 +9,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,6 +28,8 @@ import (
 	"github.com/samecart/samecart/proto/admin/v1/adminv1connect"
 	"github.com/samecart/samecart/replication"
 )
+
+var apart = flag.String("apart", "", "a directory on another disk for the second region of a benchmark; each region then has a core to itself as well, as regions share neither")
 
 var repairCarts = flag.Int("repair-carts", 20_000, "how many carts BenchmarkRepair has in each region")
 
@@ -162,17 +167,27 @@ type replicationClient struct {
 	as replication.Hello
 }
 
-func startRepairPair(b testing.TB, delay time.Duration) *repairPair {
+func startRepairPair(b testing.TB, delay time.Duration, args ...string) *repairPair {
 	free := freeAddresses(b, 6)
 	p := &repairPair{b: b, names: []string{"us-east", "eu-west"}}
 	p.meters = []*meter{newMeter(b, free[2], delay), newMeter(b, free[5], delay)} // towards us-east, towards eu-west
-	dir := b.TempDir()
+	dirs := [2]string{b.TempDir(), b.TempDir()}
+	if *apart != "" {
+		dirs[1] = filepath.Join(*apart, "second")
+		b.Cleanup(func() { _ = os.RemoveAll(dirs[1]) })
+	}
 	for i, name := range p.names {
 		at, other := free[3*i:], 1-i
-		c := spawn(b, nil, "node", "--region", name, "--node", "1", "--nodes", name+"/1="+at[1], "--data", filepath.Join(dir, name), "--shards", "1",
+		c := spawn(b, nil, append([]string{"node", "--region", name, "--node", "1", "--nodes", name + "/1=" + at[1], "--data", filepath.Join(dirs[i], name), "--shards", "1",
 			"--listen", at[0], "--link-listen", at[1], "--peer-listen", at[2], "--trust-headers",
-			"--peers", p.names[other]+"=http://"+p.meters[other].ln.Addr().String())
+			"--peers", p.names[other] + "=http://" + p.meters[other].ln.Addr().String()}, args...)...)
 		defer c.serves(b)
+		if *apart != "" {
+			core := exec.Command("taskset", "--all-tasks", "--cpu-list", "--pid", strconv.Itoa(i), strconv.Itoa(c.cmd.Process.Pid))
+			if out, err := core.CombinedOutput(); err != nil {
+				b.Fatalf("%v: %s", err, out)
+			}
+		}
 		p.logs, p.api = append(p.logs, c.errs), append(p.api, "http://"+at[0])
 		b.Cleanup(func() {
 			if b.Failed() {
