@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -266,6 +265,10 @@ func (s *supervisor) obey(ctx context.Context, o order) {
 	if wiped {
 		s.wipe()
 	}
+	if loses {
+		s.world.loses(s.region, false)
+		defer s.world.loses(s.region, true)
+	}
 	s.comeBack(ctx, o.down, o.kind == BitFlip)
 }
 
@@ -311,21 +314,49 @@ func (s *supervisor) comeBack(ctx context.Context, after time.Duration, damaged 
 	}
 }
 
-// spare reports whether the region can do without this node's disk: all its
-// other nodes run, and all have what the others have. What two of three disks
-// held that are gone nobody can bring back.
+// spare reports whether the region can do without this node's disk: all its other
+// nodes run and are hardly behind, and the last that lost its disk has been back for
+// so long that it is a member again. What two of three disks held that are gone
+// nobody can bring back.
 func (w *world) spare(n *node) bool {
-	var indexes []string
-	for _, name := range w.names {
-		if other := w.nodes[name]; other.region == n.region {
-			p := other.running()
-			if p == nil {
-				return false
-			}
-			p.mu.Lock()
-			indexes = append(indexes, fmt.Sprint(p.applied))
-			p.mu.Unlock()
-		}
+	const (
+		behindMax = 50
+		memberIn  = 30 * time.Second
+	)
+	w.mu.Lock()
+	last, lost := w.lost[n.region]
+	w.mu.Unlock()
+	if lost && (last < 0 || w.now()-last < memberIn) {
+		return false
 	}
-	return len(slices.Compact(indexes)) == 1
+	least, most := uint64(1<<63), uint64(0)
+	for _, name := range w.names {
+		other := w.nodes[name]
+		if other.region != n.region {
+			continue
+		}
+		p := other.running()
+		if p == nil {
+			return false
+		}
+		p.mu.Lock()
+		for id := range w.plan.Shape.Shards {
+			least, most = min(least, p.applied[id]), max(most, p.applied[id])
+		}
+		if len(p.applied) < int(w.plan.Shape.Shards) {
+			least = 0
+		}
+		p.mu.Unlock()
+	}
+	return most-least <= behindMax
+}
+
+// loses notes that a node of a region has lost its disk, or is back.
+func (w *world) loses(region string, back bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lost[region] = -1
+	if back {
+		w.lost[region] = w.now()
+	}
 }

@@ -44,6 +44,7 @@ type Plan struct {
 
 	SnapshotAfter uint64
 	Trailing      uint64
+	Segment       int           // bytes of one file of a log
 	Heartbeat     time.Duration // silence after which a leader is taken for lost
 	Skew          time.Duration // the clocks of nodes are off by up to that
 
@@ -107,8 +108,8 @@ func (f Fault) String() string {
 // String prints a plan, a fault a line.
 func (p Plan) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed=%d shape=%v safety=%v carts=%d writers=%d think=%v latency=%v jitter=%v loss=%.3f double=%.2f snapshot-after=%d trailing=%d heartbeat=%v skew=%v\n",
-		p.Seed, p.Shape, p.Safety, p.Carts, p.Writers, p.Think, p.Latency, p.Jitter, p.Loss, p.Double, p.SnapshotAfter, p.Trailing, p.Heartbeat, p.Skew)
+	fmt.Fprintf(&b, "seed=%d shape=%v safety=%v carts=%d writers=%d think=%v latency=%v jitter=%v loss=%.3f double=%.2f snapshot-after=%d trailing=%d segment=%d heartbeat=%v skew=%v\n",
+		p.Seed, p.Shape, p.Safety, p.Carts, p.Writers, p.Think, p.Latency, p.Jitter, p.Loss, p.Double, p.SnapshotAfter, p.Trailing, p.Segment, p.Heartbeat, p.Skew)
 	for _, f := range p.Faults {
 		fmt.Fprintf(&b, "%v\n", f)
 	}
@@ -149,7 +150,7 @@ func PlanOf(seed uint64, shape Shape, safety time.Duration) Plan {
 		Heartbeat: time.Duration(2+rng.IntN(3)) * time.Second,
 		Skew:      time.Duration(rng.IntN(2000)) * time.Millisecond,
 	}
-	p.Trailing = p.SnapshotAfter / 2
+	p.Trailing, p.Segment = p.SnapshotAfter/2, 64<<10
 	if rng.IntN(3) == 0 {
 		p.Loss = rng.Float64() / 50
 	}
@@ -163,6 +164,28 @@ func PlanOf(seed uint64, shape Shape, safety time.Duration) Plan {
 		}
 	}
 	slices.SortStableFunc(p.Faults, func(a, b Fault) int { return int(a.At - b.At) })
+	return p
+}
+
+// CrashPlanOf is a plan of crashes at durable steps: each node in turn is away for so
+// long that it needs a snapshot, or is stopped, and crashes at the next step of a
+// name that it comes to.
+func CrashPlanOf(seed uint64, safety time.Duration) Plan {
+	p := PlanOf(seed, OneGroup, safety)
+	p.Think, p.Writers, p.SnapshotAfter, p.Trailing, p.Segment, p.Faults = time.Second, 6, 16, 4, 16<<10, nil
+	rng := rand.New(rand.NewPCG(seed, 0x6372617368))
+	turn := rng.IntN(len(crashSteps))
+	const away, there = 14 * time.Second, 8 * time.Second
+	for at := time.Duration(0); at+away+there < safety; at += away + there + time.Duration(rng.IntN(4000))*time.Millisecond {
+		node := nodeName(regionNames[0], rng.IntN(p.Shape.Nodes))
+		step := crashSteps[turn%len(crashSteps)]
+		turn++
+		before := Fault{At: at, For: away, Kind: Isolate, A: node}
+		if strings.HasPrefix(step, "identity") {
+			before.Kind = LostDisk // it gets a new one
+		}
+		p.Faults = append(p.Faults, before, Fault{At: at + away - time.Second, For: there, Kind: CrashAt, A: node, Step: step})
+	}
 	return p
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/samecart/samecart/crdt"
+	"github.com/samecart/samecart/region/store"
 	"github.com/samecart/samecart/simulations/check"
 )
 
@@ -141,8 +143,15 @@ func (w *world) run() (err error) {
 		w.violated(check.Violation{Check: "liveness", Text: "not equal after all was put right: " + err.Error()})
 	}
 	w.totals.evaluated("equal", 1)
+	restored := w.totals.passed(store.StepPointed)
+	time.Sleep(20 * time.Second)
+	if again := w.totals.passed(store.StepPointed); again > restored {
+		w.violated(check.Violation{Check: "snapshot loop", Text: fmt.Sprintf("%d snapshots were restored after all was equal", again-restored)})
+	}
+	w.totals.evaluated("snapshot loop", 1)
 	w.judge(ctx)
 	n.end()
+	w.rebuild(ctx)
 	cancel()
 	for _, s := range all {
 		s.close()
@@ -183,6 +192,27 @@ func (w *world) equal(ctx context.Context) error {
 		}
 	}
 	return ctx.Err()
+}
+
+// rebuild takes a node's database away: what its log and snapshots give must be what
+// the others have.
+func (w *world) rebuild(ctx context.Context) {
+	n := w.nodes[w.names[w.upTo(len(w.names))]]
+	n.halt()
+	n.mu.Lock()
+	dir := n.dir
+	n.mu.Unlock()
+	err := os.RemoveAll(filepath.Join(dir, "badger"))
+	if err == nil {
+		err = n.start()
+	}
+	if err == nil {
+		err = w.await(ctx, time.Minute, w.equal)
+	}
+	if err != nil {
+		w.violated(check.Violation{Check: "replay of the log", Text: fmt.Sprintf("%s without its database: %v", n.name, err)})
+	}
+	w.totals.evaluated("replay of the log", 1)
 }
 
 // content is what a process has applied of each shard, and the digests of all slots.

@@ -18,8 +18,9 @@ import (
 
 var (
 	seedFlag   = flag.Uint64("seed", 1, "first seed")
-	oneFlag    = flag.Int("one", 100, "runs of one group")
-	fullFlag   = flag.Int("full", 10, "runs of full size")
+	oneFlag    = flag.Int("one", oneRuns, "runs of one group")
+	fullFlag   = flag.Int("full", fullRuns, "runs of full size")
+	crashFlag  = flag.Int("crash", crashRuns, "runs of crashes at durable steps")
 	logFlag    = flag.String("log", "", "directory for what happened in runs that failed; empty: a temporary one")
 	totalsFlag = flag.String("totals", "", "file of totals that these runs are added to; runs go on after the last seed in it")
 )
@@ -40,13 +41,22 @@ const (
 
 // A region keeps its promises, whatever its processes, machines, disks, clocks and
 // links do.
-func TestOneGroup(t *testing.T) { simulate(t, "one", OneGroup, safetyOfOne, *oneFlag) }
+func TestOneGroup(t *testing.T) {
+	simulate(t, "one", *oneFlag, func(seed uint64) Plan { return PlanOf(seed, OneGroup, safetyOfOne) })
+}
 
 // So do three regions, between which links fail as well.
-func TestFullSize(t *testing.T) { simulate(t, "full", FullSize, safetyOfFull, *fullFlag) }
+func TestFullSize(t *testing.T) {
+	simulate(t, "full", *fullFlag, func(seed uint64) Plan { return PlanOf(seed, FullSize, safetyOfFull) })
+}
+
+// A crash at any durable step loses nothing, and the node starts again.
+func TestCrashPoints(t *testing.T) {
+	simulate(t, "crash", *crashFlag, func(seed uint64) Plan { return CrashPlanOf(seed, safetyOfOne) })
+}
 
 // simulate runs seeds, two at a time: a run keeps one core busy.
-func simulate(t *testing.T, name string, shape Shape, safety time.Duration, runs int) {
+func simulate(t *testing.T, name string, runs int, plan func(seed uint64) Plan) {
 	t.Parallel()
 	root, err := Root()
 	if err != nil {
@@ -70,7 +80,7 @@ func simulate(t *testing.T, name string, shape Shape, safety time.Duration, runs
 				if seed >= first+uint64(runs) {
 					return
 				}
-				if total := oneSeed(t, PlanOf(seed, shape, safety), root); total != nil {
+				if total := oneSeed(t, plan(seed), root); total != nil {
 					sum.Join(total)
 				}
 			}

@@ -44,6 +44,13 @@ func (t *Totals) count(of map[string]uint64, key string, n int) {
 	of[key] += uint64(n)
 }
 
+// passed is how often a durable step was passed.
+func (t *Totals) passed(step string) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.Steps[step]
+}
+
 func (t *Totals) step(name string)             { t.count(t.Steps, name, 1) }
 func (t *Totals) crashedAt(name string)        { t.count(t.Crashes, name, 1) }
 func (t *Totals) fault(k FaultKind)            { t.count(t.Faults, string(k), 1) }

@@ -1,0 +1,6 @@
+//go:build !race
+
+package simulations
+
+// What two cores do within 90 seconds.
+const oneRuns, fullRuns, crashRuns = 100, 10, 2

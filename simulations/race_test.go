@@ -1,0 +1,6 @@
+//go:build race
+
+package simulations
+
+// The race detector makes a run ten times as slow.
+const oneRuns, fullRuns, crashRuns = 6, 2, 1
