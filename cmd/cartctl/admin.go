@@ -13,9 +13,9 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/samecart/samecart/cmd/cartctl/api"
-	"github.com/samecart/samecart/cmd/cartctl/scan"
 	adminv1 "github.com/samecart/samecart/proto/admin/v1"
 	"github.com/samecart/samecart/proto/admin/v1/adminv1connect"
+	"github.com/samecart/samecart/rpc/scan"
 )
 
 // operator calls the admin service; it satisfies replay.Faults.
