@@ -52,7 +52,8 @@ type step struct {
 	after time.Duration // pause before it
 	say   string
 	open  string // label of the fault that is in force from now on
-	close string // label of one that is over
+	close string // label of one that is over when the step begins
+	late  bool   // or rather when it is done
 	long  bool   // it waits for the cluster, as long as that takes
 	do    func(ctx context.Context, r *run) error
 }

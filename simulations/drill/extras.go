@@ -34,7 +34,8 @@ func rolling(s scene, what string, before func(*run)) []step {
 				return poll(ctx, time.Minute, func(ctx context.Context) error { return well(ctx, r.cluster, region) })
 			}})
 		}
-		out[len(out)-1].close = what + " " + region
+		last := &out[len(out)-1]
+		last.close, last.late = what+" "+region, true
 	}
 	return out
 }

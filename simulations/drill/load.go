@@ -260,15 +260,17 @@ func (s *shopper) edit(e edit) {
 	s.made++
 	id := client.OpID(fmt.Sprintf("%s-%d", s.name, s.made))
 	first := s.rec.since()
-	again, unknown := false, false
+	again, unknown, tries := false, false, 0
 	for {
 		begun := s.rec.since()
 		got, err := s.send(e, id)
 		var failure *client.Error
 		switch {
 		case err == nil:
-			again = again || got.again
-			s.answered(begun, call{edit: true, stale: got.stale, again: again, region: got.region})
+			// Another region may have made it as well: one that did not answer, or
+			// whose gateway passed the call on.
+			again = again || got.attempts > 1 || got.region != s.home
+			s.answered(begun, call{edit: true, stale: got.stale, again: tries+got.attempts > 1, region: got.region})
 			s.violated(s.oracle.acknowledged(e, outcome{got.quantity, got.stale, again}))
 			return
 		case !errors.As(err, &failure):
@@ -285,7 +287,7 @@ func (s *shopper) edit(e edit) {
 			return
 		}
 		s.inVain(begun, true)
-		again = true
+		again, tries = true, tries+failure.Attempts
 		if s.rec.since()-first > giveUp {
 			if unknown {
 				s.oracle.givenUp(e)
@@ -301,9 +303,10 @@ func final(code string) bool { return code == "LINE_NOT_FOUND" }
 
 // sent is an answer to an edit.
 type sent struct {
-	outcome
-
-	region string
+	quantity uint32
+	stale    bool
+	attempts int
+	region   string
 }
 
 func (s *shopper) send(e edit, id client.Option) (sent, error) {
@@ -311,21 +314,15 @@ func (s *shopper) send(e edit, id client.Option) (sent, error) {
 	switch e.op {
 	case opRemove:
 		a, err := s.s.Remove(ctx, &cartv1.RemoveItemRequest{Line: line}, id)
-		return sent{outcome{0, a.Stale, s.elsewhere(a.Attempts, a.Region)}, a.Region}, err
+		return sent{0, a.Stale, a.Attempts, a.Region}, err
 	case opSet:
 		a, err := s.s.Set(ctx, &cartv1.SetQuantityRequest{Line: line, Quantity: e.quantity}, id)
-		return sent{outcome{a.Msg.GetItem().GetQuantity(), a.Stale, s.elsewhere(a.Attempts, a.Region)}, a.Region}, err
+		return sent{a.Msg.GetItem().GetQuantity(), a.Stale, a.Attempts, a.Region}, err
 	case opAdd:
 		a, err := s.s.Add(ctx, &cartv1.AddItemRequest{Line: line, Quantity: e.quantity}, id)
-		return sent{outcome{a.Msg.GetItem().GetQuantity(), a.Stale, s.elsewhere(a.Attempts, a.Region)}, a.Region}, err
+		return sent{a.Msg.GetItem().GetQuantity(), a.Stale, a.Attempts, a.Region}, err
 	}
 	panic(fmt.Sprintf("edit of kind %d", e.op))
-}
-
-// elsewhere reports whether another region may have made an edit as well: one
-// that did not answer, or whose gateway passed it on.
-func (s *shopper) elsewhere(attempts int, region string) bool {
-	return attempts > 1 || region != s.home
 }
 
 // look reads the cart.

@@ -111,8 +111,13 @@ func (r *Report) Object() map[string]any {
 		"drill": r.Drill.Name, "aborted": r.Aborted, "acked": r.Acked, "lost": r.Lost, "doubled": r.Doubled, "unsure": r.Unsure,
 		"unavailable_ms": ms(r.Unavailable), "recovered_ms": ms(r.RecoveredIn), "equal_ms": ms(r.EqualIn),
 		"region_unavailable_ms": regions, "lag_worst_ms": lag, "calls": r.Calls, "failed": r.Failed, "retried": r.Retried, "stale": r.Stale,
-		"p50_ms": r.P50.Seconds() * 1000, "p99_ms": r.P99.Seconds() * 1000, "carts": r.Carts, "diverged": r.Diverged, "violations": violations,
+		"p50_ms": tenths(r.P50), "p99_ms": tenths(r.P99), "carts": r.Carts, "diverged": r.Diverged, "violations": violations,
 	}
+}
+
+// tenths is in milliseconds, to one digit.
+func tenths(d time.Duration) float64 {
+	return float64(d.Round(100*time.Microsecond)) / float64(time.Millisecond)
 }
 
 // Verdict is the result in a line.

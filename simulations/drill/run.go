@@ -291,8 +291,9 @@ func (r *run) make(ctx context.Context) (*Report, error) {
 
 // step makes one step.
 func (r *run) step(ctx context.Context, st step) error {
-	if st.close != "" && !st.long {
-		defer r.rec.leave(st.close)
+	// A fault is over when its end begins: what that takes is recovery.
+	if !st.late {
+		r.rec.leave(st.close)
 	}
 	if st.open != "" && st.open != r.lastBand() {
 		r.rec.enter(st.open)
@@ -301,7 +302,7 @@ func (r *run) step(ctx context.Context, st step) error {
 	limited, cancel := context.WithTimeout(ctx, wayOutMost)
 	defer cancel()
 	err := st.do(limited, r)
-	if st.close != "" && st.long {
+	if st.late {
 		r.rec.leave(st.close)
 	}
 	return err

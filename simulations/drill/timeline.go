@@ -13,7 +13,7 @@ const (
 	picWidth  = 960
 	plotLeft  = 92
 	plotRight = picWidth - 24
-	callsTop  = 112
+	callsTop  = 124
 	callsHigh = 110
 	stripHigh = 14
 	panelHigh = 96
@@ -184,7 +184,7 @@ func (c *canvas) calls(r *Report) {
 	for _, b := range all {
 		most = max(most, b.OK+b.Failed)
 	}
-	c.title(callsTop-40, fmt.Sprintf("shoppers' calls in each %d ms", bucketMS), "answered", okInk, "in vain", failInk)
+	c.title(callsTop-44, fmt.Sprintf("shoppers' calls in each %d ms", bucketMS), "answered", okInk, "in vain", failInk)
 	for _, n := range []int{0, most} {
 		y := callsTop + callsHigh*(1-float64(n)/float64(most))
 		c.add(`<line x1="%d" x2="%d" y1="%.1f" y2="%.1f" stroke="%s"/>`, plotLeft, plotRight, y, y, grid)
