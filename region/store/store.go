@@ -33,6 +33,7 @@ type Config struct {
 	Dir           string
 	MemTableBytes int64 // one memtable; a transaction may take 15 % of it; ≥ 1 MiB
 	MemTables     int   // kept in memory before writers wait; ≥ 2
+	Steps         Steps // nil in production
 	Log           *slog.Logger
 }
 
@@ -58,7 +59,8 @@ func (c Config) validate() error {
 
 // Store is one node's database. Methods may be called from any goroutine.
 type Store struct {
-	db *badger.DB
+	db    *badger.DB
+	steps Steps
 }
 
 // Open opens or makes the database in cfg.Dir. It fails when another process
@@ -89,7 +91,7 @@ func Open(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", cfg.Dir, err)
 	}
-	return &Store{db: db}, nil
+	return &Store{db: db, steps: cfg.Steps}, nil
 }
 
 // dropUseless removes files that hold nothing and can be in the way. Badger
@@ -126,7 +128,13 @@ func dropUseless(dir string) error {
 func (s *Store) Close() error { return s.db.Close() }
 
 // Sync writes the active memtable's file to disk.
-func (s *Store) Sync() error { return s.db.Sync() }
+func (s *Store) Sync() error {
+	if err := s.db.Sync(); err != nil {
+		return err
+	}
+	s.steps.At(StepFlushed)
+	return nil
+}
 
 // Space opens the current generation of a shard, empty at first. What other
 // generations left behind is Sweep's to delete.
@@ -186,6 +194,7 @@ func (s *Store) Sweep(shard uint32, stop func() bool) error {
 }
 
 func (s *Store) sweep(shard, gen uint32, stop func() bool) error {
+	s.steps.At(StepSweeping)
 	if err := s.deleteRange(spacePrefix(shard, 0), spacePrefix(shard, gen), stop); err != nil {
 		return fmt.Errorf("sweep shard %d: %w", shard, err)
 	}
