@@ -67,6 +67,11 @@ func (o operator) region(ctx context.Context, action adminv1.NodeRequest_Action,
 	return err
 }
 
+func (o operator) clock(ctx context.Context, node string, ahead time.Duration) error {
+	_, err := administer(ctx, o, &adminv1.ClockRequest{Node: node, OffsetMs: ahead.Milliseconds()}, adminv1connect.AdminServiceClient.Clock)
+	return err
+}
+
 // Cut cuts a link in both directions.
 func (o operator) Cut(ctx context.Context, a, b string) error {
 	return o.link(ctx, adminv1.LinkRequest_ACTION_CUT, a, b, 0)
@@ -154,9 +159,14 @@ type (
 	nodeCmd struct {
 		Kill  nodeKillCmd  `cmd:"" help:"Kill the node."`
 		Start nodeStartCmd `cmd:"" help:"Start the node."`
+		Clock nodeClockCmd `cmd:"" help:"Set how far the node's clock is ahead of its machine's; 0s ends it, as does a start."`
 	}
 	nodeKillCmd  struct{ nodeName }
 	nodeStartCmd struct{ nodeName }
+	nodeClockCmd struct {
+		nodeName
+		Ahead time.Duration `arg:"" help:"How far: 5m; -- -5m is behind."`
+	}
 )
 
 // Run kills a node.
@@ -179,6 +189,17 @@ func (c *nodeStartCmd) Run(a *app) error {
 		return err
 	}
 	return a.done("start "+c.Node, map[string]any{"node": c.Node})
+}
+
+// Run sets a node's clock.
+func (c *nodeClockCmd) Run(a *app) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	if err := a.operator().clock(a.ctx, c.Node, c.Ahead); err != nil {
+		return err
+	}
+	return a.done(fmt.Sprintf("clock %s %v", c.Node, c.Ahead), map[string]any{"node": c.Node, "ahead_ms": c.Ahead.Milliseconds()})
 }
 
 type regionName struct {

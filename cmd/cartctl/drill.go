@@ -208,6 +208,11 @@ func (o drillAdmin) Delay(ctx context.Context, x, y string, delay time.Duration)
 	return o.link(ctx, adminv1.LinkRequest_ACTION_DELAY, x, y, delay)
 }
 
+// Clock implements drill.Admin.
+func (o drillAdmin) Clock(ctx context.Context, node string, ahead time.Duration) error {
+	return o.clock(ctx, node, ahead)
+}
+
 // KillRegion implements drill.Admin.
 func (o drillAdmin) KillRegion(ctx context.Context, region string) error {
 	return o.region(ctx, adminv1.NodeRequest_ACTION_KILL, region)

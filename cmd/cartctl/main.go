@@ -54,7 +54,7 @@ type cli struct {
 	Backup  backupCmd  `cmd:"" help:"Back up a region; list and check backups." group:"Cluster"`
 	Restore restoreCmd `cmd:"" help:"Join a backup with a region's carts: what was removed since stays removed." group:"Cluster"`
 	Link    linkCmd    `cmd:"" help:"Cut, heal or delay the link of two regions." group:"Faults"`
-	Node    nodeCmd    `cmd:"" help:"Kill or start a node." group:"Faults"`
+	Node    nodeCmd    `cmd:"" help:"Kill or start a node, or set its clock." group:"Faults"`
 	Region  regionCmd  `cmd:"" help:"Kill or start all nodes of a region." group:"Faults"`
 
 	Replay replayCmd `cmd:"" help:"Replay real orders through all regions, and prove that nothing was lost." group:"Measure"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -20,6 +21,8 @@ type Admin interface {
 	Start(ctx context.Context, node string) error
 	KillRegion(ctx context.Context, region string) error
 	StartRegion(ctx context.Context, region string) error
+	// Clock sets how far a node's clock is ahead.
+	Clock(ctx context.Context, node string, ahead time.Duration) error
 }
 
 // cluster is what a drill is made on. Faults return when they are in force.
@@ -37,6 +40,7 @@ type cluster interface {
 	cut(ctx context.Context, a, b string) error
 	slow(ctx context.Context, a, b string, delay time.Duration, rate int) error
 	mend(ctx context.Context, a, b string) error
+	setClock(ctx context.Context, node string, ahead time.Duration) error
 
 	// heal ends every fault that is left, in whatever state the drill stopped.
 	heal(ctx context.Context) error
@@ -58,6 +62,7 @@ type remote struct {
 
 	cuts  map[[2]string]bool
 	downs []func(ctx context.Context) error // each starts again what was killed
+	clocks
 }
 
 // openRemote looks at a cluster, and refuses one on which a drill would not
@@ -225,6 +230,36 @@ func (r *remote) mend(ctx context.Context, a, b string) error {
 	return err
 }
 
+// clocks are the nodes whose clocks a drill has set.
+type clocks struct{ off map[string]bool }
+
+// set sets a node's clock.
+func (c *clocks) set(ctx context.Context, at Admin, node string, ahead time.Duration) error {
+	if c.off == nil {
+		c.off = make(map[string]bool)
+	}
+	c.off[node] = true // also when it fails: it may have been set all the same
+	err := at.Clock(ctx, node, ahead)
+	if err == nil && ahead == 0 {
+		delete(c.off, node)
+	}
+	return err
+}
+
+// right sets all right that are not.
+func (c *clocks) right(ctx context.Context, set func(ctx context.Context, node string, ahead time.Duration) error) error {
+	var errs []error
+	for node := range maps.Clone(c.off) {
+		errs = append(errs, set(ctx, node, 0))
+	}
+	return errors.Join(errs...)
+}
+
+func (r *remote) setClock(ctx context.Context, node string, ahead time.Duration) error {
+	region, _, _ := strings.Cut(node, "/")
+	return r.set(ctx, r.living(region), node, ahead)
+}
+
 // heal starts what is down before it heals links, since a process that is down
 // cannot be told. What was started already is started again, which changes
 // nothing.
@@ -236,6 +271,7 @@ func (r *remote) heal(ctx context.Context) error {
 		cancel()
 	}
 	r.downs = nil
+	errs = append(errs, r.right(ctx, r.setClock))
 	for pair := range r.cuts {
 		errs = append(errs, poll(ctx, faultTimeout, func(ctx context.Context) error { return r.mend(ctx, pair[0], pair[1]) }))
 	}

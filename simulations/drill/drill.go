@@ -270,6 +270,32 @@ func List() []Drill {
 		redisLoss(),
 		fullDisk(),
 		{
+			Name:           "clock-step",
+			Does:           "sets the clock of the node that leads a region's first shard five minutes ahead, then five minutes behind",
+			Expects:        "nobody waits, and no edit is lost: which write counts is no matter of clocks",
+			Risks:          "the times that carts show for edits of the hold are off; op ids of that node's shards are forgotten five minutes early",
+			ShoppersWithin: 10 * time.Second, RecoversWithin: time.Minute,
+			steps: func(s scene) []step {
+				const off = 5 * time.Minute
+				ahead, behind := "a clock in "+s.victim()+" ahead", "behind"
+				var node string
+				set := func(to time.Duration) func(context.Context, *run) error {
+					return func(ctx context.Context, r *run) error { return r.cluster.setClock(ctx, node, to) }
+				}
+				return []step{
+					{say: fmt.Sprintf("set the clock of the node that leads the first shard of %s ahead by %v", s.victim(), off), open: ahead, do: func(ctx context.Context, r *run) (err error) {
+						if node, err = leader(ctx, r.cluster, s.victim()); err != nil {
+							return err
+						}
+						r.note("the leader is " + node)
+						return set(off)(ctx, r)
+					}},
+					{after: s.hold / 2, say: fmt.Sprintf("set it behind by %v", off), close: ahead, open: behind, do: set(-off)},
+					{after: s.hold / 2, say: "set it right", close: behind, do: set(0)},
+				}
+			},
+		},
+		{
 			Name:           "rolling-restart",
 			Does:           "ends each process with SIGTERM and starts it again, one after the other, in one region after the other",
 			Expects:        "no shopper waits for more than an election; leaders hand over before they go",

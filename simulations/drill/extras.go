@@ -181,7 +181,7 @@ func fullDisk() Drill {
 					}
 					ended, err := r.own.forgive(ctx, node)
 					if ended {
-						r.note(node + " had ended; its log ends with: " + lastLine(r.own.all[node].log))
+						r.note(node + " had ended; it said: " + lastWord(r.own.all[node].log))
 					} else {
 						r.note(node + " had not ended")
 					}

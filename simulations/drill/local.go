@@ -44,6 +44,7 @@ type local struct {
 	paused  map[string]bool
 	cleanup []func() // of what drills add, run by close in reverse
 	mends   []func(ctx context.Context) error
+	clocks
 }
 
 // process is one that the drill started.
@@ -331,7 +332,7 @@ func (l *local) start(ctx context.Context, name string) error {
 	}
 	err := poll(ctx, time.Minute, func(ctx context.Context) error { return answers200(ctx, "http://"+at+"/healthz") })
 	if err != nil {
-		return fmt.Errorf("%s does not answer: %w; its log ends with: %s", name, err, lastLine(l.all[name].log))
+		return fmt.Errorf("%s does not answer: %w; it said: %s", name, err, lastWord(l.all[name].log))
 	}
 	return nil
 }
@@ -387,6 +388,11 @@ func (l *local) slow(_ context.Context, a, b string, delay time.Duration, rate i
 
 func (l *local) mend(_ context.Context, a, b string) error { return l.both(a, b, trouble{}) }
 
+func (l *local) setClock(ctx context.Context, node string, ahead time.Duration) error {
+	region, _, _ := strings.Cut(node, "/")
+	return l.set(ctx, l.admin(region), node, ahead)
+}
+
 // onHeal has something done by heal as well; it must change nothing when it is
 // done already.
 func (l *local) onHeal(mend func(ctx context.Context) error) { l.mends = append(l.mends, mend) }
@@ -403,6 +409,7 @@ func (l *local) heal(ctx context.Context) error {
 	for _, name := range paused {
 		errs = append(errs, l.signal(name, syscall.SIGCONT))
 	}
+	errs = append(errs, l.right(ctx, l.setClock))
 	for _, mend := range l.mends {
 		errs = append(errs, mend(ctx))
 	}
@@ -439,19 +446,27 @@ func (l *local) fallen() (out []string) {
 	defer l.mu.Unlock()
 	for _, name := range l.names() {
 		if p := l.all[name]; p != nil && p.done != nil && !p.running() && !p.wanted {
-			out = append(out, fmt.Sprintf("%s ended by itself; its log ends with: %s", name, lastLine(p.log)))
+			out = append(out, fmt.Sprintf("%s ended by itself; it said: %s", name, lastWord(p.log)))
 		}
 	}
 	return out
 }
 
-// lastLine is the last line of a file, "" when there is none.
-func lastLine(path string) string {
+// lastWord is what a process said when it ended: the last line of its log that
+// is a complaint, else the last line, "" when there is none.
+func lastWord(path string) string {
 	content, err := os.ReadFile(path)
 	if err != nil {
 		return ""
 	}
 	lines := strings.Split(strings.TrimSpace(string(content)), "\n")
+	for _, line := range slices.Backward(lines) {
+		for _, begin := range []string{"cartd: ", "panic: ", "fatal error: ", "unexpected fault", "SIGBUS"} {
+			if strings.HasPrefix(line, begin) {
+				return line
+			}
+		}
+	}
 	return lines[len(lines)-1]
 }
 

@@ -150,12 +150,14 @@ func (o *oracle) acknowledged(e edit, a outcome) (wrong string) {
 	}
 	if a.again {
 		switch e.op {
-		case opAdd: // by a region that may have known any part of the past
+		case opAdd: // by a region that may have known any part of the past, other ghosts too
 			for n := range maps.Clone(l.ever) {
 				l.ghosts.add(n + e.quantity)
+				l.ever.add(n + e.quantity)
 			}
 		case opSet:
 			l.ghosts.add(e.quantity)
+			l.ever.add(e.quantity)
 		case opRemove: // takes away only what it has seen, which is gone
 		}
 	}

@@ -49,9 +49,11 @@ func TestOracleCatches(t *testing.T) {
 		"a removal":               {history(t, add(5), shows(5), removal(), shows(0)), []uint32{0}, nil, []uint32{5}},
 		"a removal somewhere old": {history(t, add(5), shows(5), removal(), outcome{stale: true}), []uint32{0, 5}, nil, []uint32{10}},
 		"an add made twice":       {history(t, add(1), shows(1), add(2), outcome{quantity: 3, again: true}), []uint32{3}, []uint32{1, 2}, []uint32{5}},
-		"a ghost of a set":        {history(t, set(7), outcome{quantity: 7, again: true}, set(2), shows(2)), []uint32{2, 7}, []uint32{0, 1}, []uint32{8}},
-		"an add somewhere old":    {history(t, add(4), shows(4), add(1), outcome{quantity: 1, stale: true}), []uint32{1, 4}, []uint32{0}, []uint32{5}},
-		"and then seen":           {history(t, add(4), shows(4), add(1), outcome{quantity: 1, stale: true}, add(1), shows(5)), []uint32{5}, []uint32{1, 4}, []uint32{6}},
+		"adds made twice, both unheard": {history(t, add(6), shows(6), add(1), outcome{quantity: 1, stale: true, again: true}, add(1), outcome{quantity: 2, stale: true, again: true}),
+			[]uint32{2, 6, 7, 8}, []uint32{0, 1}, []uint32{9}},
+		"a ghost of a set":     {history(t, set(7), outcome{quantity: 7, again: true}, set(2), shows(2)), []uint32{2, 7}, []uint32{0, 1}, []uint32{8}},
+		"an add somewhere old": {history(t, add(4), shows(4), add(1), outcome{quantity: 1, stale: true}), []uint32{1, 4}, []uint32{0}, []uint32{5}},
+		"and then seen":        {history(t, add(4), shows(4), add(1), outcome{quantity: 1, stale: true}, add(1), shows(5)), []uint32{5}, []uint32{1, 4}, []uint32{6}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, q := range c.good {

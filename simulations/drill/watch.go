@@ -214,6 +214,8 @@ func well(ctx context.Context, c cluster, region string) error {
 			switch {
 			case !p.GetConnected():
 				return fmt.Errorf("region %s is not connected to %s: %s", region, p.GetRegion(), p.GetLastError())
+			case p.GetVia() != "":
+				return fmt.Errorf("region %s still reaches %s through %s", region, p.GetRegion(), p.GetVia())
 			case p.GetRepairing():
 				return fmt.Errorf("region %s is being compared with %s", region, p.GetRegion())
 			case time.Duration(p.GetLagMs())*time.Millisecond > lagMost:
