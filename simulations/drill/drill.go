@@ -273,7 +273,7 @@ func List() []Drill {
 			Name:           "clock-step",
 			Does:           "sets the clock of the node that leads a region's first shard five minutes ahead, then five minutes behind",
 			Expects:        "nobody waits, and no edit is lost: which write counts is no matter of clocks",
-			Risks:          "the times that carts show for edits of the hold are off; op ids of that node's shards are forgotten five minutes early",
+			Risks:          "the times that carts show for edits of the hold are off; lag, which is the age of edits by their own times, shows as 0 for five minutes; op ids of that node's shards are forgotten five minutes early",
 			ShoppersWithin: 10 * time.Second, RecoversWithin: time.Minute,
 			steps: func(s scene) []step {
 				const off = 5 * time.Minute

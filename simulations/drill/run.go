@@ -218,6 +218,9 @@ func Run(ctx context.Context, d Drill, cfg Config) (*Report, error) {
 		}
 	}()
 	if err := r.open(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("interrupted before anything was broken: %w", ctx.Err())
+		}
 		return nil, err
 	}
 	return r.make(ctx)
@@ -270,13 +273,13 @@ func (r *run) make(ctx context.Context) (*Report, error) {
 	stopped := r.rec.since()
 	r.note("the shoppers have stopped")
 	out := r.prove(ctx, stopped)
-	r.watcher.close()
+	r.watcher.finish()
 	for _, f := range r.cluster.fallen() {
 		r.violated("%s", f)
 	}
 	if r.own == nil {
 		limited, cancel := context.WithTimeout(ctx, time.Minute)
-		if err := r.shoppers.empty(limited); err != nil {
+		if err := errors.Join(r.shoppers.empty(limited), r.watcher.empty(limited)); err != nil {
 			r.note("some of the drill's carts are left: " + err.Error())
 		}
 		cancel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -33,11 +34,12 @@ type watcher struct {
 	http    *http.Client
 	stop    context.CancelFunc
 	ended   sync.WaitGroup
+	users   map[string][]string // of the probes, by region
 }
 
 // watch begins to: an edit of one cart in each shard of each region, and the lag.
 func watch(ctx context.Context, c cluster, rec *recorder, tag string) (*watcher, error) {
-	w := &watcher{cluster: c, rec: rec, http: &http.Client{Transport: far(nil)}}
+	w := &watcher{cluster: c, rec: rec, http: &http.Client{Transport: far(nil)}, users: make(map[string][]string)}
 	shards := make(map[string]int)
 	for _, region := range c.regions() {
 		status, err := c.admin(region).Status(ctx)
@@ -50,7 +52,8 @@ func watch(ctx context.Context, c cluster, rec *recorder, tag string) (*watcher,
 	}
 	ctx, w.stop = context.WithCancel(context.Background())
 	for _, region := range c.regions() {
-		for id, user := range usersOf(fmt.Sprintf("drill-%s-probe-%s", tag, region), shards[region]) {
+		w.users[region] = usersOf(fmt.Sprintf("drill-%s-probe-%s", tag, region), shards[region])
+		for id, user := range w.users[region] {
 			w.ended.Go(func() {
 				n := 0
 				every(ctx, probeEvery, func() {
@@ -104,10 +107,27 @@ func every(ctx context.Context, d time.Duration, f func()) {
 	}
 }
 
-func (w *watcher) close() {
+// finish stops the probes.
+func (w *watcher) finish() {
 	w.stop()
 	w.ended.Wait()
+}
+
+func (w *watcher) close() {
+	w.finish()
 	w.http.CloseIdleConnections()
+}
+
+// empty removes what the probes have put into carts.
+func (w *watcher) empty(ctx context.Context) error {
+	var errs []error
+	for region, users := range w.users {
+		for _, user := range users {
+			_, err := w.ask(ctx, http.MethodDelete, w.cluster.base(region)+"/api/v1/cart", user, "")
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // probeLines is how many lines a probe's cart has: none reaches its cap in the
