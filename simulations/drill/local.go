@@ -236,7 +236,7 @@ func (l *local) launch(name string) error {
 	if err != nil {
 		return err
 	}
-	defer out.Close()
+	defer func() { _ = out.Close() }() // the process has its own
 	cmd := exec.Command(l.cartd, p.args...)
 	cmd.Stderr, cmd.Stdout = out, out
 	cmd.Env = append(environment(), nodeMemory)
@@ -289,6 +289,8 @@ func (l *local) signal(name string, s syscall.Signal) error {
 		l.paused[name] = true
 	case syscall.SIGCONT:
 		delete(l.paused, name)
+	default:
+		panic(fmt.Sprintf("signal %v to %s", s, name))
 	}
 	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("signal %v to %s: %w", s, name, err)

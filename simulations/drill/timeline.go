@@ -48,7 +48,9 @@ func (c *canvas) x(at time.Duration) float64 {
 	return plotLeft + share*(plotRight-plotLeft)
 }
 
-func (c *canvas) add(format string, args ...any) { fmt.Fprintf(c, format+"\n", args...) }
+func (c *canvas) add(format string, args ...any) {
+	_, _ = fmt.Fprintf(c, format+"\n", args...) // never fails
+}
 
 func (c *canvas) text(x, y float64, class, text string) {
 	c.add(`<text x="%.1f" y="%.1f" class="%s">%s</text>`, x, y, class, html.EscapeString(text))
@@ -135,12 +137,17 @@ func timeline(r *Report) string {
 	c.text(plotLeft, 52, class, verdict)
 
 	// Bands first: all else is drawn over them.
-	for i, b := range r.bands {
+	end, up := 0.0, 0
+	for _, b := range r.bands {
 		x, w := c.x(b.from), max(2, c.x(b.to)-c.x(b.from))
 		c.rect(x, callsTop-16, w, bottom-callsTop+16, bandInk, ` fill-opacity="0.18"`)
 		c.add(`<line x1="%.1f" x2="%.1f" y1="%d" y2="%.1f" stroke="%s" stroke-width="1.5"/>`, x, x, callsTop-16, bottom, bandInk)
 		left := min(x+5, plotRight-6.6*float64(len([]rune(b.label))))
-		c.text(left, float64(callsTop-20-14*(i%2)), "b", b.label)
+		if up = 1 - up; left > end {
+			up = 0
+		}
+		end = left + 7.5*float64(len([]rune(b.label)))
+		c.text(left, float64(callsTop-20-14*up), "b", b.label)
 	}
 	c.calls(r)
 	c.strips(r, regionsTop)
