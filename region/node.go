@@ -192,12 +192,14 @@ func (n *Node) openStore() error {
 			return fmt.Errorf("drop database: %w", err)
 		}
 	}
+	// Before it is opened, which changes its files: else the mark of a clean stop
+	// could outlive what it says.
+	if err := n.running(); err != nil {
+		return err
+	}
 	st, err := store.Open(n.cfg.Store)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDamagedData, err)
-	}
-	if err := n.running(); err != nil {
-		return errors.Join(err, st.Close())
 	}
 	n.store = st
 	return nil

@@ -87,11 +87,39 @@ func Open(cfg Config) (*Store, error) {
 	if err := dropUseless(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("open database %s: %w", cfg.Dir, err)
 	}
+	if err := create(opt); err != nil {
+		return nil, fmt.Errorf("make database %s: %w", cfg.Dir, err)
+	}
 	db, err := badger.Open(opt)
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", cfg.Dir, err)
 	}
 	return &Store{db: db, steps: cfg.Steps}, nil
+}
+
+// create makes the database when there is none, beside its place and then in it at
+// once: Badger makes its files one by one, and what a process leaves that ends in
+// between looks like damage.
+func create(opt badger.Options) error {
+	entries, err := os.ReadDir(opt.Dir)
+	if len(entries) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	place, beside := opt.Dir, opt.Dir+".new"
+	if err := os.RemoveAll(beside); err != nil { // an earlier try's
+		return err
+	}
+	db, err := badger.Open(opt.WithDir(beside).WithValueDir(beside))
+	if err != nil {
+		return err
+	}
+	if err := db.Close(); err != nil {
+		return err
+	}
+	if err := os.Remove(place); err != nil && !errors.Is(err, fs.ErrNotExist) { // it is empty
+		return err
+	}
+	return os.Rename(beside, place)
 }
 
 // dropUseless removes files that hold nothing and can be in the way. Badger

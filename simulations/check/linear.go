@@ -1,10 +1,12 @@
 package check
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -31,16 +33,29 @@ func Linearizable(ops []Op, patience time.Duration) (out []Violation, evaluated 
 		case porcupine.Ok:
 			evaluated += len(history)
 		case porcupine.Illegal:
-			out = append(out, violation("linear", "%s: no order explains its %d calls:\n%s", cart, len(history), list(all)))
+			out = append(out, violation("linear", "%s: no order explains its %d calls; the last of those that none explains:\n%s",
+				cart, len(history), list(unexplained(history, patience))))
 		case porcupine.Unknown:
 		}
 	}
 	return out, evaluated
 }
 
+// unexplained returns the last calls of the shortest beginning of a history that has
+// no order.
+func unexplained(history []porcupine.Operation, patience time.Duration) (out []Op) {
+	slices.SortFunc(history, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
+	n := sort.Search(len(history), func(n int) bool {
+		return porcupine.CheckOperationsTimeout(cartModel, history[:n], patience) == porcupine.Illegal
+	})
+	const context = 25
+	for _, h := range history[max(0, n-context):n] {
+		out = append(out, h.Input.(Op))
+	}
+	return out
+}
+
 func list(ops []Op) string {
-	ops = slices.Clone(ops)
-	slices.SortFunc(ops, func(a, b Op) int { return int(a.Begin - b.Begin) })
 	var b strings.Builder
 	for _, o := range ops {
 		fmt.Fprintf(&b, "  %v\n", o)
@@ -82,6 +97,7 @@ func step(cart map[string]uint64, in, got Op) (fits bool, next map[string]uint64
 		delete(next, in.Line)
 	case Clear:
 		clear(next)
+	case Get, StrongGet: // above
 	}
 	var count uint64
 	for _, n := range next {

@@ -2,11 +2,13 @@ package disk
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -85,6 +87,31 @@ type state struct {
 type write struct {
 	off int64
 	old []byte
+	bad bool // its sync failed: only writing it again saves it
+}
+
+// page is what a kernel writes whole.
+const page = 4096
+
+// save takes the pages that a write touches out of the writes whose sync failed:
+// they are written again.
+func (s *state) save(w write) {
+	from, to := w.off/page*page, (w.off+int64(len(w.old))+page-1)/page*page
+	var out []write
+	for _, o := range s.unsynced {
+		end := o.off + int64(len(o.old))
+		if !o.bad || end <= from || o.off >= to {
+			out = append(out, o)
+			continue
+		}
+		if o.off < from {
+			out = append(out, write{o.off, o.old[:from-o.off], true})
+		}
+		if end > to {
+			out = append(out, write{to, o.old[to-o.off:], true})
+		}
+	}
+	s.unsynced = out
 }
 
 var _ types.VFS = (*Disk)(nil)
@@ -167,7 +194,9 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 		s = &state{}
 		d.files[f.path] = s
 	}
-	s.unsynced = append(s.unsynced, write{off, old})
+	next := write{off: off, old: old}
+	s.save(next)
+	s.unsynced = append(s.unsynced, next)
 	n, err = f.WritableFile.WriteAt(p, off)
 	d.mu.Unlock()
 	if err == nil {
@@ -176,8 +205,8 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// Sync makes what was written stay. After a failure nobody knows what is on the
-// disk: it counts as not synced, and what is written later does not save it.
+// Sync makes what was written stay. What it failed for is lost with the power,
+// also when a later Sync succeeds, as Linux has it: only what is written again stays.
 func (f *file) Sync() error {
 	d := f.disk
 	d.mu.Lock()
@@ -188,10 +217,21 @@ func (f *file) Sync() error {
 	d.stats.Syncs++
 	if d.rng.Float64() < d.faults.SyncError {
 		d.stats.Failed++
+		if s := d.files[f.path]; s != nil {
+			for i := range s.unsynced {
+				s.unsynced[i].bad = true
+			}
+		}
 		d.mu.Unlock()
 		return &fs.PathError{Op: "sync", Path: f.path, Err: syscall.EIO}
 	}
-	delete(d.files, f.path)
+	if s := d.files[f.path]; s != nil {
+		s.created = false
+		s.unsynced = slices.DeleteFunc(s.unsynced, func(w write) bool { return !w.bad })
+		if len(s.unsynced) == 0 {
+			delete(d.files, f.path)
+		}
+	}
 	d.mu.Unlock()
 	d.step(StepSynced)
 	return nil
@@ -240,6 +280,8 @@ func (d *Disk) PowerLoss(from, to string) error {
 			return err
 		}
 	}
+	_, err := os.Stat(filepath.Join(to, "clean"))
+	clean := err == nil // the database was synced, and not opened since
 	return filepath.WalkDir(to, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
@@ -248,7 +290,7 @@ func (d *Disk) PowerLoss(from, to string) error {
 		if err != nil {
 			return err
 		}
-		if strings.HasPrefix(rel, "badger"+string(filepath.Separator)) || strings.Contains(rel, ".tmp"+string(filepath.Separator)) {
+		if !clean && strings.HasPrefix(rel, "badger"+string(filepath.Separator)) || strings.Contains(rel, ".tmp"+string(filepath.Separator)) {
 			return d.tear(path)
 		}
 		return nil
@@ -371,6 +413,9 @@ func fingerprint(dir string) (string, error) {
 	}
 	for _, e := range entries {
 		b.WriteString(e.Name())
+		if info, err := e.Info(); err == nil && (e.Name() == "MANIFEST" || e.Name() == "KEYREGISTRY") {
+			fmt.Fprint(&b, info.Size(), info.ModTime())
+		}
 		b.WriteByte(' ')
 	}
 	return b.String(), err
@@ -425,38 +470,44 @@ func copyTree(from, to string) error {
 	return nil
 }
 
-// copyFile copies a file without what is zero in it: logs and memtables are made
-// long, and stay empty.
+// copyFile copies a file without its holes: logs and memtables are made long, and
+// stay empty.
 func copyFile(from, to string) error {
-	b, err := os.ReadFile(from)
+	in, err := os.Open(from)
 	if err != nil {
 		return err
 	}
-	f, err := os.Create(to)
+	defer in.Close() //nolint:errcheck // it was read
+	info, err := in.Stat()
 	if err != nil {
 		return err
 	}
-	if err := f.Truncate(int64(len(b))); err != nil {
-		return errors.Join(err, f.Close())
+	out, err := os.Create(to)
+	if err != nil {
+		return err
 	}
-	const page = 4096
-	for at := 0; at < len(b); at += page {
-		part := b[at:min(at+page, len(b))]
-		if isZero(part) {
-			continue
-		}
-		if _, err := f.WriteAt(part, int64(at)); err != nil {
-			return errors.Join(err, f.Close())
-		}
+	if err := out.Truncate(info.Size()); err != nil {
+		return errors.Join(err, out.Close())
 	}
-	return f.Close()
+	return errors.Join(copyData(in, out), out.Close())
 }
 
-func isZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
+// copyData copies what stands in a file, as far as the file system knows holes.
+func copyData(in, out *os.File) error {
+	const seekData, seekHole = 3, 4 // of Linux's lseek
+	for at := int64(0); ; {
+		from, err := in.Seek(at, seekData)
+		if errors.Is(err, syscall.ENXIO) {
+			return nil // there is no more
+		}
+		if err != nil {
+			return err
+		}
+		if at, err = in.Seek(from, seekHole); err != nil {
+			return err
+		}
+		if _, err := io.Copy(io.NewOffsetWriter(out, from), io.NewSectionReader(in, from, at-from)); err != nil {
+			return err
 		}
 	}
-	return true
 }
