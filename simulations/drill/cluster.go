@@ -285,6 +285,7 @@ const pollEvery = 100 * time.Millisecond
 func poll(ctx context.Context, within time.Duration, f func(ctx context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
+	var last error
 	for {
 		attempt, done := context.WithTimeout(ctx, 2*time.Second)
 		err := f(attempt)
@@ -292,8 +293,11 @@ func poll(ctx context.Context, within time.Duration, f func(ctx context.Context)
 		if err == nil {
 			return nil
 		}
+		if last == nil || ctx.Err() == nil { // that the time is over says less than what was before
+			last = err
+		}
 		if !pause(ctx, pollEvery) {
-			return err
+			return last
 		}
 	}
 }

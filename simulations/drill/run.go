@@ -355,7 +355,11 @@ func (r *run) prove(ctx context.Context, stopped time.Duration) *Report {
 	out := &Report{}
 	var regions []scan.Region
 	for _, region := range r.cluster.regions() {
-		regions = append(regions, r.cfg.Scan(region, r.cluster.base(region)))
+		all := r.cfg.Scan(region, r.cluster.base(region))
+		if r.own == nil { // others may go on editing theirs
+			all = only(all, "cart:drill-"+r.shoppers.tag+"-")
+		}
+		regions = append(regions, all)
 	}
 	limited, cancel := context.WithTimeout(ctx, equalWithin+30*time.Second)
 	defer cancel()

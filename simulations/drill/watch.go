@@ -15,6 +15,7 @@ import (
 	adminv1 "github.com/samecart/samecart/proto/admin/v1"
 	"github.com/samecart/samecart/region/shard"
 	"github.com/samecart/samecart/rpc/client"
+	"github.com/samecart/samecart/rpc/scan"
 )
 
 const (
@@ -196,6 +197,35 @@ func (w *watcher) cart(ctx context.Context, region, user string) (map[string]uin
 		out[item.SKU] += item.Quantity
 	}
 	return out, nil
+}
+
+// only is a region of which no carts are shown but those with a prefix.
+func only(region scan.Region, prefix string) scan.Region {
+	open := region.Open
+	region.Open = func(ctx context.Context, lo, hi uint32) (scan.Stream, error) {
+		s, err := open(ctx, lo, hi)
+		if err != nil {
+			return nil, err
+		}
+		return filtered{s, prefix}, nil
+	}
+	return region
+}
+
+type filtered struct {
+	scan.Stream
+
+	prefix string
+}
+
+// Next implements scan.Stream.
+func (f filtered) Next() (scan.Cart, bool, error) {
+	for {
+		c, ok, err := f.Stream.Next()
+		if !ok || err != nil || strings.HasPrefix(c.ID, f.prefix) {
+			return c, ok, err
+		}
+	}
 }
 
 // lagOf is how far the furthest peer of a region is behind.
