@@ -388,7 +388,9 @@ func (r *Router) statesOf(ctx context.Context, s uint32, at []int, cartIDs []str
 		return fmt.Errorf("%d states for %d carts", len(resp.States), len(ids))
 	}
 	for i, j := range at {
-		out[j] = resp.States[i]
+		if len(resp.States[i]) > 0 { // on the way, none becomes an empty one
+			out[j] = resp.States[i]
+		}
 	}
 	return nil
 }

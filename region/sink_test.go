@@ -194,7 +194,7 @@ func TestRepair(t *testing.T) {
 	if err != nil || len(states) != len(ask) {
 		t.Fatalf("%d states for %d carts (%v)", len(states), len(ask), err)
 	}
-	if len(states[0]) != 0 || len(states[len(states)-1]) != 0 {
+	if states[0] != nil || states[len(states)-1] != nil {
 		t.Error("a cart that is not there has a state")
 	}
 	for i, id := range all {

@@ -44,6 +44,7 @@ type Plan struct {
 
 	SnapshotAfter uint64
 	Trailing      uint64
+	Heartbeat     time.Duration // silence after which a leader is taken for lost
 	Skew          time.Duration // the clocks of nodes are off by up to that
 
 	Faults []Fault
@@ -106,8 +107,8 @@ func (f Fault) String() string {
 // String prints a plan, a fault a line.
 func (p Plan) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed=%d shape=%v safety=%v carts=%d writers=%d think=%v latency=%v jitter=%v loss=%.3f double=%.2f snapshot-after=%d trailing=%d skew=%v\n",
-		p.Seed, p.Shape, p.Safety, p.Carts, p.Writers, p.Think, p.Latency, p.Jitter, p.Loss, p.Double, p.SnapshotAfter, p.Trailing, p.Skew)
+	fmt.Fprintf(&b, "seed=%d shape=%v safety=%v carts=%d writers=%d think=%v latency=%v jitter=%v loss=%.3f double=%.2f snapshot-after=%d trailing=%d heartbeat=%v skew=%v\n",
+		p.Seed, p.Shape, p.Safety, p.Carts, p.Writers, p.Think, p.Latency, p.Jitter, p.Loss, p.Double, p.SnapshotAfter, p.Trailing, p.Heartbeat, p.Skew)
 	for _, f := range p.Faults {
 		fmt.Fprintf(&b, "%v\n", f)
 	}
@@ -140,12 +141,13 @@ func PlanOf(seed uint64, shape Shape, safety time.Duration) Plan {
 	rng := rand.New(rand.NewPCG(seed, uint64(shape.Regions)<<32|uint64(shape.Nodes)<<16|uint64(shape.Shards)))
 	p := Plan{
 		Seed: seed, Shape: shape, Safety: safety,
-		Carts: 2 + rng.IntN(3), Writers: 4 + rng.IntN(4),
-		Think:   time.Duration(1+rng.IntN(4)) * time.Second,
+		Carts: 2 + rng.IntN(3), Writers: 3 + rng.IntN(4),
+		Think:   time.Duration(4+rng.IntN(10)) * time.Second,
 		Latency: time.Duration(10+rng.IntN(90)) * time.Millisecond,
 		Jitter:  time.Duration(rng.IntN(20)) * time.Millisecond,
 		Double:  rng.Float64() / 5, SnapshotAfter: uint64(16 << rng.IntN(5)),
-		Skew: time.Duration(rng.IntN(2000)) * time.Millisecond,
+		Heartbeat: time.Duration(2+rng.IntN(3)) * time.Second,
+		Skew:      time.Duration(rng.IntN(2000)) * time.Millisecond,
 	}
 	p.Trailing = p.SnapshotAfter / 2
 	if rng.IntN(3) == 0 {

@@ -478,6 +478,7 @@ func (w *world) peers(name string, host *network.Host) member.Peers {
 func (w *world) config(n *node, boot string) member.Config {
 	c := member.DefaultConfig()
 	c.MemtableBytes, c.CacheBytes, c.SegmentBytes, c.RetainRows = 1<<20, 1<<20, 64<<10, 2000
+	c.Timing.Heartbeat, c.Timing.Lease, c.Timing.Commit = w.plan.Heartbeat, w.plan.Heartbeat/2, w.plan.Heartbeat/5
 	c.Timing.SnapshotEvery = 15 * time.Second
 	c.Timing.SnapshotAfter, c.Timing.Trailing = w.plan.SnapshotAfter, w.plan.Trailing
 	c.Tune = func(r *region.Config) {

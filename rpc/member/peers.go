@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"time"
@@ -98,6 +99,7 @@ func (p *Part) PeerServer(identity func(*http.Request) (string, bool)) (*http.Se
 	protocols.SetUnencryptedHTTP2(true)
 	s := &http.Server{
 		Handler: mux, Protocols: protocols, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: slog.NewLogLogger(p.Place.Log.Handler(), slog.LevelDebug),
 		HTTP2: &http.HTTP2Config{
 			SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second,
 			// As much as a sender keeps under way: less would bound the rate of

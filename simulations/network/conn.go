@@ -15,8 +15,8 @@ type conn struct {
 	remote address
 	in     stream // what comes to this end
 
-	closed                      bool // by this end
-	readDeadline, writeDeadline deadline
+	closed                      bool      // by this end
+	readDeadline, writeDeadline time.Time // zero: there is none
 }
 
 // stream is one direction of a connection.
@@ -27,7 +27,9 @@ type stream struct {
 	ended  bool      // nothing follows the queue
 	held   bool      // a cut keeps some of it back
 	broken error     // nothing is handed over any more
-	change chan struct{}
+
+	waiting int // for a change
+	change  chan struct{}
 }
 
 // segment is what one write sent.
@@ -40,9 +42,43 @@ type segment struct {
 
 // wake tells whoever waits for the stream that it has changed.
 func (s *stream) wake() {
-	close(s.change)
-	s.change = make(chan struct{})
+	if s.waiting > 0 {
+		close(s.change)
+		s.change, s.waiting = make(chan struct{}), 0
+	}
 }
+
+// wait gives up the network's mu until one of the streams changes, or a moment
+// comes; zero moments do not.
+func (n *Network) wait(a, b *stream, moments ...time.Time) {
+	var first time.Time
+	for _, m := range moments {
+		if !m.IsZero() && (first.IsZero() || m.Before(first)) {
+			first = m
+		}
+	}
+	var come <-chan time.Time
+	if !first.IsZero() {
+		timer := time.NewTimer(time.Until(first))
+		defer timer.Stop()
+		come = timer.C
+	}
+	a.waiting++
+	one, other := a.change, (chan struct{})(nil)
+	if b != nil {
+		b.waiting++
+		other = b.change
+	}
+	n.mu.Unlock()
+	select {
+	case <-one:
+	case <-other:
+	case <-come:
+	}
+	n.mu.Lock()
+}
+
+func passed(deadline time.Time) bool { return !deadline.IsZero() && !time.Now().Before(deadline) }
 
 func (n *Network) pair(from, to *Host, port string) (near, far *conn) {
 	near = &conn{host: from, local: address(from.name + ":0"), remote: address(to.name + ":" + port)}
@@ -50,8 +86,6 @@ func (n *Network) pair(from, to *Host, port string) (near, far *conn) {
 	near.peer = far
 	for _, c := range []*conn{near, far} {
 		c.in.change = make(chan struct{})
-		c.readDeadline.init()
-		c.writeDeadline.init()
 	}
 	return near, far
 }
@@ -113,33 +147,20 @@ func (c *conn) resetSoon(err error) {
 func (c *conn) Read(p []byte) (int, error) {
 	n := c.host.net
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	for {
-		expired := c.readDeadline.passed()
+		expired := passed(c.readDeadline)
 		if got, done, err := c.read(p); done || err != nil {
-			n.mu.Unlock()
 			return got, c.opError("read", err)
 		}
 		if expired {
-			n.mu.Unlock()
 			return 0, c.opError("read", os.ErrDeadlineExceeded)
 		}
-		change, timeout := c.in.change, c.readDeadline.c
-		var due <-chan time.Time
-		var timer *time.Timer
-		if len(c.in.queue) > 0 && !c.in.queue[0].due.IsZero() {
-			timer = time.NewTimer(time.Until(c.in.queue[0].due))
-			due = timer.C
+		var due time.Time
+		if len(c.in.queue) > 0 {
+			due = c.in.queue[0].due
 		}
-		n.mu.Unlock()
-		select {
-		case <-change:
-		case <-timeout:
-		case <-due:
-		}
-		if timer != nil {
-			timer.Stop()
-		}
-		n.mu.Lock()
+		n.wait(&c.in, nil, due, c.readDeadline)
 	}
 }
 
@@ -202,7 +223,7 @@ func (c *conn) Write(p []byte) (int, error) {
 			return sent, c.opError("write", net.ErrClosed)
 		case c.in.broken != nil:
 			return sent, c.opError("write", c.in.broken)
-		case c.writeDeadline.passed():
+		case passed(c.writeDeadline):
 			return sent, c.opError("write", os.ErrDeadlineExceeded)
 		}
 		if room := buffer - out.bytes; room > 0 && sent < len(p) {
@@ -219,14 +240,7 @@ func (c *conn) Write(p []byte) (int, error) {
 		if sent == len(p) {
 			return sent, nil
 		}
-		change, own, timeout := out.change, c.in.change, c.writeDeadline.c
-		n.mu.Unlock()
-		select {
-		case <-change:
-		case <-own:
-		case <-timeout:
-		}
-		n.mu.Lock()
+		n.wait(out, &c.in, c.writeDeadline)
 	}
 }
 
@@ -275,32 +289,10 @@ func (c *conn) SetReadDeadline(t time.Time) error { c.set(&c.readDeadline, t); r
 // SetWriteDeadline implements net.Conn.
 func (c *conn) SetWriteDeadline(t time.Time) error { c.set(&c.writeDeadline, t); return nil }
 
-func (c *conn) set(d *deadline, t time.Time) {
+func (c *conn) set(d *time.Time, t time.Time) {
 	c.host.net.mu.Lock()
 	defer c.host.net.mu.Unlock()
-	d.set(t)
+	*d = t
 	c.in.wake() // whoever waits looks at the new one
 	c.peer.in.wake()
-}
-
-// deadline is a moment after which calls fail; the network's mu guards it.
-type deadline struct {
-	at    time.Time
-	timer *time.Timer
-	c     chan struct{} // closed when at has passed
-}
-
-func (d *deadline) init() { d.c = make(chan struct{}) }
-
-func (d *deadline) passed() bool { return !d.at.IsZero() && !time.Now().Before(d.at) }
-
-func (d *deadline) set(t time.Time) {
-	if d.timer != nil {
-		d.timer.Stop()
-	}
-	d.at, d.timer, d.c = t, nil, make(chan struct{})
-	if left := time.Until(t); !t.IsZero() && left > 0 {
-		c := d.c
-		d.timer = time.AfterFunc(left, func() { close(c) })
-	}
 }

@@ -69,6 +69,7 @@ type Host struct {
 	net       *Network
 	name      string
 	dead      bool // guarded by net.mu
+	killed    chan struct{}
 	listeners map[string]*listener
 }
 
@@ -79,7 +80,7 @@ func (n *Network) Host(name string) *Host {
 	if n.hosts[name] != nil {
 		panic(fmt.Sprintf("network: host %q is there already", name))
 	}
-	h := &Host{net: n, name: name, listeners: make(map[string]*listener)}
+	h := &Host{net: n, name: name, killed: make(chan struct{}), listeners: make(map[string]*listener)}
 	n.hosts[name] = h
 	return h
 }
@@ -94,6 +95,7 @@ func (h *Host) Kill(silent bool) {
 		return
 	}
 	h.dead = true
+	close(h.killed) // whoever dials from here
 	delete(n.hosts, h.name)
 	for _, l := range h.listeners {
 		l.close()
@@ -188,7 +190,7 @@ func (h *Host) dial(ctx context.Context, name, port string) (net.Conn, error) {
 		if cut {
 			trip = time.Duration(tries) * time.Second // the first packet, again
 		}
-		if err := sleep(ctx, trip); err != nil {
+		if err := h.sleep(ctx, trip); err != nil {
 			return nil, err
 		}
 		if !cut {
@@ -228,7 +230,7 @@ func (w Way) delay(rng *rand.Rand) time.Duration {
 	return d
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
+func (h *Host) sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -236,6 +238,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-h.killed:
+		return errKilled
 	}
 }
 
