@@ -13,9 +13,9 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/samecart/samecart/cmd/cartctl/api"
-	"github.com/samecart/samecart/cmd/cartctl/scan"
 	adminv1 "github.com/samecart/samecart/proto/admin/v1"
 	"github.com/samecart/samecart/proto/admin/v1/adminv1connect"
+	"github.com/samecart/samecart/rpc/scan"
 )
 
 // operator calls the admin service; it satisfies replay.Faults.
@@ -64,6 +64,11 @@ func (o operator) node(ctx context.Context, action adminv1.NodeRequest_Action, n
 
 func (o operator) region(ctx context.Context, action adminv1.NodeRequest_Action, region string) error {
 	_, err := administer(ctx, o, &adminv1.RegionRequest{Action: action, Region: region}, adminv1connect.AdminServiceClient.Region)
+	return err
+}
+
+func (o operator) clock(ctx context.Context, node string, ahead time.Duration) error {
+	_, err := administer(ctx, o, &adminv1.ClockRequest{Node: node, OffsetMs: ahead.Milliseconds()}, adminv1connect.AdminServiceClient.Clock)
 	return err
 }
 
@@ -154,9 +159,14 @@ type (
 	nodeCmd struct {
 		Kill  nodeKillCmd  `cmd:"" help:"Kill the node."`
 		Start nodeStartCmd `cmd:"" help:"Start the node."`
+		Clock nodeClockCmd `cmd:"" help:"Set how far the node's clock is ahead of its machine's; 0s ends it, as does a start."`
 	}
 	nodeKillCmd  struct{ nodeName }
 	nodeStartCmd struct{ nodeName }
+	nodeClockCmd struct {
+		nodeName
+		Ahead time.Duration `arg:"" help:"How far: 5m; -- -5m is behind."`
+	}
 )
 
 // Run kills a node.
@@ -179,6 +189,17 @@ func (c *nodeStartCmd) Run(a *app) error {
 		return err
 	}
 	return a.done("start "+c.Node, map[string]any{"node": c.Node})
+}
+
+// Run sets a node's clock.
+func (c *nodeClockCmd) Run(a *app) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	if err := a.operator().clock(a.ctx, c.Node, c.Ahead); err != nil {
+		return err
+	}
+	return a.done(fmt.Sprintf("clock %s %v", c.Node, c.Ahead), map[string]any{"node": c.Node, "ahead_ms": c.Ahead.Milliseconds()})
 }
 
 type regionName struct {

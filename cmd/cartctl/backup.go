@@ -14,10 +14,10 @@ import (
 	"github.com/samecart/samecart/cmd/cartctl/api"
 	"github.com/samecart/samecart/cmd/cartctl/backup"
 	"github.com/samecart/samecart/cmd/cartctl/backup/bucket"
-	"github.com/samecart/samecart/cmd/cartctl/scan"
 	"github.com/samecart/samecart/crdt"
 	adminv1 "github.com/samecart/samecart/proto/admin/v1"
 	"github.com/samecart/samecart/proto/admin/v1/adminv1connect"
+	"github.com/samecart/samecart/rpc/scan"
 )
 
 const addressHelp = "A directory, file:///DIR, or s3://BUCKET/PREFIX; an S3 store of one's own is s3://BUCKET/PREFIX?endpoint=URL&use_path_style=true. Credentials and region come from the environment (AWS_…)."

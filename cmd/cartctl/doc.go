@@ -1,11 +1,12 @@
 // Command cartctl is the client for operators, drills and measurements: it
 // edits and explains one cart, shows regions, cuts links and kills nodes,
-// compares all regions, backs them up and restores them, and replays real
-// orders through them.
+// compares all regions, backs them up and restores them, replays real
+// orders through them, and makes failover drills.
 //
 //	cartctl add SKU-456 2 --user user-123
 //	cartctl replay --cut us-east,eu-west:33%-66% --kill ap-south/2:40%-60%
 //	cartctl verify --json
+//	cartctl drill region-loss --report report
 //	cartctl backup --region us-east --to s3://shop-backups/us-east
 //
 // Flags can also come from the environment (SAMECART_ADDR, SAMECART_TOKEN,
@@ -32,6 +33,9 @@
 //   - A command without --region goes to --addr, which may be any region's or
 //     the address that picks one. Faults and proofs go to every region by
 //     the address that the admin service names.
+//   - A drill goes to --addr only where one was given: without, it starts a cluster
+//     of its own, since the default address may be somebody's work. What it does is in
+//     simulations/drill; here are its flags and what it prints.
 //   - kong was chosen because one struct gives flags, environment and file;
 //     the standard flag package has neither subcommands nor the other two.
 package main

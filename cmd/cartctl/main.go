@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -53,10 +54,11 @@ type cli struct {
 	Backup  backupCmd  `cmd:"" help:"Back up a region; list and check backups." group:"Cluster"`
 	Restore restoreCmd `cmd:"" help:"Join a backup with a region's carts: what was removed since stays removed." group:"Cluster"`
 	Link    linkCmd    `cmd:"" help:"Cut, heal or delay the link of two regions." group:"Faults"`
-	Node    nodeCmd    `cmd:"" help:"Kill or start a node." group:"Faults"`
+	Node    nodeCmd    `cmd:"" help:"Kill or start a node, or set its clock." group:"Faults"`
 	Region  regionCmd  `cmd:"" help:"Kill or start all nodes of a region." group:"Faults"`
 
 	Replay replayCmd `cmd:"" help:"Replay real orders through all regions, and prove that nothing was lost." group:"Measure"`
+	Drill  drillCmd  `cmd:"" help:"Make a failover drill under load and prove what is promised; 'drill list' names them." group:"Measure"`
 	Bench  benchCmd  `cmd:"" help:"Measure calls against one address." group:"Measure"`
 
 	Sign tokenCmd `cmd:"" name:"token" help:"Sign a token for a user, a guest or a service." group:"Keys"`
@@ -78,6 +80,7 @@ type app struct {
 	ctx            context.Context // of the one command that this process runs
 	stdout, stderr io.Writer
 	base           string // --addr as a URL
+	addressed      bool   // --addr was given, in whatever way
 	bearer         string
 	http           *http.Client
 }
@@ -127,7 +130,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 	if err != nil {
 		return fail(wantsJSON(c, args), usageError{err}, stdout, stderr)
 	}
-	a := &app{globals: c.globals, ctx: ctx, stdout: stdout, stderr: stderr}
+	a := &app{globals: c.globals, ctx: ctx, stdout: stdout, stderr: stderr, addressed: given(parsed, "addr")}
 	if err := a.open(); err != nil {
 		return fail(c.JSON, usageError{err}, stdout, stderr)
 	}
@@ -140,6 +143,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 		err = fmt.Errorf("nothing answers at %s: start the server with `make run` (cartd dev), or name another with --addr or SAMECART_ADDR: %w", addr, err)
 	}
 	return fail(c.JSON, err, stdout, stderr)
+}
+
+// given reports whether a flag has a value that is not its default: from the
+// command line, the environment or the file.
+func given(parsed *kong.Context, name string) bool {
+	for _, flag := range parsed.Flags() {
+		if flag.Name == name {
+			_, env := os.LookupEnv(flag.Envs[0])
+			return env || slices.ContainsFunc(parsed.Path, func(p *kong.Path) bool { return p.Flag != nil && p.Flag.Name == name }) || fmt.Sprint(flag.Target.Interface()) != flag.Default
+		}
+	}
+	return false
 }
 
 // wantsJSON also looks at arguments that the parser may not have come to.

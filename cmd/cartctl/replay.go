@@ -23,9 +23,9 @@ import (
 
 	"github.com/samecart/samecart/cmd/cartctl/api"
 	"github.com/samecart/samecart/cmd/cartctl/replay"
-	"github.com/samecart/samecart/cmd/cartctl/scan"
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	"github.com/samecart/samecart/proto/cart/v1/cartv1connect"
+	"github.com/samecart/samecart/rpc/scan"
 )
 
 // replayCmd replays real orders.

@@ -8,7 +8,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/samecart/samecart/cmd/cartctl/scan"
+	"github.com/samecart/samecart/rpc/scan"
 )
 
 // verifyCmd compares all regions.

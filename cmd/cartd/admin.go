@@ -54,6 +54,7 @@ type operations interface {
 	link(ctx context.Context, p pair, cut bool, delay time.Duration) error
 	node(ctx context.Context, name string, start bool) error
 	region(ctx context.Context, name string, start bool) error
+	setClock(ctx context.Context, node string, ahead time.Duration) error
 	repair(ctx context.Context, region, peer string) error
 	// member has the regions agree on a change of how one stands.
 	member(ctx context.Context, req *adminv1.MemberRequest) (*membershipv1.Membership, error)
@@ -184,6 +185,22 @@ func (a admin) Region(ctx context.Context, req *connect.Request[adminv1.RegionRe
 		return nil, adminError(err)
 	}
 	return connect.NewResponse(&adminv1.RegionResponse{}), nil
+}
+
+// clockMost bounds how far a clock is set: what a drill of minutes needs, and less
+// than op ids live.
+const clockMost = time.Hour
+
+// Clock implements the service.
+func (a admin) Clock(ctx context.Context, req *connect.Request[adminv1.ClockRequest]) (*connect.Response[adminv1.ClockResponse], error) {
+	ahead := time.Duration(req.Msg.OffsetMs) * time.Millisecond
+	if most := clockMost.Milliseconds(); req.Msg.OffsetMs > most || req.Msg.OffsetMs < -most {
+		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("offset of %d ms: give at most %v, ahead or behind", req.Msg.OffsetMs, clockMost))
+	}
+	if err := a.ops.setClock(ctx, req.Msg.Node, ahead); err != nil {
+		return nil, adminError(err)
+	}
+	return connect.NewResponse(&adminv1.ClockResponse{}), nil
 }
 
 // Repair implements the service.

@@ -104,6 +104,7 @@ type devNode struct {
 	// addr is stored while the region's gateway, which the API has used since
 	// its port is open, may dial it already; nil until then.
 	addr   atomic.Pointer[string]
+	clock  skewed
 	member *member.Member
 }
 
@@ -488,10 +489,13 @@ func (r *devRegion) startNodes() error {
 // openNode is called with mu held.
 func (r *devRegion) openNode(n *devNode) error {
 	dir := filepath.Join(r.dev.dir, r.name, filepath.Base(n.name))
-	m, err := r.part.Open(n.name, dir, r.settings, r.dev.fail)
+	cfg := r.settings
+	cfg.Tune = func(c *region.Config) { c.Machine.Clock = n.clock.now }
+	m, err := r.part.Open(n.name, dir, cfg, r.dev.fail)
 	if err != nil {
 		return fmt.Errorf("start node %s: %w", n.name, err)
 	}
+	n.clock.ahead.Store(0) // as a process's is
 	n.member = m
 	return nil
 }
@@ -651,6 +655,19 @@ func (d *dev) node(_ context.Context, name string, start bool) error {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			return r.switchNode(n, start)
+		}
+	}
+	return fmt.Errorf("%w: node %q; nodes are called us-east/1, us-east/2, …", errUnknown, name)
+}
+
+func (d *dev) setClock(_ context.Context, name string, ahead time.Duration) error {
+	if !d.cmd.Drills {
+		return errNoDrills
+	}
+	for _, r := range d.all {
+		if n, ok := r.nodes[name]; ok {
+			n.clock.ahead.Store(int64(ahead))
+			return nil
 		}
 	}
 	return fmt.Errorf("%w: node %q; nodes are called us-east/1, us-east/2, …", errUnknown, name)

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,6 +25,9 @@ type fault struct {
 	Cut   bool          `json:"cut,omitempty"`
 	Delay time.Duration `json:"delay,omitempty"`
 	Die   bool          `json:"die,omitempty"`
+
+	// Clock is how far the node's clock is to be ahead; nil: it stays as it is.
+	Clock *time.Duration `json:"clock,omitempty"`
 }
 
 // onFault puts a fault in force on this node.
@@ -40,9 +44,18 @@ func (s *server) onFault(_ context.Context, _ string, payload []byte) ([]byte, e
 		time.AfterFunc(50*time.Millisecond, func() { _ = syscall.Kill(os.Getpid(), syscall.SIGKILL) })
 		return nil, nil
 	}
+	if f.Clock != nil {
+		s.clock.ahead.Store(int64(*f.Clock))
+		return nil, nil
+	}
 	s.faults.set(pairOf(f.A, f.B), f.Cut, f.Delay)
 	return nil, nil
 }
+
+// skewed is a node's clock that a drill may step.
+type skewed struct{ ahead atomic.Int64 } // a time.Duration
+
+func (s *skewed) now() time.Time { return time.Now().Add(time.Duration(s.ahead.Load())) }
 
 // tell brings a fault about on the given nodes; a node that is down has it
 // already, in effect.
@@ -77,6 +90,13 @@ func (s *server) node(ctx context.Context, name string, start bool) error {
 		return fmt.Errorf("%w: a node that runs as a process is started by what supervises it", errRefused)
 	}
 	return s.tell(ctx, []string{name}, fault{Die: true})
+}
+
+func (s *server) setClock(ctx context.Context, name string, ahead time.Duration) error {
+	if _, ok := s.conf.Nodes[name]; !ok {
+		return fmt.Errorf("%w: node %q is none of region %s", errUnknown, name, s.conf.Region)
+	}
+	return s.tell(ctx, []string{name}, fault{Clock: &ahead})
 }
 
 func (s *server) region(ctx context.Context, name string, start bool) error {

@@ -178,7 +178,8 @@ func TestEphemeralLeavesNothing(t *testing.T) {
 		_, link := d.admin("front").Link(ctx, connect.NewRequest(&adminv1.LinkRequest{Action: adminv1.LinkRequest_ACTION_CUT, A: "us-east", B: "eu-west"}))
 		_, node := d.admin("front").Node(ctx, connect.NewRequest(&adminv1.NodeRequest{Action: adminv1.NodeRequest_ACTION_KILL, Node: "us-east/1"}))
 		_, region := d.admin("front").Region(ctx, connect.NewRequest(&adminv1.RegionRequest{Action: adminv1.NodeRequest_ACTION_KILL, Region: "us-east"}))
-		for _, err := range []error{link, node, region} {
+		_, clock := d.admin("front").Clock(ctx, connect.NewRequest(&adminv1.ClockRequest{Node: "us-east/1", OffsetMs: 1}))
+		for _, err := range []error{link, node, region, clock} {
 			if connect.CodeOf(err) != connect.CodeFailedPrecondition || !strings.Contains(err.Error(), "--drills") {
 				t.Errorf("a fault without drills: %v", err)
 			}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -486,4 +487,56 @@ func TestHelpIsGood(t *testing.T) {
 			t.Errorf("cartd %s: %v: %.80s", args, err, out)
 		}
 	}
+}
+
+// A node's clock is what a drill sets, within bounds, until it is set right.
+func TestClockOfANode(t *testing.T) {
+	t.Parallel()
+	api := freeAddresses(t, 1)[0]
+	c := spawn(t, nil, alone(filepath.Join(t.TempDir(), "node"), "--listen", api, "--drills")...)
+	c.serves(t)
+	s := (&running{}).shopper(t)
+	s.headers, s.at = http.Header{"X-User-Id": {"clock"}, "X-Service-Scopes": {"admin"}}, func(string) string { return "http://" + api }
+	eventually(t, 15*time.Second, "the node is ready", func() bool {
+		a, err := s.try("", "GET", "/readyz", nil)
+		return err == nil && a.status == 200
+	})
+	clock := func(status int, node string, ahead time.Duration) {
+		t.Helper()
+		s.do(status, "", "POST", "/admin.v1.AdminService/Clock", map[string]any{"node": node, "offset_ms": ahead.Milliseconds()})
+	}
+	added := func(sku string) time.Duration {
+		t.Helper()
+		s.add("", sku, 1)
+		var cart struct {
+			Items []struct {
+				SKU string    `json:"sku_id"`
+				At  time.Time `json:"added_at"`
+			} `json:"items"`
+		}
+		if err := json.Unmarshal(s.do(200, "", "GET", "/api/v1/cart", nil).body, &cart); err != nil {
+			t.Fatal(err)
+		}
+		for _, item := range cart.Items {
+			if item.SKU == sku {
+				return time.Until(item.At)
+			}
+		}
+		t.Fatalf("%s is not in %+v", sku, cart)
+		return 0
+	}
+	if ahead := added("SKU-1"); ahead > time.Minute {
+		t.Errorf("added %v from now", ahead)
+	}
+	clock(200, "us-east/1", 30*time.Minute)
+	if ahead := added("SKU-2"); ahead < 29*time.Minute || ahead > 31*time.Minute {
+		t.Errorf("added %v from now, with the clock 30 minutes ahead", ahead)
+	}
+	clock(200, "us-east/1", 0)
+	s.set("", "SKU-1", 2) // what comes later is taken, though the clock went back
+	if have := s.cart("").ItemCount; have != 3 {
+		t.Errorf("%d pieces, want 3", have)
+	}
+	clock(400, "us-east/1", 2*time.Hour)
+	clock(404, "us-east/9", time.Minute)
 }

@@ -33,6 +33,7 @@ type server struct {
 	auth    rpc.Authenticator
 	faults  *faults
 	drills  bool
+	clock   skewed
 	forward bool // calls to other regions; a gateway's
 	metrics *metrics
 	log     *slog.Logger
@@ -270,7 +271,11 @@ func (s *server) runNode(ctx context.Context, c *nodeCommand) (err error) {
 	if s.certs != nil {
 		linkLn = s.certs.listener(linkLn)
 	}
-	m, err := s.part.Open(c.name(), c.Data, c.settings(), s.fail)
+	cfg := c.settings()
+	if s.drills {
+		cfg.Tune = func(c *region.Config) { c.Machine.Clock = s.clock.now }
+	}
+	m, err := s.part.Open(c.name(), c.Data, cfg, s.fail)
 	if err != nil {
 		return mendable(err)
 	}

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/samecart/samecart/cmd/cartctl/latency"
-	"github.com/samecart/samecart/cmd/cartctl/scan"
+	"github.com/samecart/samecart/rpc/scan"
 )
 
 // Add is one edit: a line of an invoice that is put into its cart.

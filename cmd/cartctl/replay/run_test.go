@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/samecart/samecart/cmd/cartctl/scan"
+	"github.com/samecart/samecart/rpc/scan"
 )
 
 // world is a fake of all regions: carts as maps, joined by the maximum while a

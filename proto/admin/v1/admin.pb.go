@@ -181,7 +181,7 @@ func (x MemberRequest_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MemberRequest_Action.Descriptor instead.
 func (MemberRequest_Action) EnumDescriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27, 0}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{29, 0}
 }
 
 type RegionsRequest struct {
@@ -1195,6 +1195,96 @@ func (*RegionResponse) Descriptor() ([]byte, []int) {
 	return file_admin_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
+type ClockRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// REGION/N.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Negative: behind. 0 ends it, as does a start of the node.
+	OffsetMs      int64 `protobuf:"varint,2,opt,name=offset_ms,json=offsetMs,proto3" json:"offset_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClockRequest) Reset() {
+	*x = ClockRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClockRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClockRequest) ProtoMessage() {}
+
+func (x *ClockRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClockRequest.ProtoReflect.Descriptor instead.
+func (*ClockRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ClockRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ClockRequest) GetOffsetMs() int64 {
+	if x != nil {
+		return x.OffsetMs
+	}
+	return 0
+}
+
+type ClockResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClockResponse) Reset() {
+	*x = ClockResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClockResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClockResponse) ProtoMessage() {}
+
+func (x *ClockResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClockResponse.ProtoReflect.Descriptor instead.
+func (*ClockResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+}
+
 type RepairRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Region        string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
@@ -1205,7 +1295,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1307,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1320,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RepairRequest) GetRegion() string {
@@ -1255,7 +1345,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_admin_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1267,7 +1357,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_admin_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1280,7 +1370,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 type DigestsRequest struct {
@@ -1292,7 +1382,7 @@ type DigestsRequest struct {
 
 func (x *DigestsRequest) Reset() {
 	*x = DigestsRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1304,7 +1394,7 @@ func (x *DigestsRequest) String() string {
 func (*DigestsRequest) ProtoMessage() {}
 
 func (x *DigestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1317,7 +1407,7 @@ func (x *DigestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsRequest.ProtoReflect.Descriptor instead.
 func (*DigestsRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DigestsRequest) GetRegion() string {
@@ -1337,7 +1427,7 @@ type DigestsResponse struct {
 
 func (x *DigestsResponse) Reset() {
 	*x = DigestsResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +1439,7 @@ func (x *DigestsResponse) String() string {
 func (*DigestsResponse) ProtoMessage() {}
 
 func (x *DigestsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +1452,7 @@ func (x *DigestsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsResponse.ProtoReflect.Descriptor instead.
 func (*DigestsResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DigestsResponse) GetDigests() [][]byte {
@@ -1382,7 +1472,7 @@ type ForgottenRequest struct {
 
 func (x *ForgottenRequest) Reset() {
 	*x = ForgottenRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1394,7 +1484,7 @@ func (x *ForgottenRequest) String() string {
 func (*ForgottenRequest) ProtoMessage() {}
 
 func (x *ForgottenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1407,7 +1497,7 @@ func (x *ForgottenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgottenRequest.ProtoReflect.Descriptor instead.
 func (*ForgottenRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ForgottenRequest) GetRegion() string {
@@ -1428,7 +1518,7 @@ type ForgottenResponse struct {
 
 func (x *ForgottenResponse) Reset() {
 	*x = ForgottenResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1440,7 +1530,7 @@ func (x *ForgottenResponse) String() string {
 func (*ForgottenResponse) ProtoMessage() {}
 
 func (x *ForgottenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1453,7 +1543,7 @@ func (x *ForgottenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgottenResponse.ProtoReflect.Descriptor instead.
 func (*ForgottenResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ForgottenResponse) GetForgottenBeforeMs() []int64 {
@@ -1474,7 +1564,7 @@ type ExportRequest struct {
 
 func (x *ExportRequest) Reset() {
 	*x = ExportRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1486,7 +1576,7 @@ func (x *ExportRequest) String() string {
 func (*ExportRequest) ProtoMessage() {}
 
 func (x *ExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1499,7 +1589,7 @@ func (x *ExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
 func (*ExportRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExportRequest) GetRegion() string {
@@ -1527,7 +1617,7 @@ type WholeCart struct {
 
 func (x *WholeCart) Reset() {
 	*x = WholeCart{}
-	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1539,7 +1629,7 @@ func (x *WholeCart) String() string {
 func (*WholeCart) ProtoMessage() {}
 
 func (x *WholeCart) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1552,7 +1642,7 @@ func (x *WholeCart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeCart.ProtoReflect.Descriptor instead.
 func (*WholeCart) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WholeCart) GetCartId() string {
@@ -1578,7 +1668,7 @@ type ExportResponse struct {
 
 func (x *ExportResponse) Reset() {
 	*x = ExportResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1590,7 +1680,7 @@ func (x *ExportResponse) String() string {
 func (*ExportResponse) ProtoMessage() {}
 
 func (x *ExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1603,7 +1693,7 @@ func (x *ExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
 func (*ExportResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ExportResponse) GetCarts() []*WholeCart {
@@ -1624,7 +1714,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1636,7 +1726,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1649,7 +1739,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ImportRequest) GetRegion() string {
@@ -1674,7 +1764,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +1776,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +1789,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 type MemberRequest struct {
@@ -1719,7 +1809,7 @@ type MemberRequest struct {
 
 func (x *MemberRequest) Reset() {
 	*x = MemberRequest{}
-	mi := &file_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1821,7 @@ func (x *MemberRequest) String() string {
 func (*MemberRequest) ProtoMessage() {}
 
 func (x *MemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1834,7 @@ func (x *MemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRequest.ProtoReflect.Descriptor instead.
 func (*MemberRequest) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *MemberRequest) GetAction() MemberRequest_Action {
@@ -1798,7 +1888,7 @@ type MemberResponse struct {
 
 func (x *MemberResponse) Reset() {
 	*x = MemberResponse{}
-	mi := &file_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1810,7 +1900,7 @@ func (x *MemberResponse) String() string {
 func (*MemberResponse) ProtoMessage() {}
 
 func (x *MemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1823,7 +1913,7 @@ func (x *MemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberResponse.ProtoReflect.Descriptor instead.
 func (*MemberResponse) Descriptor() ([]byte, []int) {
-	return file_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *MemberResponse) GetMembership() *v1.Membership {
@@ -1926,7 +2016,11 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\rRegionRequest\x124\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x1c.admin.v1.NodeRequest.ActionR\x06action\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\"\x10\n" +
-	"\x0eRegionResponse\";\n" +
+	"\x0eRegionResponse\"?\n" +
+	"\fClockRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1b\n" +
+	"\toffset_ms\x18\x02 \x01(\x03R\boffsetMs\"\x0f\n" +
+	"\rClockResponse\";\n" +
 	"\rRepairRequest\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x12\n" +
 	"\x04peer\x18\x02 \x01(\tR\x04peer\"\x10\n" +
@@ -1968,13 +2062,14 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x0eMemberResponse\x129\n" +
 	"\n" +
 	"membership\x18\x01 \x01(\v2\x19.membership.v1.MembershipR\n" +
-	"membership2\xae\x05\n" +
+	"membership2\xe8\x05\n" +
 	"\fAdminService\x12>\n" +
 	"\aRegions\x12\x18.admin.v1.RegionsRequest\x1a\x19.admin.v1.RegionsResponse\x127\n" +
 	"\x04Scan\x12\x15.admin.v1.ScanRequest\x1a\x16.admin.v1.ScanResponse0\x01\x125\n" +
 	"\x04Link\x12\x15.admin.v1.LinkRequest\x1a\x16.admin.v1.LinkResponse\x125\n" +
 	"\x04Node\x12\x15.admin.v1.NodeRequest\x1a\x16.admin.v1.NodeResponse\x12;\n" +
-	"\x06Region\x12\x17.admin.v1.RegionRequest\x1a\x18.admin.v1.RegionResponse\x12;\n" +
+	"\x06Region\x12\x17.admin.v1.RegionRequest\x1a\x18.admin.v1.RegionResponse\x128\n" +
+	"\x05Clock\x12\x16.admin.v1.ClockRequest\x1a\x17.admin.v1.ClockResponse\x12;\n" +
 	"\x06Repair\x12\x17.admin.v1.RepairRequest\x1a\x18.admin.v1.RepairResponse\x12>\n" +
 	"\aDigests\x12\x18.admin.v1.DigestsRequest\x1a\x19.admin.v1.DigestsResponse\x12D\n" +
 	"\tForgotten\x12\x1a.admin.v1.ForgottenRequest\x1a\x1b.admin.v1.ForgottenResponse\x12=\n" +
@@ -1995,7 +2090,7 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_admin_v1_admin_proto_goTypes = []any{
 	(LinkRequest_Action)(0),   // 0: admin.v1.LinkRequest.Action
 	(NodeRequest_Action)(0),   // 1: admin.v1.NodeRequest.Action
@@ -2016,25 +2111,27 @@ var file_admin_v1_admin_proto_goTypes = []any{
 	(*NodeResponse)(nil),      // 16: admin.v1.NodeResponse
 	(*RegionRequest)(nil),     // 17: admin.v1.RegionRequest
 	(*RegionResponse)(nil),    // 18: admin.v1.RegionResponse
-	(*RepairRequest)(nil),     // 19: admin.v1.RepairRequest
-	(*RepairResponse)(nil),    // 20: admin.v1.RepairResponse
-	(*DigestsRequest)(nil),    // 21: admin.v1.DigestsRequest
-	(*DigestsResponse)(nil),   // 22: admin.v1.DigestsResponse
-	(*ForgottenRequest)(nil),  // 23: admin.v1.ForgottenRequest
-	(*ForgottenResponse)(nil), // 24: admin.v1.ForgottenResponse
-	(*ExportRequest)(nil),     // 25: admin.v1.ExportRequest
-	(*WholeCart)(nil),         // 26: admin.v1.WholeCart
-	(*ExportResponse)(nil),    // 27: admin.v1.ExportResponse
-	(*ImportRequest)(nil),     // 28: admin.v1.ImportRequest
-	(*ImportResponse)(nil),    // 29: admin.v1.ImportResponse
-	(*MemberRequest)(nil),     // 30: admin.v1.MemberRequest
-	(*MemberResponse)(nil),    // 31: admin.v1.MemberResponse
-	(*v1.Membership)(nil),     // 32: membership.v1.Membership
+	(*ClockRequest)(nil),      // 19: admin.v1.ClockRequest
+	(*ClockResponse)(nil),     // 20: admin.v1.ClockResponse
+	(*RepairRequest)(nil),     // 21: admin.v1.RepairRequest
+	(*RepairResponse)(nil),    // 22: admin.v1.RepairResponse
+	(*DigestsRequest)(nil),    // 23: admin.v1.DigestsRequest
+	(*DigestsResponse)(nil),   // 24: admin.v1.DigestsResponse
+	(*ForgottenRequest)(nil),  // 25: admin.v1.ForgottenRequest
+	(*ForgottenResponse)(nil), // 26: admin.v1.ForgottenResponse
+	(*ExportRequest)(nil),     // 27: admin.v1.ExportRequest
+	(*WholeCart)(nil),         // 28: admin.v1.WholeCart
+	(*ExportResponse)(nil),    // 29: admin.v1.ExportResponse
+	(*ImportRequest)(nil),     // 30: admin.v1.ImportRequest
+	(*ImportResponse)(nil),    // 31: admin.v1.ImportResponse
+	(*MemberRequest)(nil),     // 32: admin.v1.MemberRequest
+	(*MemberResponse)(nil),    // 33: admin.v1.MemberResponse
+	(*v1.Membership)(nil),     // 34: membership.v1.Membership
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
 	5,  // 0: admin.v1.RegionsResponse.regions:type_name -> admin.v1.RegionStatus
 	9,  // 1: admin.v1.RegionsResponse.links:type_name -> admin.v1.LinkStatus
-	32, // 2: admin.v1.RegionsResponse.membership:type_name -> membership.v1.Membership
+	34, // 2: admin.v1.RegionsResponse.membership:type_name -> membership.v1.Membership
 	6,  // 3: admin.v1.RegionStatus.nodes:type_name -> admin.v1.NodeStatus
 	7,  // 4: admin.v1.RegionStatus.shards:type_name -> admin.v1.ShardStatus
 	8,  // 5: admin.v1.ShardStatus.peers:type_name -> admin.v1.PeerStatus
@@ -2042,34 +2139,36 @@ var file_admin_v1_admin_proto_depIdxs = []int32{
 	0,  // 7: admin.v1.LinkRequest.action:type_name -> admin.v1.LinkRequest.Action
 	1,  // 8: admin.v1.NodeRequest.action:type_name -> admin.v1.NodeRequest.Action
 	1,  // 9: admin.v1.RegionRequest.action:type_name -> admin.v1.NodeRequest.Action
-	26, // 10: admin.v1.ExportResponse.carts:type_name -> admin.v1.WholeCart
-	26, // 11: admin.v1.ImportRequest.carts:type_name -> admin.v1.WholeCart
+	28, // 10: admin.v1.ExportResponse.carts:type_name -> admin.v1.WholeCart
+	28, // 11: admin.v1.ImportRequest.carts:type_name -> admin.v1.WholeCart
 	2,  // 12: admin.v1.MemberRequest.action:type_name -> admin.v1.MemberRequest.Action
-	32, // 13: admin.v1.MemberResponse.membership:type_name -> membership.v1.Membership
+	34, // 13: admin.v1.MemberResponse.membership:type_name -> membership.v1.Membership
 	3,  // 14: admin.v1.AdminService.Regions:input_type -> admin.v1.RegionsRequest
 	10, // 15: admin.v1.AdminService.Scan:input_type -> admin.v1.ScanRequest
 	13, // 16: admin.v1.AdminService.Link:input_type -> admin.v1.LinkRequest
 	15, // 17: admin.v1.AdminService.Node:input_type -> admin.v1.NodeRequest
 	17, // 18: admin.v1.AdminService.Region:input_type -> admin.v1.RegionRequest
-	19, // 19: admin.v1.AdminService.Repair:input_type -> admin.v1.RepairRequest
-	21, // 20: admin.v1.AdminService.Digests:input_type -> admin.v1.DigestsRequest
-	23, // 21: admin.v1.AdminService.Forgotten:input_type -> admin.v1.ForgottenRequest
-	25, // 22: admin.v1.AdminService.Export:input_type -> admin.v1.ExportRequest
-	28, // 23: admin.v1.AdminService.Import:input_type -> admin.v1.ImportRequest
-	30, // 24: admin.v1.AdminService.Member:input_type -> admin.v1.MemberRequest
-	4,  // 25: admin.v1.AdminService.Regions:output_type -> admin.v1.RegionsResponse
-	12, // 26: admin.v1.AdminService.Scan:output_type -> admin.v1.ScanResponse
-	14, // 27: admin.v1.AdminService.Link:output_type -> admin.v1.LinkResponse
-	16, // 28: admin.v1.AdminService.Node:output_type -> admin.v1.NodeResponse
-	18, // 29: admin.v1.AdminService.Region:output_type -> admin.v1.RegionResponse
-	20, // 30: admin.v1.AdminService.Repair:output_type -> admin.v1.RepairResponse
-	22, // 31: admin.v1.AdminService.Digests:output_type -> admin.v1.DigestsResponse
-	24, // 32: admin.v1.AdminService.Forgotten:output_type -> admin.v1.ForgottenResponse
-	27, // 33: admin.v1.AdminService.Export:output_type -> admin.v1.ExportResponse
-	29, // 34: admin.v1.AdminService.Import:output_type -> admin.v1.ImportResponse
-	31, // 35: admin.v1.AdminService.Member:output_type -> admin.v1.MemberResponse
-	25, // [25:36] is the sub-list for method output_type
-	14, // [14:25] is the sub-list for method input_type
+	19, // 19: admin.v1.AdminService.Clock:input_type -> admin.v1.ClockRequest
+	21, // 20: admin.v1.AdminService.Repair:input_type -> admin.v1.RepairRequest
+	23, // 21: admin.v1.AdminService.Digests:input_type -> admin.v1.DigestsRequest
+	25, // 22: admin.v1.AdminService.Forgotten:input_type -> admin.v1.ForgottenRequest
+	27, // 23: admin.v1.AdminService.Export:input_type -> admin.v1.ExportRequest
+	30, // 24: admin.v1.AdminService.Import:input_type -> admin.v1.ImportRequest
+	32, // 25: admin.v1.AdminService.Member:input_type -> admin.v1.MemberRequest
+	4,  // 26: admin.v1.AdminService.Regions:output_type -> admin.v1.RegionsResponse
+	12, // 27: admin.v1.AdminService.Scan:output_type -> admin.v1.ScanResponse
+	14, // 28: admin.v1.AdminService.Link:output_type -> admin.v1.LinkResponse
+	16, // 29: admin.v1.AdminService.Node:output_type -> admin.v1.NodeResponse
+	18, // 30: admin.v1.AdminService.Region:output_type -> admin.v1.RegionResponse
+	20, // 31: admin.v1.AdminService.Clock:output_type -> admin.v1.ClockResponse
+	22, // 32: admin.v1.AdminService.Repair:output_type -> admin.v1.RepairResponse
+	24, // 33: admin.v1.AdminService.Digests:output_type -> admin.v1.DigestsResponse
+	26, // 34: admin.v1.AdminService.Forgotten:output_type -> admin.v1.ForgottenResponse
+	29, // 35: admin.v1.AdminService.Export:output_type -> admin.v1.ExportResponse
+	31, // 36: admin.v1.AdminService.Import:output_type -> admin.v1.ImportResponse
+	33, // 37: admin.v1.AdminService.Member:output_type -> admin.v1.MemberResponse
+	26, // [26:38] is the sub-list for method output_type
+	14, // [14:26] is the sub-list for method input_type
 	14, // [14:14] is the sub-list for extension type_name
 	14, // [14:14] is the sub-list for extension extendee
 	0,  // [0:14] is the sub-list for field type_name
@@ -2086,7 +2185,7 @@ func file_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   29,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

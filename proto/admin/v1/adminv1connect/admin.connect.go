@@ -44,6 +44,8 @@ const (
 	AdminServiceNodeProcedure = "/admin.v1.AdminService/Node"
 	// AdminServiceRegionProcedure is the fully-qualified name of the AdminService's Region RPC.
 	AdminServiceRegionProcedure = "/admin.v1.AdminService/Region"
+	// AdminServiceClockProcedure is the fully-qualified name of the AdminService's Clock RPC.
+	AdminServiceClockProcedure = "/admin.v1.AdminService/Clock"
 	// AdminServiceRepairProcedure is the fully-qualified name of the AdminService's Repair RPC.
 	AdminServiceRepairProcedure = "/admin.v1.AdminService/Repair"
 	// AdminServiceDigestsProcedure is the fully-qualified name of the AdminService's Digests RPC.
@@ -71,6 +73,9 @@ type AdminServiceClient interface {
 	Node(context.Context, *connect.Request[v1.NodeRequest]) (*connect.Response[v1.NodeResponse], error)
 	// Region kills or starts all nodes of a region. Only with drills on.
 	Region(context.Context, *connect.Request[v1.RegionRequest]) (*connect.Response[v1.RegionResponse], error)
+	// Clock sets how far a node's clock is ahead of its machine's. Only with
+	// drills on.
+	Clock(context.Context, *connect.Request[v1.ClockRequest]) (*connect.Response[v1.ClockResponse], error)
 	// Repair begins to compare all carts of a region with a peer region's and to
 	// exchange those that differ; Regions shows how it goes.
 	Repair(context.Context, *connect.Request[v1.RepairRequest]) (*connect.Response[v1.RepairResponse], error)
@@ -131,6 +136,12 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("Region")),
 			connect.WithClientOptions(opts...),
 		),
+		clock: connect.NewClient[v1.ClockRequest, v1.ClockResponse](
+			httpClient,
+			baseURL+AdminServiceClockProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("Clock")),
+			connect.WithClientOptions(opts...),
+		),
 		repair: connect.NewClient[v1.RepairRequest, v1.RepairResponse](
 			httpClient,
 			baseURL+AdminServiceRepairProcedure,
@@ -177,6 +188,7 @@ type adminServiceClient struct {
 	link      *connect.Client[v1.LinkRequest, v1.LinkResponse]
 	node      *connect.Client[v1.NodeRequest, v1.NodeResponse]
 	region    *connect.Client[v1.RegionRequest, v1.RegionResponse]
+	clock     *connect.Client[v1.ClockRequest, v1.ClockResponse]
 	repair    *connect.Client[v1.RepairRequest, v1.RepairResponse]
 	digests   *connect.Client[v1.DigestsRequest, v1.DigestsResponse]
 	forgotten *connect.Client[v1.ForgottenRequest, v1.ForgottenResponse]
@@ -208,6 +220,11 @@ func (c *adminServiceClient) Node(ctx context.Context, req *connect.Request[v1.N
 // Region calls admin.v1.AdminService.Region.
 func (c *adminServiceClient) Region(ctx context.Context, req *connect.Request[v1.RegionRequest]) (*connect.Response[v1.RegionResponse], error) {
 	return c.region.CallUnary(ctx, req)
+}
+
+// Clock calls admin.v1.AdminService.Clock.
+func (c *adminServiceClient) Clock(ctx context.Context, req *connect.Request[v1.ClockRequest]) (*connect.Response[v1.ClockResponse], error) {
+	return c.clock.CallUnary(ctx, req)
 }
 
 // Repair calls admin.v1.AdminService.Repair.
@@ -253,6 +270,9 @@ type AdminServiceHandler interface {
 	Node(context.Context, *connect.Request[v1.NodeRequest]) (*connect.Response[v1.NodeResponse], error)
 	// Region kills or starts all nodes of a region. Only with drills on.
 	Region(context.Context, *connect.Request[v1.RegionRequest]) (*connect.Response[v1.RegionResponse], error)
+	// Clock sets how far a node's clock is ahead of its machine's. Only with
+	// drills on.
+	Clock(context.Context, *connect.Request[v1.ClockRequest]) (*connect.Response[v1.ClockResponse], error)
 	// Repair begins to compare all carts of a region with a peer region's and to
 	// exchange those that differ; Regions shows how it goes.
 	Repair(context.Context, *connect.Request[v1.RepairRequest]) (*connect.Response[v1.RepairResponse], error)
@@ -309,6 +329,12 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("Region")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceClockHandler := connect.NewUnaryHandler(
+		AdminServiceClockProcedure,
+		svc.Clock,
+		connect.WithSchema(adminServiceMethods.ByName("Clock")),
+		connect.WithHandlerOptions(opts...),
+	)
 	adminServiceRepairHandler := connect.NewUnaryHandler(
 		AdminServiceRepairProcedure,
 		svc.Repair,
@@ -357,6 +383,8 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceNodeHandler.ServeHTTP(w, r)
 		case AdminServiceRegionProcedure:
 			adminServiceRegionHandler.ServeHTTP(w, r)
+		case AdminServiceClockProcedure:
+			adminServiceClockHandler.ServeHTTP(w, r)
 		case AdminServiceRepairProcedure:
 			adminServiceRepairHandler.ServeHTTP(w, r)
 		case AdminServiceDigestsProcedure:
@@ -396,6 +424,10 @@ func (UnimplementedAdminServiceHandler) Node(context.Context, *connect.Request[v
 
 func (UnimplementedAdminServiceHandler) Region(context.Context, *connect.Request[v1.RegionRequest]) (*connect.Response[v1.RegionResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.Region is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) Clock(context.Context, *connect.Request[v1.ClockRequest]) (*connect.Response[v1.ClockResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.Clock is not implemented"))
 }
 
 func (UnimplementedAdminServiceHandler) Repair(context.Context, *connect.Request[v1.RepairRequest]) (*connect.Response[v1.RepairResponse], error) {
