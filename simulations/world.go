@@ -58,7 +58,8 @@ type world struct {
 	trace *trace
 	// lost says when a node that had lost its disk was back, by region; below 0: it
 	// is not.
-	lost map[string]time.Duration
+	lost   map[string]time.Duration
+	retain uint64 // rows of delta logs
 
 	quiet chan struct{} // holds a token while nobody waits for the world to stand still
 }
@@ -99,7 +100,7 @@ type process struct {
 
 func newWorld(plan Plan, root string, log *slog.Logger) (*world, error) {
 	w := &world{
-		plan: plan, root: root, log: log, caches: make(map[string]cache.Cache), lost: make(map[string]time.Duration), nodes: make(map[string]*node),
+		plan: plan, root: root, log: log, retain: 2000, caches: make(map[string]cache.Cache), lost: make(map[string]time.Duration), nodes: make(map[string]*node),
 		rng: rand.New(rand.NewPCG(plan.Seed, 0x776f726c64)), ways: make(map[[2]string]network.Way), totals: newTotals(), trace: newTrace(), quiet: make(chan struct{}, 1),
 	}
 	w.quiet <- struct{}{}
@@ -480,7 +481,7 @@ func (w *world) peers(name string, host *network.Host) member.Peers {
 
 func (w *world) config(n *node, boot string) member.Config {
 	c := member.DefaultConfig()
-	c.MemtableBytes, c.CacheBytes, c.SegmentBytes, c.RetainRows = 1<<20, 1<<20, w.plan.Segment, 2000
+	c.MemtableBytes, c.CacheBytes, c.SegmentBytes, c.RetainRows = 1<<20, 1<<20, w.plan.Segment, w.retain
 	c.Timing.Heartbeat, c.Timing.Lease, c.Timing.Commit = w.plan.Heartbeat, w.plan.Heartbeat/2, w.plan.Heartbeat/5
 	c.Timing.SnapshotEvery = 15 * time.Second
 	c.Timing.SnapshotAfter, c.Timing.Trailing = w.plan.SnapshotAfter, w.plan.Trailing
