@@ -22,6 +22,9 @@ BENCH     ?= .
 BENCHTIME ?= 1s
 BASE      ?= HEAD
 FUZZTIME  ?= 10s
+ONE       ?= 300
+FULL      ?= 30
+SLICE     ?= 200
 
 TOOLS                 := $(CURDIR)/bin/tools
 BUF                   := $(TOOLS)/.buf@$(BUF_VERSION)
@@ -68,6 +71,17 @@ test-services: ## run the tests against real services; those that SAMECART_TEST_
 	eval "$$addresses"; \
 	env | grep '^SAMECART_TEST_' | sort; \
 	go test -count=1 -timeout 10m -parallel 4 -tags services $$packages
+
+.PHONY: simulate
+simulate: ## run simulations under faults in virtual time: ONE=300 seeds of one region, FULL=30 of three
+	@set -o pipefail; go test -count=1 -timeout 20m ./simulations -run 'TestOneGroup|TestFullSize|TestCrashPoints' -v -one $(ONE) -full $(FULL) -crash 4 | grep -v '^=== \|^    --- '
+
+.PHONY: nightly
+nightly: ## run the next slice of simulations, SLICE=200 seeds and a tenth of full size; adds to the totals
+	@mkdir -p bin/nightly
+	@set -o pipefail; go test -count=1 -timeout 0 ./simulations -run 'TestOneGroup|TestFullSize|TestCrashPoints' -v \
+	  -one $(SLICE) -full $$(($(SLICE) / 10)) -crash $$(($(SLICE) / 40)) -log $(CURDIR)/bin/nightly \
+	  -totals $(CURDIR)/simulations/testdata/nightly.json -table $(CURDIR)/simulations/README.md | grep -v '^=== \|^    --- '
 
 .PHONY: race
 race: ## run the tests under the race detector

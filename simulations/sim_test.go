@@ -22,6 +22,7 @@ var (
 	fullFlag   = flag.Int("full", fullRuns, "runs of full size")
 	crashFlag  = flag.Int("crash", crashRuns, "runs of crashes at durable steps")
 	logFlag    = flag.String("log", "", "directory for what happened in runs that failed; empty: a temporary one")
+	tableFlag  = flag.String("table", "", "file in which the table of totals is brought up to date")
 	totalsFlag = flag.String("totals", "", "file of totals that these runs are added to; runs go on after the last seed in it")
 )
 
@@ -30,7 +31,14 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	debug.SetGCPercent(800)
 	debug.SetMemoryLimit(2 << 30)
-	os.Exit(m.Run())
+	code := m.Run()
+	if *tableFlag != "" {
+		if err := writeTable(*tableFlag); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
 }
 
 // The virtual time with faults of one run.

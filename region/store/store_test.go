@@ -34,6 +34,33 @@ func openStore(t testing.TB, dir string) *Store {
 	return s
 }
 
+// What a process leaves that ended while it made a database is not in the way: a
+// database is made beside its place. Found by a simulation.
+func TestADatabaseIsMadeAtOnce(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "badger")
+	if err := os.MkdirAll(dir+".new", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"KEYREGISTRY", "MANIFEST", "000001.vlog"} {
+		if err := os.WriteFile(filepath.Join(dir+".new", name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Check(dir); err != nil {
+		t.Errorf("check of what was not made yet: %v", err)
+	}
+	s := openStore(t, dir)
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(dir + ".new"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was left behind is still there: %v", err)
+	}
+	if _, err := Check(dir); err != nil {
+		t.Errorf("check of a new one: %v", err)
+	}
+}
+
 func newStore(t testing.TB) *Store {
 	t.Helper()
 	s := openStore(t, t.TempDir())
