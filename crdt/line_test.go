@@ -97,6 +97,27 @@ func TestAdd(t *testing.T) {
 	}
 }
 
+// Whatever field a write wrote, after a remove that did not see it the line shows
+// all of them as the write left them.
+func TestEveryFieldStandsIn(t *testing.T) {
+	other := crdt.Writer{Replica: crdt.Replica{Region: 2}}
+	c := &crdt.Cart{}
+	c = c.Apply(c.Add(writer, tea, 2, crdt.Offer{Price: 100, Currency: "EUR", AddedAt: 9}, false))
+	c = c.Apply(c.SetAttributes(writer, tea, "note=hi"))
+	c = c.Apply(c.SetPlacement(writer, tea, crdt.Saved))
+	removed := c.Apply(c.Remove(other, tea))
+	for name, d := range map[string]crdt.Delta{
+		"quantity":   c.SetQuantity(writer, tea, 7),
+		"placement":  c.SetPlacement(writer, tea, crdt.InCart),
+		"attributes": c.SetAttributes(writer, tea, "note=no"),
+	} {
+		want := c.Apply(d).Find(tea).Visible()
+		if got := removed.Apply(d).Find(tea).Visible(); got != want {
+			t.Errorf("%s: the line shows %+v, want %+v", name, got, want)
+		}
+	}
+}
+
 // What is added to a line with concurrent placements stays in the cart, also when
 // a remove elsewhere has seen only the one that counted.
 func TestAddStaysInTheCart(t *testing.T) {
