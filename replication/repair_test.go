@@ -174,8 +174,8 @@ func TestRepairSendsWhatContextsHide(t *testing.T) {
 // noise is a sketch of nothing: symbols that are at random, so it never decodes,
 // and never is what no set has either.
 type noise struct {
-	rand  *rand.Rand
-	parts int
+	rand    *rand.Rand
+	symbols int
 }
 
 func (s *noise) Next(n int) ([]byte, error) {
@@ -185,11 +185,11 @@ func (s *noise) Next(n int) ([]byte, error) {
 	for i := range part[header:] {
 		part[header+i] = byte(s.rand.Uint32())
 	}
-	if s.parts++; s.parts > 1000 {
-		return nil, errors.New("the sketch is read on and on")
-	}
-	if s.parts > 1 {
+	if s.symbols > 0 {
 		part = part[header:]
+	}
+	if s.symbols += n; s.symbols > 10_000 {
+		return nil, errors.New("the sketch is read on and on")
 	}
 	return part, nil
 }

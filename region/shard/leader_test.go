@@ -89,6 +89,35 @@ func TestReadsOfACutOffLeader(t *testing.T) {
 	})
 }
 
+// A strong read looks at the cart before it asks whether this node leads: what it
+// saw afterwards, another leader might have replaced already.
+func TestStrongReadLooksBeforeItAsks(t *testing.T) {
+	s := startAlone(t, start{}).shard
+	propose(t, s, addCommand("c", "a", 1, 0))
+	s.verify.raft = writesBefore{s.raft, func() {
+		if _, err := s.Propose(t.Context(), addCommand("c", "a", 1, 0)); err != nil {
+			t.Error(err)
+		}
+	}}
+	for n := range uint64(2) {
+		if r, err := s.Read(t.Context(), "c", true); err != nil || r.State.Cart.ItemCount(0) != n+1 {
+			t.Errorf("read %d items, %v, want those from before the question: %d", stateOf(r).Cart.ItemCount(0), err, n+1)
+		}
+	}
+}
+
+// writesBefore does something before each question.
+type writesBefore struct {
+	*raft.Raft
+	write func()
+}
+
+// VerifyLeader asks after the write.
+func (w writesBefore) VerifyLeader() raft.Future {
+	w.write()
+	return w.Raft.VerifyLeader()
+}
+
 // A new leader that has not applied what the one before acknowledged answers
 // nothing, until it has.
 func TestReadsWaitForTheBarrier(t *testing.T) {
