@@ -125,7 +125,7 @@ func (n *Node) setFormed(servers map[string]string, incarnation uint32) error {
 	defer n.idMu.Unlock()
 	id := n.id
 	id.Formed, id.Servers, id.Incarnation = true, servers, incarnation
-	if err := id.save(n.cfg.Dir); err != nil {
+	if err := id.save(n.cfg.Dir, n.cfg.Machine.Steps); err != nil {
 		return err
 	}
 	n.id = id

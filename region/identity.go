@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/samecart/samecart/region/store"
 )
 
 // ErrForeignData means that a data directory is not this node's: it holds
@@ -60,11 +62,11 @@ type identity struct {
 
 // openIdentity reads the directory's identity, or makes one when the
 // directory is empty.
-func openIdentity(dir string, want identity) (id identity, err error) {
+func openIdentity(dir string, want identity, steps store.Steps) (id identity, err error) {
 	path := filepath.Join(dir, identityFile)
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return newIdentity(dir, want)
+		return newIdentity(dir, want, steps)
 	}
 	if err != nil {
 		return id, fmt.Errorf("%w: %w; restore the file, or give another --data", ErrDamagedData, err)
@@ -148,7 +150,7 @@ func lockDir(dir string) (lock *os.File, err error) {
 	return f, nil
 }
 
-func newIdentity(dir string, want identity) (identity, error) {
+func newIdentity(dir string, want identity, steps store.Steps) (identity, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return want, fmt.Errorf("read data directory: %w", err)
@@ -162,25 +164,31 @@ func newIdentity(dir string, want identity) (identity, error) {
 	}
 	want.Format = identityFormat
 	want.ServerID = want.Node + "~" + strings.ToLower(rand.Text()[:8])
-	return want, want.save(dir)
+	return want, want.save(dir, steps)
 }
 
 // save replaces the identity file, durably.
-func (id identity) save(dir string) error {
+func (id identity) save(dir string, steps store.Steps) error {
 	b, err := json.MarshalIndent(id, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(dir, identityFile), append(b, '\n')); err != nil {
+	if err := writeFile(filepath.Join(dir, identityFile), append(b, '\n'), steps); err != nil {
 		return fmt.Errorf("write identity: %w", err)
 	}
 	return nil
 }
 
+// The durable steps of a node's own files.
+const (
+	StepWritten = "identity: written beside the old one"
+	StepRenamed = "identity: in the place of the old one"
+)
+
 // newSuffix marks a file that does not stand in for the old one yet.
 const newSuffix = ".new"
 
-func writeFile(path string, b []byte) error {
+func writeFile(path string, b []byte, steps store.Steps) error {
 	tmp := path + newSuffix
 	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -190,9 +198,11 @@ func writeFile(path string, b []byte) error {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
+	steps.At(StepWritten)
 	if err := os.Rename(tmp, path); err != nil {
 		return err
 	}
+	steps.At(StepRenamed)
 	return syncDir(filepath.Dir(path))
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/hashicorp/raft-wal/types"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/samecart/samecart/crdt"
@@ -34,6 +35,7 @@ type Config struct {
 	Store   store.Config
 	Limits  shard.Limits
 	Timing  shard.Timing
+	Machine Machine
 
 	CacheBytes   int64  // decoded carts in memory, over all shards
 	SegmentBytes int    // one file of a shard's log; allocated at once
@@ -59,6 +61,22 @@ type Config struct {
 	// be trusted. The process should end.
 	Fatal func(error)
 	Log   *slog.Logger
+}
+
+// Machine is what a node has of the machine it runs on; the zero Machine is the
+// real one. Simulations put others in its place, which fail.
+type Machine struct {
+	Clock func() time.Time // nil: time.Now
+	Boot  string           // names the machine's boot; empty: the operating system is asked
+	Files types.VFS        // of the shards' logs; nil: the operating system's
+	Steps store.Steps      // see there
+}
+
+func (m Machine) boot() string {
+	if m.Boot != "" {
+		return m.Boot
+	}
+	return bootID()
 }
 
 // Node is one process's part of a region: its shards, its database, its
@@ -96,7 +114,7 @@ func Open(cfg Config, mux *link.Mux) (n *Node, err error) {
 		Cluster: cfg.Cluster, Region: cfg.Name, RegionID: uint16(cfg.Router.Region), Incarnation: cfg.Router.Incarnation,
 		Node: cfg.Node, Shards: cfg.Router.Shards,
 	}
-	id, err := openIdentity(cfg.Dir, want)
+	id, err := openIdentity(cfg.Dir, want, cfg.Machine.Steps)
 	if err != nil {
 		return nil, err
 	}
@@ -107,8 +125,8 @@ func Open(cfg Config, mux *link.Mux) (n *Node, err error) {
 	} else {
 		id.Incarnation = cfg.Router.Incarnation
 	}
-	cfg.Store.Dir = filepath.Join(cfg.Dir, "badger")
-	boot := bootID()
+	cfg.Store.Dir, cfg.Store.Steps = filepath.Join(cfg.Dir, "badger"), cfg.Machine.Steps
+	boot := cfg.Machine.boot()
 	trusted := id.trusted(cfg.Dir, boot)
 	id.Boot = boot // for Run to save
 	n = &Node{
@@ -174,12 +192,14 @@ func (n *Node) openStore() error {
 			return fmt.Errorf("drop database: %w", err)
 		}
 	}
+	// Before it is opened, which changes its files: else the mark of a clean stop
+	// could outlive what it says.
+	if err := n.running(); err != nil {
+		return err
+	}
 	st, err := store.Open(n.cfg.Store)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDamagedData, err)
-	}
-	if err := n.running(); err != nil {
-		return errors.Join(err, st.Close())
 	}
 	n.store = st
 	return nil
@@ -189,7 +209,7 @@ func (n *Node) openStore() error {
 func (n *Node) running() error {
 	n.idMu.Lock()
 	defer n.idMu.Unlock()
-	if err := n.id.save(n.cfg.Dir); err != nil {
+	if err := n.id.save(n.cfg.Dir, n.cfg.Machine.Steps); err != nil {
 		return err
 	}
 	if err := os.Remove(filepath.Join(n.cfg.Dir, cleanFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -312,7 +332,7 @@ func (n *Node) makeLogs(held []uint32) error {
 	if err := syncDir(n.cfg.Dir); err != nil {
 		return fmt.Errorf("make raft log directory: %w", err)
 	}
-	if err := id.save(n.cfg.Dir); err != nil {
+	if err := id.save(n.cfg.Dir, n.cfg.Machine.Steps); err != nil {
 		return err
 	}
 	n.id = id
@@ -336,7 +356,7 @@ func (n *Node) markVoted(mine []*shard.Shard) error {
 	if len(id.Voted) == len(n.id.Voted) {
 		return nil
 	}
-	if err := id.save(n.cfg.Dir); err != nil {
+	if err := id.save(n.cfg.Dir, n.cfg.Machine.Steps); err != nil {
 		return err
 	}
 	n.id = id
@@ -361,7 +381,7 @@ func (n *Node) openShard(id uint32, cacheBytes int64) (*shard.Shard, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamagedData, err)
 	}
-	stores, err := shard.OpenStores(shardDir(n.cfg.Dir, id), n.cfg.SegmentBytes, n.log)
+	stores, err := shard.OpenStores(shardDir(n.cfg.Dir, id), n.cfg.SegmentBytes, shard.Disk{Files: n.cfg.Machine.Files, Steps: n.cfg.Machine.Steps}, n.log)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamagedData, err)
 	}
@@ -383,7 +403,8 @@ func (n *Node) openShard(id uint32, cacheBytes int64) (*shard.Shard, error) {
 		Published: n.published,
 		Applied:   func(a shard.Applied) { n.cfg.Applied(id, a) },
 		Reborn:    n.reborn,
-		Fatal:     n.cfg.Fatal, Lead: n.cfg.Lead, Log: n.log,
+		Clock:     n.cfg.Machine.Clock, Steps: n.cfg.Machine.Steps,
+		Fatal: n.cfg.Fatal, Lead: n.cfg.Lead, Log: n.log,
 	}, space, stores, tr, servers)
 	if errors.Is(err, shard.ErrLogDamaged) {
 		err = n.damagedLog(id, err)
@@ -403,7 +424,7 @@ func (n *Node) reborn(incarnation uint32) {
 	}
 	id := n.id
 	id.Incarnation = incarnation
-	if err := id.save(n.cfg.Dir); err != nil {
+	if err := id.save(n.cfg.Dir, n.cfg.Machine.Steps); err != nil {
 		n.cfg.Fatal(err) // the directory would say that it is of another incarnation
 		return
 	}
@@ -445,7 +466,7 @@ func (n *Node) Close() error {
 	if n.store != nil {
 		err = errors.Join(err, n.store.Close())
 		if err == nil && !n.killed.Load() {
-			err = writeFile(filepath.Join(n.cfg.Dir, cleanFile), nil)
+			err = writeFile(filepath.Join(n.cfg.Dir, cleanFile), nil, n.cfg.Machine.Steps)
 		}
 	}
 	return errors.Join(err, n.lock.Close())

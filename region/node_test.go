@@ -32,7 +32,7 @@ func TestFormsOnceAndServesEverywhere(t *testing.T) {
 		first[fmt.Sprint(id.Servers)] = true
 		if onDisk, err := openIdentity(w.dir(name), identity{
 			Cluster: testCluster, Region: testRegion, RegionID: uint16(testID), Node: name, Shards: 3,
-		}); err != nil || !onDisk.Formed || onDisk.ServerID != id.ServerID {
+		}, nil); err != nil || !onDisk.Formed || onDisk.ServerID != id.ServerID {
 			t.Errorf("node %s has %+v on disk (%v)", name, onDisk, err)
 		}
 	}

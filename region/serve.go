@@ -254,3 +254,10 @@ func (n *Node) onStatus(context.Context, string, []byte) ([]byte, error) {
 	}
 	return proto.Marshal(resp)
 }
+
+// Shard returns this node's member of a shard's group; ok is false while it has
+// none that runs.
+func (n *Node) Shard(id uint32) (s *shard.Shard, ok bool) {
+	s, err := n.shard(id)
+	return s, err == nil
+}

@@ -17,6 +17,7 @@ import (
 	"github.com/samecart/samecart/region/shard"
 	"github.com/samecart/samecart/replication"
 	"github.com/samecart/samecart/replication/membership"
+	"github.com/samecart/samecart/rpc/member"
 )
 
 // Errors of the operations behind the admin service.
@@ -234,21 +235,17 @@ func memberChange(m *adminv1.MemberRequest) (membership.Change, error) {
 }
 
 // changeMember has the regions agree on what a request asks for.
-func (r *roster) changeMember(ctx context.Context, m *adminv1.MemberRequest) (*membershipv1.Membership, error) {
+func changeMember(ctx context.Context, r *member.Roster, m *adminv1.MemberRequest) (*membershipv1.Membership, error) {
 	ctx, cancel := context.WithTimeout(ctx, memberTimeout)
 	defer cancel()
-	var now *membershipv1.Membership
 	change, err := memberChange(m)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case m.Force && m.Action == adminv1.MemberRequest_ACTION_FENCE:
-		now, err = r.keeper.Force(ctx, m.Region)
-	default:
-		now, err = r.keeper.Change(ctx, change)
 	}
-	r.take(now)
-	return now, err
+	if m.Force && m.Action == adminv1.MemberRequest_ACTION_FENCE {
+		return r.Force(ctx, m.Region)
+	}
+	return r.Change(ctx, change)
 }
 
 // memberTimeout bounds the deciding: some round trips, and a silent region's wait
@@ -357,8 +354,8 @@ func (a admin) Import(ctx context.Context, req *connect.Request[adminv1.ImportRe
 }
 
 // statusOf sums up what a region's nodes say.
-func statusOf(p place, address string, answers []*regionv1.StatusResponse) *adminv1.RegionStatus {
-	out := &adminv1.RegionStatus{Region: p.region, Address: address, Ready: true, RegionId: uint32(p.id)}
+func statusOf(p member.Place, address string, answers []*regionv1.StatusResponse) *adminv1.RegionStatus {
+	out := &adminv1.RegionStatus{Region: p.Region, Address: address, Ready: true, RegionId: uint32(p.ID)}
 	alive := make(map[string]bool)
 	byShard := make(map[uint32]*adminv1.ShardStatus)
 	for _, a := range answers {
@@ -385,10 +382,10 @@ func statusOf(p place, address string, answers []*regionv1.StatusResponse) *admi
 			}
 		}
 	}
-	for _, n := range p.nodes {
+	for _, n := range p.Nodes {
 		out.Nodes = append(out.Nodes, &adminv1.NodeStatus{Node: n, Alive: alive[n]})
 	}
-	for id := range p.shards {
+	for id := range p.Shards {
 		s := byShard[id]
 		if s == nil {
 			s = &adminv1.ShardStatus{Shard: id}

@@ -1,44 +1,26 @@
 package main
 
 import (
-	"context"
-	"log/slog"
-	"net/http"
-
 	"connectrpc.com/connect"
 
 	"github.com/samecart/samecart/crdt"
 	"github.com/samecart/samecart/proto/admin/v1/adminv1connect"
-	"github.com/samecart/samecart/proto/catalog/v1/catalogv1connect"
+	"github.com/samecart/samecart/region/shard"
 	"github.com/samecart/samecart/rpc"
 )
 
-// surface is what a region's public handler is made of.
-type surface struct {
-	region  string
-	names   map[crdt.RegionID]string
-	regions func(context.Context) []rpc.RegionInfo
-	serves  rpc.Region
-	catalog catalogv1connect.CatalogServiceClient
-	auth    rpc.Authenticator
-	admin   adminv1connect.AdminServiceHandler
-	limits  limits
-	metrics *metrics
-	log     *slog.Logger
+// mounts are what is served beside the API.
+func mounts(ops operations, m *metrics) []rpc.Mount {
+	path, service := adminv1connect.NewAdminServiceHandler(admin{ops}, connect.WithReadMaxBytes(adminBytesMax))
+	return []rpc.Mount{
+		{Pattern: path, Handler: service, Scope: rpc.ScopeAdmin, BodyBytesMax: adminBytesMax},
+		{Pattern: "/metrics", Handler: m.handler(), Public: true},
+	}
 }
 
-func (s surface) handler() (*rpc.Handler, error) {
-	cfg := rpc.DefaultConfig(s.region)
-	cfg.RegionNames, cfg.Regions = s.names, s.regions
-	cfg.QuantityMax, cfg.RequestTimeout = s.limits.QuantityMax, s.limits.RequestTimeout
-	cfg.TokenWait = s.limits.RequestTimeout / 2
-	cfg.CatalogTimeout = min(cfg.CatalogTimeout, s.limits.RequestTimeout/2)
-	cfg.Events = s.metrics.rpcEvents(s.region)
-	path, admin := adminv1connect.NewAdminServiceHandler(s.admin, connect.WithReadMaxBytes(adminBytesMax))
-	return rpc.NewHandler(cfg, s.serves, s.catalog, s.auth, s.log,
-		rpc.Mount{Pattern: path, Handler: admin, Scope: rpc.ScopeAdmin, BodyBytesMax: adminBytesMax},
-		rpc.Mount{Pattern: "/metrics", Handler: s.metrics.handler(), Public: true},
-	)
+// ofCarts are the limits that the region itself holds carts to.
+func (l limits) ofCarts() shard.Limits {
+	return shard.Limits{Lines: l.LinesMax, Quantity: l.QuantityMax, OpLife: l.OpLife}
 }
 
 // namesOf turns a configuration's region ids round.
@@ -49,5 +31,3 @@ func namesOf(regions map[string]uint16) map[crdt.RegionID]string {
 	}
 	return out
 }
-
-var _ http.Handler = (*rpc.Handler)(nil)

@@ -27,10 +27,9 @@ import (
 	"github.com/samecart/samecart/region"
 	"github.com/samecart/samecart/region/cache"
 	"github.com/samecart/samecart/region/link"
-	"github.com/samecart/samecart/region/shard"
-	"github.com/samecart/samecart/replication"
 	"github.com/samecart/samecart/rpc"
 	"github.com/samecart/samecart/rpc/catalog"
+	"github.com/samecart/samecart/rpc/member"
 )
 
 // devRegions are the regions of cartd dev, with their ids.
@@ -45,17 +44,16 @@ const devNodes = 3
 // laptop has other things to do.
 const devMemory = 800 << 20
 
-// devSizes suit nine nodes in one process.
-func devSizes() sizes {
-	t := shard.DefaultTiming()
+// devSettings suit nine nodes in one process.
+func devSettings() member.Config {
+	cfg := member.DefaultConfig()
+	cfg.MemtableBytes, cfg.CacheBytes, cfg.SegmentBytes, cfg.RetainRows = 16<<20, 8<<20, 4<<20, 200_000
 	// Nine nodes share two cores with whatever else runs there: one that
 	// waits for its turn is not a lost leader.
-	t.Heartbeat, t.Lease = 1300*time.Millisecond, 850*time.Millisecond
-	t.SnapshotEvery = 30 * time.Second
-	return sizes{
-		memtable: 16 << 20, cartCache: 8 << 20, segment: 4 << 20,
-		retainRows: 200_000, repairBandwidth: replication.DefaultConfig().RepairBandwidth, catchupRate: replication.DefaultConfig().CatchupRate, timing: t,
-	}
+	cfg.Timing.Heartbeat, cfg.Timing.Lease = 1300*time.Millisecond, 850*time.Millisecond
+	cfg.Timing.SnapshotEvery = 30 * time.Second
+	cfg.AskFirst = false
+	return cfg
 }
 
 // dev is the whole of cartd dev.
@@ -82,11 +80,9 @@ type devRegion struct {
 	name    string
 	id      uint16
 	address string // host:port of the API
-	place   place
-	roster  *roster
-	clients map[string]*rpc.PeerClient // the direct ways to the other regions
-	routes  map[string]*rpc.Route      // those, and the ways around
-	follow  context.CancelFunc         // ends the roster's run
+	log     *slog.Logger
+	part    *member.Part
+	follow  context.CancelFunc // ends the part's run
 	gate    *link.Mux
 	router  *region.Router
 	hot     cache.Cache
@@ -96,9 +92,10 @@ type devRegion struct {
 	serving   atomic.Bool // the API's port is open
 	readiness atomic.Pointer[readiness]
 
-	mu     sync.Mutex // guards what follows; held while nodes start and stop
-	server *http.Server
-	nodes  map[string]*devNode
+	mu       sync.Mutex // guards what follows; held while nodes start and stop
+	server   *http.Server
+	settings member.Config // of its nodes
+	nodes    map[string]*devNode
 }
 
 // devNode is one node's place: it keeps its address while the node is gone.
@@ -107,7 +104,7 @@ type devNode struct {
 	// addr is stored while the region's gateway, which the API has used since
 	// its port is open, may dial it already; nil until then.
 	addr   atomic.Pointer[string]
-	member *member
+	member *member.Member
 }
 
 // Run runs the three regions until ctx ends; out is told where they are.
@@ -201,7 +198,10 @@ func (d *dev) run(ctx context.Context) error {
 	}
 	defer d.stop()
 	for i, r := range devRegions {
-		dr := &devRegion{dev: d, name: r.name, id: r.id, address: public[i].Addr().String(), nodes: make(map[string]*devNode)}
+		dr := &devRegion{
+			dev: d, name: r.name, id: r.id, address: public[i].Addr().String(), log: d.log.With(slog.String("region", r.name)),
+			settings: devSettings(), nodes: make(map[string]*devNode),
+		}
 		d.all = append(d.all, dr)
 		if err := dr.prepare(public[i]); err != nil {
 			return err
@@ -397,34 +397,32 @@ func (r *devRegion) prepare(public net.Listener) error {
 		names[i] = fmt.Sprintf("%s/%d", r.name, i+1)
 		r.nodes[names[i]] = &devNode{name: names[i]}
 	}
-	if err := r.connectPeers(); err != nil {
+	r.part, err = member.Connect(member.Place{
+		Cluster: "dev", Region: r.name, ID: crdt.RegionID(r.id), Nodes: names, Shards: d.cmd.Shards, Incarnation: d.cmd.Incarnation,
+		Dial: r.dial, Cache: r.hot, Limits: d.cmd.ofCarts(), Events: d.metrics.events(r.name), Log: r.log,
+	}, r.peers())
+	if err != nil {
 		return err
 	}
-	r.place = place{
-		cluster: "dev", region: r.name, id: crdt.RegionID(r.id), nodes: names, shards: d.cmd.Shards, incarnation: d.cmd.Incarnation,
-		dial: r.dial, hot: r.hot, fetcher: fetcher{r.roster}, limits: d.cmd.limits, metrics: d.metrics,
-		log: d.log.With(slog.String("region", r.name)), roster: r.roster,
-	}
-	if r.gate, err = r.place.mux(r.name+"/gateway", devSizes().timing.Heartbeat); err != nil {
+	if r.router, r.gate, err = r.part.Place.Gateway(r.name+"/gateway", r.settings.Timing.Heartbeat); err != nil {
 		return err
 	}
-	r.router = region.NewRouter(r.place.routerConfig(), r.gate)
-	r.roster.attach(r.router)
-	d.metrics.members.of(r.roster)
+	r.part.Attach(r.router)
+	d.metrics.members.of(r.name, r.part.Roster)
 	var following context.Context
 	following, r.follow = context.WithCancel(context.Background())
-	go r.roster.run(following)
+	go r.part.Run(following)
 	if err := r.acceptPeers(); err != nil {
 		return err
 	}
-	ids := make(map[string]uint16)
+	regions := make(map[crdt.RegionID]string)
 	for _, o := range devRegions {
-		ids[o.name] = o.id
+		regions[crdt.RegionID(o.id)] = o.name
 	}
-	r.api, err = surface{
-		region: r.name, names: namesOf(ids), regions: d.regionInfos, serves: r.router, catalog: d.catalog,
-		auth: rpc.TrustedHeaders{}, admin: admin{d}, limits: d.cmd.limits, metrics: d.metrics, log: r.place.log,
-	}.handler()
+	r.api, err = r.part.Place.Handler(member.Surface{
+		Serves: r.router, Names: regions, Regions: d.regionInfos, Catalog: d.catalog,
+		Auth: rpc.TrustedHeaders{}, RequestTimeout: d.cmd.RequestTimeout, Mounts: mounts(d, d.metrics),
+	})
 	if err != nil {
 		return err
 	}
@@ -433,7 +431,7 @@ func (r *devRegion) prepare(public net.Listener) error {
 }
 
 func (r *devRegion) openAPI(ln net.Listener) {
-	r.server = rpc.NewServer(r.address, r.api, r.place.log)
+	r.server = rpc.NewServer(r.address, r.api, r.log)
 	r.serving.Store(true)
 	go r.dev.serve(r.server, ln)
 }
@@ -454,7 +452,7 @@ func (r *devRegion) dial(ctx context.Context, node string) (net.Conn, error) {
 func (r *devRegion) openNodes() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, name := range r.place.nodes {
+	for _, name := range r.part.Place.Nodes {
 		if err := r.openNode(r.nodes[name]); err != nil {
 			return err
 		}
@@ -467,7 +465,7 @@ func (r *devRegion) startNodes() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	listeners := make([]net.Listener, devNodes)
-	for i, name := range r.place.nodes {
+	for i, name := range r.part.Place.Nodes {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			for _, open := range listeners[:i] {
@@ -479,18 +477,18 @@ func (r *devRegion) startNodes() error {
 		r.nodes[name].addr.Store(&addr)
 		listeners[i] = ln
 	}
-	for i, name := range r.place.nodes {
-		r.nodes[name].member.start(listeners[i])
+	for i, name := range r.part.Place.Nodes {
+		r.nodes[name].member.Start(listeners[i])
 	}
 	// From here on a region without data is one that lost it.
-	r.place.mayForm = func(ctx context.Context) (uint32, error) { return mayForm(ctx, r.place, r.routes) }
+	r.settings.AskFirst = true
 	return nil
 }
 
 // openNode is called with mu held.
 func (r *devRegion) openNode(n *devNode) error {
 	dir := filepath.Join(r.dev.dir, r.name, filepath.Base(n.name))
-	m, err := openMember(r.place, n.name, dir, devSizes(), r.dev.fail)
+	m, err := r.part.Open(n.name, dir, r.settings, r.dev.fail)
 	if err != nil {
 		return fmt.Errorf("start node %s: %w", n.name, err)
 	}
@@ -510,8 +508,8 @@ func (r *devRegion) stop() {
 	for _, n := range r.nodes {
 		if m := n.member; m != nil {
 			stopping.Go(func() {
-				if err := m.stop(); err != nil {
-					r.place.log.Error("node not stopped cleanly", slog.String("node", n.name), slog.Any("err", err))
+				if err := m.Stop(); err != nil {
+					r.log.Error("node not stopped cleanly", slog.String("node", n.name), slog.Any("err", err))
 				}
 			})
 		}
@@ -528,7 +526,7 @@ func (r *devRegion) stop() {
 		err = errors.Join(err, r.hot.Close())
 	}
 	if err != nil {
-		r.place.log.Warn("region not stopped cleanly", slog.Any("err", err))
+		r.log.Warn("region not stopped cleanly", slog.Any("err", err))
 	}
 }
 
@@ -572,7 +570,7 @@ func (d *dev) buckets(name string) (buckets, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sink{r.router}, nil
+	return member.Sink{Router: r.router}, nil
 }
 
 func (d *dev) carts(name string) (carts, error) {
@@ -580,7 +578,7 @@ func (d *dev) carts(name string) (carts, error) {
 	if err != nil {
 		return nil, err
 	}
-	return restorable{sink{r.router}, r.roster}, nil
+	return r.part.Restorable(), nil
 }
 
 // member asks a region that takes edits to have the others agree: one that is
@@ -592,13 +590,13 @@ func (d *dev) member(ctx context.Context, req *adminv1.MemberRequest) (*membersh
 			ask = r
 		}
 	}
-	return ask.roster.changeMember(ctx, req)
+	return changeMember(ctx, ask.part.Roster, req)
 }
 
 // membership is the newest document that any region knows.
 func (d *dev) membership() (newest *membershipv1.Membership) {
 	for _, r := range d.all {
-		if m := r.roster.newest(); m.Newer(newest) {
+		if m := r.part.Roster.Newest(); m.Newer(newest) {
 			newest = m
 		}
 	}
@@ -619,7 +617,7 @@ func (d *dev) repair(ctx context.Context, name, peer string) error {
 func (d *dev) regions(ctx context.Context) *adminv1.RegionsResponse {
 	out := &adminv1.RegionsResponse{Membership: d.membership()}
 	for i, r := range d.all {
-		st := statusOf(r.place, "http://"+r.address, r.router.Status(ctx))
+		st := statusOf(r.part.Place, "http://"+r.address, r.router.Status(ctx))
 		st.Ready = st.Ready && r.serving.Load()
 		out.Regions = append(out.Regions, st)
 		for _, o := range d.all[i+1:] {
@@ -669,9 +667,9 @@ func (r *devRegion) switchNode(n *devNode, start bool) error {
 		if err := r.openNode(n); err != nil {
 			return errors.Join(err, ln.Close())
 		}
-		n.member.start(ln)
+		n.member.Start(ln)
 	case !start && n.member != nil:
-		n.member.kill()
+		n.member.Kill()
 		n.member = nil
 	}
 	return nil

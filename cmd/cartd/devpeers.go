@@ -3,55 +3,33 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net"
 
 	"github.com/samecart/samecart/crdt"
-	"github.com/samecart/samecart/replication"
-	"github.com/samecart/samecart/rpc"
+	"github.com/samecart/samecart/rpc/member"
 )
 
-// connectPeers makes the region's ways to the others. Addresses are looked
-// up at each dial: other regions come later, and come back elsewhere.
-func (r *devRegion) connectPeers() error {
-	ways := make(map[crdt.RegionID]way)
-	r.clients = make(map[string]*rpc.PeerClient)
+// peers are the other regions. Addresses are looked up at each dial: regions come
+// later, and come back elsewhere.
+func (r *devRegion) peers() member.Peers {
+	out := member.Peers{Regions: make(map[string]member.Peer), Dial: r.dialPeer}
 	for _, o := range devRegions {
-		if o.name == r.name {
-			continue
+		if o.name != r.name {
+			out.Regions[o.name] = member.Peer{ID: crdt.RegionID(o.id), URLs: []string{"http://" + o.name}}
 		}
-		through := r.dev.faults.dialer(r.name, o.name)
-		dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
-			addr, err := r.dev.peerAddress(o.name)
-			if err != nil {
-				return nil, err
-			}
-			return through(ctx, network, addr)
-		}
-		client, err := peerClient(r.name, dial, nil, []string{"http://" + o.name})
+	}
+	return out
+}
+
+func (r *devRegion) dialPeer(name string) member.DialFunc {
+	through := r.dev.faults.dialer(r.name, name)
+	return func(ctx context.Context, network, _ string) (net.Conn, error) {
+		addr, err := r.dev.peerAddress(name)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		member, err := membershipClient(r.name, dial, nil, []string{"http://" + o.name})
-		if err != nil {
-			return err
-		}
-		r.clients[o.name] = client
-		ways[crdt.RegionID(o.id)] = way{gossip: replication.PeerRegion{ID: crdt.RegionID(o.id), Name: o.name}, member: member}
+		return through(ctx, network, addr)
 	}
-	var err error
-	if r.routes, err = routes(r.clients, r.dev.log.With(slog.String("region", r.name))); err != nil {
-		return err
-	}
-	for id, w := range ways {
-		ways[id] = w.over(r.routes[w.gossip.Name])
-	}
-	ids := make(map[string]uint16)
-	for _, o := range devRegions {
-		ids[o.name] = o.id
-	}
-	r.roster = newRoster(r.name, ids, ways, r.dev.log.With(slog.String("region", r.name)))
-	return nil
 }
 
 // peerAddress is where a region takes other regions' rows now.
@@ -77,7 +55,7 @@ func (d *dev) setPeerAddress(name, addr string) {
 
 // acceptPeers opens the region to the others.
 func (r *devRegion) acceptPeers() error {
-	s, err := peerServer(r.router, r.roster, r.clients, nil)
+	s, err := r.part.PeerServer(nil)
 	if err != nil {
 		return err
 	}

@@ -8,15 +8,16 @@
 // # Where things are
 //
 //	config.go    flags, environment and YAML file, one struct
-//	member.go    a node's parts put together: links, shards, gossip
-//	adapters.go  a shard as a delta log, a region as a sink, for replication
-//	api.go       a region's public handler
 //	dev.go       cartd dev        server.go  cartd node and cartd gateway
+//	api.go       what is served beside a region's API
 //	admin.go     the admin service, over what dev and node can do
 //	faults.go    cuts and delays of links, for drills
 //	metrics.go   events as Prometheus metrics
 //	health.go    cartd health
 //	forward.go   a gateway's calls to other regions
+//
+// How a node's parts are put together is in rpc/member, which simulations
+// run too.
 //
 // # Decisions
 //

@@ -66,7 +66,7 @@ func (s *server) link(ctx context.Context, p pair, cut bool, delay time.Duration
 	if s.conf.Region != p.a && s.conf.Region != p.b {
 		return fmt.Errorf("%w: region %s has no end of the link %s–%s; ask at one of them", errUnknown, s.conf.Region, p.a, p.b)
 	}
-	return s.tell(ctx, s.place.nodes, fault{A: p.a, B: p.b, Cut: cut, Delay: delay})
+	return s.tell(ctx, s.place.Nodes, fault{A: p.a, B: p.b, Cut: cut, Delay: delay})
 }
 
 func (s *server) node(ctx context.Context, name string, start bool) error {
@@ -87,7 +87,7 @@ func (s *server) region(ctx context.Context, name string, start bool) error {
 		return fmt.Errorf("%w: nodes that run as processes are started by what supervises them", errRefused)
 	}
 	// This process last: it has to tell the others.
-	nodes := slices.DeleteFunc(slices.Clone(s.place.nodes), func(n string) bool { return n == s.self })
+	nodes := slices.DeleteFunc(slices.Clone(s.place.Nodes), func(n string) bool { return n == s.self })
 	if _, ok := s.conf.Nodes[s.self]; ok {
 		nodes = append(nodes, s.self)
 	}

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/samecart/samecart/rpc"
 )
 
 // faults are the cuts and delays of links between regions that drills ask
@@ -100,7 +102,7 @@ func (f *faults) guard(region string, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithCancel(r.Context())
 		defer cancel()
-		delay, leave, err := f.enter(pairOf(region, r.Header.Get(regionHeader)), cancel)
+		delay, leave, err := f.enter(pairOf(region, r.Header.Get(rpc.HeaderRegion)), cancel)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/samecart/samecart/rpc"
 )
 
 var usEU = pairOf("us-east", "eu-west")
@@ -191,7 +193,7 @@ func TestGuard(t *testing.T) {
 		}))
 		call := func(ctx context.Context, from string) *httptest.ResponseRecorder {
 			r := httptest.NewRequestWithContext(ctx, "POST", "/", nil)
-			r.Header.Set(regionHeader, from)
+			r.Header.Set(rpc.HeaderRegion, from)
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, r)
 			return w

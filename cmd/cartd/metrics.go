@@ -12,6 +12,7 @@ import (
 	"github.com/samecart/samecart/region/shard"
 	"github.com/samecart/samecart/replication"
 	"github.com/samecart/samecart/rpc"
+	"github.com/samecart/samecart/rpc/member"
 )
 
 // metrics turns the packages' events into Prometheus metrics, in a registry
@@ -79,6 +80,18 @@ func (m *metrics) handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
+// events are the events of a region's parts as its metrics.
+func (m *metrics) events(region string) member.Events {
+	return member.Events{
+		Link:    func(process string) link.Events { return m.linkEvents(region, process) },
+		Gossip:  m.gossipEvents(region),
+		Applied: func(node string) func(uint32, shard.Applied) { return m.applied(region, node) },
+		Opened:  func(node string, status func() []replication.Status) { m.pairs.of(region, node, status) },
+		Closed:  func(node string) { m.pairs.forget(region, node) },
+		API:     m.rpcEvents(region),
+	}
+}
+
 func (m *metrics) rpcEvents(region string) rpc.Events {
 	return rpc.Events{Call: func(c rpc.Call) {
 		m.calls.WithLabelValues(region, c.Procedure, string(c.Code)).Observe(c.Duration.Seconds())
@@ -139,19 +152,19 @@ type pairGauges struct {
 type nodeLabels struct{ region, node string }
 
 // of takes in a node until forget is called.
-func (g *pairGauges) of(region, node string, status func() []replication.Status) (forget func()) {
+func (g *pairGauges) of(region, node string, status func() []replication.Status) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.nodes == nil {
 		g.nodes = make(map[nodeLabels]func() []replication.Status)
 	}
-	n := nodeLabels{region, node}
-	g.nodes[n] = status
-	return func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		delete(g.nodes, n)
-	}
+	g.nodes[nodeLabels{region, node}] = status
+}
+
+func (g *pairGauges) forget(region, node string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.nodes, nodeLabels{region, node})
 }
 
 var (
@@ -202,7 +215,7 @@ func (n nodeLabels) collect(all []replication.Status, ch chan<- prometheus.Metri
 			relayed = 1
 		}
 		gauge(viaDesc, relayed)
-		gauge(provenDesc, float64(unixMilli(s.ProvenEqualAt))/1000)
+		gauge(provenDesc, float64(max(0, s.ProvenEqualAt.UnixMilli()))/1000)
 	}
 }
 
@@ -210,17 +223,17 @@ func (n nodeLabels) collect(all []replication.Status, ch chan<- prometheus.Metri
 // whenever somebody asks for the metrics.
 type memberGauges struct {
 	mu      sync.Mutex
-	rosters map[string]*roster // by region
+	rosters map[string]*member.Roster // by region
 }
 
 // of takes in a region for good.
-func (g *memberGauges) of(r *roster) {
+func (g *memberGauges) of(region string, r *member.Roster) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.rosters == nil {
-		g.rosters = make(map[string]*roster)
+		g.rosters = make(map[string]*member.Roster)
 	}
-	g.rosters[r.name] = r
+	g.rosters[region] = r
 }
 
 var (
@@ -241,7 +254,7 @@ func (g *memberGauges) Collect(ch chan<- prometheus.Metric) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for region, r := range g.rosters {
-		m := r.newest()
+		m := r.Newest()
 		ch <- prometheus.MustNewConstMetric(epochDesc, prometheus.GaugeValue, float64(m.GetEpoch()), region)
 		for _, e := range m.GetMembers() {
 			ch <- prometheus.MustNewConstMetric(memberDesc, prometheus.GaugeValue, 1, region, e.Region, e.State.Word())

@@ -27,6 +27,7 @@ import (
 	adminv1 "github.com/samecart/samecart/proto/admin/v1"
 	"github.com/samecart/samecart/proto/admin/v1/adminv1connect"
 	"github.com/samecart/samecart/replication"
+	"github.com/samecart/samecart/rpc/member"
 )
 
 var apart = flag.String("apart", "", "a directory on another disk for the second region of a benchmark; each region then has a core to itself as well, as regions share neither")
@@ -194,7 +195,7 @@ func startRepairPair(b testing.TB, delay time.Duration, args ...string) *repairP
 				b.Logf("%s: %s", name, c.errs)
 			}
 		})
-		to, err := peerClient("bench", (&net.Dialer{}).DialContext, nil, []string{"http://" + at[2]})
+		to, err := member.PeerClient("bench", (&net.Dialer{}).DialContext, nil, []string{"http://" + at[2]})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -20,9 +20,9 @@ import (
 	"github.com/samecart/samecart/region/cache"
 	"github.com/samecart/samecart/region/link"
 	"github.com/samecart/samecart/region/shard"
-	"github.com/samecart/samecart/replication"
 	"github.com/samecart/samecart/rpc"
 	"github.com/samecart/samecart/rpc/catalog"
+	"github.com/samecart/samecart/rpc/member"
 )
 
 // server is a process of a region that runs as many: a node or a gateway.
@@ -36,9 +36,8 @@ type server struct {
 	forward bool // calls to other regions; a gateway's
 	metrics *metrics
 	log     *slog.Logger
-	place   place
-	clients map[string]*rpc.PeerClient // the direct ways to the other regions
-	peers   map[string]*rpc.Route
+	place   member.Place
+	part    *member.Part // nil for a gateway, which reaches no other region
 	router  *region.Router
 	mux     *link.Mux
 	hot     cache.Cache
@@ -48,7 +47,7 @@ type server struct {
 func newServer(conf deployed, self string, log *slog.Logger) (*server, error) {
 	s := &server{
 		conf: conf, self: self, faults: newFaults(), metrics: newMetrics(),
-		log: log.With(slog.String("region", conf.Region)), failed: make(chan error, 1), clients: make(map[string]*rpc.PeerClient),
+		log: log.With(slog.String("region", conf.Region)), failed: make(chan error, 1),
 	}
 	var err error
 	if s.certs, err = loadCertificates(conf); err != nil {
@@ -62,9 +61,9 @@ func newServer(conf deployed, self string, log *slog.Logger) (*server, error) {
 	if s.hot, err = cache.Open(conf.Redis, cfg); err != nil {
 		return nil, fmt.Errorf("--redis: %w", err)
 	}
-	s.place = place{
-		cluster: conf.Cluster, region: conf.Region, id: crdt.RegionID(conf.Regions[conf.Region]), nodes: conf.names(), shards: conf.Shards,
-		dial: s.dialNode, verify: s.certs.verifyNode(), hot: s.hot, limits: conf.limits, metrics: s.metrics, log: s.log,
+	s.place = member.Place{
+		Cluster: conf.Cluster, Region: conf.Region, ID: crdt.RegionID(conf.Regions[conf.Region]), Nodes: conf.names(), Shards: conf.Shards,
+		Dial: s.dialNode, Verify: s.certs.verifyNode(), Cache: s.hot, Limits: conf.ofCarts(), Events: s.metrics.events(conf.Region), Log: s.log,
 	}
 	return s, nil
 }
@@ -95,51 +94,17 @@ func (s *server) dialNode(ctx context.Context, node string) (net.Conn, error) {
 	return s.certs.client(ctx, c, addr)
 }
 
-// connectPeers makes the ways to the other regions.
-func (s *server) connectPeers(peers map[string]string) error {
-	ways := make(map[crdt.RegionID]way)
-	ids := map[string]uint16{s.conf.Region: s.conf.Regions[s.conf.Region]}
-	for name, urls := range peers {
-		id := crdt.RegionID(s.conf.Regions[name])
-		client, w, err := s.wayTo(id, name, splitURLs(urls))
-		if err != nil {
-			return fmt.Errorf("--peers %s: %w", name, err)
-		}
-		s.clients[name], ways[id], ids[name] = client, w, uint16(id)
+// peers are the other regions as --peers has them.
+func (s *server) peers(urls map[string]string) member.Peers {
+	out := member.Peers{
+		Regions: make(map[string]member.Peer, len(urls)),
+		Dial:    func(name string) member.DialFunc { return s.faults.dialer(s.conf.Region, name) },
+		TLS:     s.certs.clientConfig(), Newcomers: true,
 	}
-	var err error
-	if s.peers, err = routes(s.clients, s.log); err != nil {
-		return err
+	for name, list := range urls {
+		out.Regions[name] = member.Peer{ID: crdt.RegionID(s.conf.Regions[name]), URLs: splitURLs(list)}
 	}
-	for id, w := range ways {
-		ways[id] = w.over(s.peers[w.gossip.Name])
-	}
-	s.place.roster = newRoster(s.conf.Region, ids, ways, s.log)
-	s.place.roster.connect = func(m *membershipv1.Member) (way, error) {
-		client, w, err := s.wayTo(crdt.RegionID(m.RegionId), m.Region, m.Peers)
-		if err != nil {
-			return w, err
-		}
-		// Others may not know it yet, so there is no way around.
-		direct, err := routes(map[string]*rpc.PeerClient{m.Region: client}, s.log)
-		return w.over(direct[m.Region]), err
-	}
-	s.place.fetcher = fetcher{s.place.roster}
-	return nil
-}
-
-// wayTo makes the way to another region.
-func (s *server) wayTo(id crdt.RegionID, name string, urls []string) (*rpc.PeerClient, way, error) {
-	dial, conf := s.faults.dialer(s.conf.Region, name), s.certs.clientConfig()
-	client, err := peerClient(s.conf.Region, dial, conf, urls)
-	if err != nil {
-		return nil, way{}, err
-	}
-	member, err := membershipClient(s.conf.Region, dial, conf, urls)
-	if err != nil {
-		return nil, way{}, err
-	}
-	return client, way{gossip: replication.PeerRegion{ID: id, Name: name}, member: member}, nil
+	return out
 }
 
 func splitURLs(list string) []string {
@@ -158,10 +123,10 @@ func (s *server) handler(serves rpc.Region) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return surface{
-		region: s.conf.Region, names: namesOf(s.conf.Regions), regions: s.regionInfos, serves: serves, catalog: products,
-		auth: s.auth, admin: admin{s}, limits: s.conf.limits, metrics: s.metrics, log: s.log,
-	}.handler()
+	return s.place.Handler(member.Surface{
+		Serves: serves, Names: namesOf(s.conf.Regions), Regions: s.regionInfos, Catalog: products,
+		Auth: s.auth, RequestTimeout: s.conf.RequestTimeout, Mounts: mounts(s, s.metrics),
+	})
 }
 
 // products is the shop's catalogue, or the embedded one.
@@ -177,8 +142,8 @@ func (s *server) regionInfos(ctx context.Context) []rpc.RegionInfo {
 	if addresses == nil {
 		addresses = make(map[string]string)
 	}
-	if r := s.place.roster; r != nil {
-		for _, m := range r.newest().GetMembers() {
+	if s.part != nil {
+		for _, m := range s.part.Roster.Newest().GetMembers() {
 			if m.Address != "" {
 				addresses[m.Region] = m.Address
 			}
@@ -242,6 +207,10 @@ func (s *server) wait(ctx context.Context) error {
 
 // mendable marks what is wrong with a data directory as the caller's to mend.
 func mendable(err error) error {
+	var lost member.LostError
+	if errors.As(err, &lost) {
+		return usageError{err}
+	}
 	for _, e := range []error{region.ErrForeignData, region.ErrDamagedData, region.ErrInUse} {
 		if errors.Is(err, e) {
 			return usageError{err}
@@ -276,6 +245,14 @@ func (c *nodeCommand) Run(ctx context.Context, log *slog.Logger) error {
 	return s.runNode(ctx, c)
 }
 
+// settings are the node's, of its flags.
+func (c *nodeCommand) settings() member.Config {
+	cfg := member.DefaultConfig()
+	cfg.MemtableBytes, cfg.CacheBytes, cfg.RetainRows = c.Memtable, c.CartCache, c.RetainRows
+	cfg.Gossip.CatchupRate, cfg.RepairBandwidth, cfg.LinkBandwidth = c.CatchupRate, c.RepairBandwidth, c.LinkBandwidth
+	return cfg
+}
+
 func (s *server) runNode(ctx context.Context, c *nodeCommand) (err error) {
 	// All ports first: one that is taken must leave the data untouched.
 	var listeners [3]net.Listener
@@ -285,34 +262,28 @@ func (s *server) runNode(ctx context.Context, c *nodeCommand) (err error) {
 		}
 		defer func() { _ = listeners[i].Close() }() // mostly closed by its server
 	}
-	if err := s.connectPeers(c.Peers); err != nil {
-		return usageError{err}
-	}
-	s.place.incarnation, s.place.mayForm = c.Incarnation, func(ctx context.Context) (uint32, error) {
-		return mayForm(ctx, s.place, s.peers)
-	}
-	sz := sizes{
-		memtable: c.Memtable, cartCache: c.CartCache, segment: 64 << 20,
-		retainRows: c.RetainRows, repairBandwidth: c.RepairBandwidth, catchupRate: c.CatchupRate, linkBandwidth: c.LinkBandwidth, timing: shard.DefaultTiming(),
+	s.place.Incarnation = c.Incarnation
+	if s.part, err = member.Connect(s.place, s.peers(c.Peers)); err != nil {
+		return usageError{fmt.Errorf("--peers %w", err)}
 	}
 	linkLn := listeners[1]
 	if s.certs != nil {
 		linkLn = s.certs.listener(linkLn)
 	}
-	m, err := openMember(s.place, c.name(), c.Data, sz, s.fail)
+	m, err := s.part.Open(c.name(), c.Data, c.settings(), s.fail)
 	if err != nil {
 		return mendable(err)
 	}
-	s.router, s.mux = m.node.Router, m.mux
-	s.place.roster.attach(s.router)
-	s.metrics.members.of(s.place.roster)
+	s.router, s.mux = m.Node.Router, m.Mux
+	s.part.Attach(s.router)
+	s.metrics.members.of(c.Region, s.part.Roster)
 	following, unfollow := context.WithCancel(ctx)
 	defer unfollow()
-	go s.place.roster.run(following)
-	m.mux.Handle(kindFault, s.onFault) // before anybody can call it
-	m.start(linkLn)
-	defer func() { err = errors.Join(err, m.stop()) }()
-	inbound, err := peerServer(s.router, s.place.roster, s.clients, s.certs.identity(s.place.roster.regions))
+	go s.part.Run(following)
+	m.Mux.Handle(kindFault, s.onFault) // before anybody can call it
+	m.Start(linkLn)
+	defer func() { err = errors.Join(err, m.Stop()) }()
+	inbound, err := s.part.PeerServer(s.certs.identity(s.part.Roster.Regions))
 	if err != nil {
 		return err
 	}
@@ -324,7 +295,7 @@ func (s *server) runNode(ctx context.Context, c *nodeCommand) (err error) {
 		go s.serve(inbound, listeners[2])
 	}
 	defer func() { _ = inbound.Close() }() // peers repeat what was not acknowledged
-	return s.runAPI(ctx, m.node, listeners[0])
+	return s.runAPI(ctx, m.Node, listeners[0])
 }
 
 func (s *server) serveTLS(h *http.Server, ln net.Listener) {
@@ -372,11 +343,11 @@ func (c *gatewayCommand) Run(ctx context.Context, log *slog.Logger) (err error) 
 		return usageError{err}
 	}
 	defer func() { _ = ln.Close() }() // mostly closed by its server
-	if s.mux, err = s.place.mux(s.self, shard.DefaultTiming().Heartbeat); err != nil {
+	if s.router, s.mux, err = s.place.Gateway(s.self, shard.DefaultTiming().Heartbeat); err != nil {
 		return err
 	}
+	s.forward = c.Forward
 	defer func() { err = errors.Join(err, s.mux.Close(), s.hot.Close()) }()
-	s.router, s.forward = region.NewRouter(s.place.routerConfig(), s.mux), c.Forward
 	return s.runAPI(ctx, s.router, ln)
 }
 
@@ -386,8 +357,8 @@ var _ operations = (*server)(nil)
 // others whether they answer.
 func (s *server) regions(ctx context.Context) *adminv1.RegionsResponse {
 	out := &adminv1.RegionsResponse{}
-	if r := s.place.roster; r != nil {
-		out.Membership = r.newest()
+	if s.part != nil {
+		out.Membership = s.part.Roster.Newest()
 	}
 	for _, name := range sortedKeys(s.conf.Regions) {
 		if name == s.conf.Region {
@@ -405,36 +376,44 @@ func (s *server) regions(ctx context.Context) *adminv1.RegionsResponse {
 
 func (s *server) buckets(name string) (buckets, error) {
 	if name == s.conf.Region {
-		return sink{s.router}, nil
+		return member.Sink{Router: s.router}, nil
 	}
-	if p, ok := s.peers[name]; ok {
-		return p, nil
+	if route, ok := s.route(name); ok {
+		return route, nil
 	}
 	return nil, fmt.Errorf("%w: region %q is not scanned from here; ask at its own address", errUnknown, name)
+}
+
+// route is the way to another region; a gateway has none.
+func (s *server) route(name string) (*rpc.Route, bool) {
+	if s.part == nil {
+		return nil, false
+	}
+	return s.part.Route(name)
 }
 
 func (s *server) carts(name string) (carts, error) {
 	if name != s.conf.Region {
 		return nil, fmt.Errorf("%w: carts of region %q are not read whole or joined from here; ask at its own address", errUnknown, name)
 	}
-	if s.place.roster == nil {
+	if s.part == nil {
 		return nil, fmt.Errorf("%w: a gateway reaches no other region, which may have collected carts; ask a node", errRefused)
 	}
-	return restorable{sink{s.router}, s.place.roster}, nil
+	return s.part.Restorable(), nil
 }
 
 func (s *server) member(ctx context.Context, req *adminv1.MemberRequest) (*membershipv1.Membership, error) {
-	if s.place.roster == nil {
+	if s.part == nil {
 		return nil, fmt.Errorf("%w: a gateway has no part in the membership; ask a node", errRefused)
 	}
-	return s.place.roster.changeMember(ctx, req)
+	return changeMember(ctx, s.part.Roster, req)
 }
 
 func (s *server) repair(ctx context.Context, name, peer string) error {
 	if name != s.conf.Region {
 		return fmt.Errorf("%w: region %q is not repaired from here; ask at its own address", errUnknown, name)
 	}
-	if _, ok := s.peers[peer]; !ok {
+	if _, ok := s.route(peer); !ok {
 		return fmt.Errorf("%w: region %q is no peer of %s", errUnknown, peer, name)
 	}
 	return s.router.Repair(ctx, peer)

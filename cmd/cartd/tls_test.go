@@ -21,12 +21,11 @@ import (
 
 	"connectrpc.com/connect"
 
-	"github.com/samecart/samecart/crdt"
 	adminv1 "github.com/samecart/samecart/proto/admin/v1"
 	"github.com/samecart/samecart/proto/admin/v1/adminv1connect"
-	"github.com/samecart/samecart/region"
 	"github.com/samecart/samecart/region/cache"
 	"github.com/samecart/samecart/rpc"
+	"github.com/samecart/samecart/rpc/member"
 )
 
 // authority signs certificates into a directory, as deploy/certs does.
@@ -296,7 +295,7 @@ func TestRegionOfProcesses(t *testing.T) {
 			if c.certs != nil {
 				conf.GetClientCertificate = c.certs.clientConfig().GetClientCertificate
 			}
-			client, err := peerClient("eu-west", (&net.Dialer{}).DialContext, conf, []string{"https://" + d.peer["us-east"]})
+			client, err := member.PeerClient("eu-west", (&net.Dialer{}).DialContext, conf, []string{"https://" + d.peer["us-east"]})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -420,10 +419,10 @@ func (d *deployment) linksTo(t *testing.T, certs *certificates) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := place{
-		cluster: "samecart", region: "us-east", id: crdt.RegionID(1), nodes: []string{"us-east/1"}, shards: 1, hot: hot,
-		metrics: newMetrics(), log: slog.New(slog.DiscardHandler),
-		dial: func(ctx context.Context, _ string) (net.Conn, error) {
+	p := member.Place{
+		Cluster: "samecart", Region: "us-east", ID: 1, Nodes: []string{"us-east/1"}, Shards: 1, Cache: hot,
+		Log: slog.New(slog.DiscardHandler),
+		Dial: func(ctx context.Context, _ string) (net.Conn, error) {
 			var dialer net.Dialer
 			c, err := dialer.DialContext(ctx, "tcp", d.links[0])
 			if err != nil || certs == nil {
@@ -435,10 +434,10 @@ func (d *deployment) linksTo(t *testing.T, certs *certificates) bool {
 			return tc, tc.HandshakeContext(ctx)
 		},
 	}
-	mux, err := p.mux("us-east/gateway", time.Second)
+	router, mux, err := p.Gateway("us-east/gateway", time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = mux.Close() }()
-	return len(region.NewRouter(p.routerConfig(), mux).Status(t.Context())) > 0
+	return len(router.Status(t.Context())) > 0
 }

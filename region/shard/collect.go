@@ -2,7 +2,6 @@ package shard
 
 import (
 	"context"
-	"time"
 
 	"github.com/samecart/samecart/crdt"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
@@ -76,7 +75,7 @@ func (w *workspace) closed(r crdt.Replica) bool {
 // horizon is the newest moment that is a token's life ago: a record that has not
 // changed since is named by no token, and no request that is remembered.
 func (s *Shard) horizon() (m store.Mark, ok bool, err error) {
-	before := time.Now().Add(-s.cfg.Limits.OpLife)
+	before := s.cfg.Clock().Add(-s.cfg.Limits.OpLife)
 	err = s.fsm.read(func(sp *store.Space) (err error) {
 		m, ok, err = sp.Before(crdt.TimestampAt(before.UnixMilli()))
 		return err

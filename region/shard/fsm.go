@@ -35,6 +35,7 @@ type fsm struct {
 	stats func(Applied)
 	// reborn is told the incarnation that the shard goes on under.
 	reborn func(incarnation uint32)
+	steps  store.Steps
 
 	mu      sync.RWMutex // guards space: Restore replaces it
 	space   *store.Space
@@ -337,17 +338,25 @@ func (f *fsm) peek(id string) (r *store.Record, err error) {
 
 // Snapshot implements raft.FSM.
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
-	return &fsmSnapshot{f.current().Snapshot()}, nil
+	return &fsmSnapshot{f.current().Snapshot(), f.steps}, nil
 }
 
-type fsmSnapshot struct{ s *store.Snapshot }
+type fsmSnapshot struct {
+	s     *store.Snapshot
+	steps store.Steps
+}
 
 // Persist implements raft.FSMSnapshot.
 func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) error {
 	if _, err := s.s.WriteTo(sink); err != nil {
 		return errors.Join(err, sink.Cancel())
 	}
-	return sink.Close()
+	s.steps.At(StepSnapshot)
+	if err := sink.Close(); err != nil {
+		return err
+	}
+	s.steps.At(StepSnapshotAt)
+	return nil
 }
 
 // Release implements raft.FSMSnapshot.

@@ -24,7 +24,7 @@ const segmentBytes = 16 << 10
 
 func openStores(t fataler, dir string) Stores {
 	t.Helper()
-	s, err := OpenStores(dir, segmentBytes, slog.New(slog.DiscardHandler))
+	s, err := OpenStores(dir, segmentBytes, Disk{}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatalf("open log: %v", err)
 	}

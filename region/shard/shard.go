@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/fs"
 	"github.com/hashicorp/raft-wal/metadb"
 	"github.com/hashicorp/raft-wal/segment"
 	"github.com/hashicorp/raft-wal/types"
@@ -39,9 +40,44 @@ type Stores struct {
 	Close     func() error
 }
 
+// Disk is what a shard's log is kept on; the zero Disk is the operating system's
+// files. A simulation puts one in between that fails, and forgets.
+type Disk struct {
+	Files types.VFS // of the log's entries; nil: the operating system's
+	Steps store.Steps
+}
+
+// The durable steps of a shard's log and snapshots.
+const (
+	StepSegments   = "log: list of files committed"
+	StepStable     = "log: term or vote stored"
+	StepSnapshot   = "snapshot: written, before it counts"
+	StepSnapshotAt = "snapshot: counts"
+)
+
+// metaStore tells of the steps of the log's meta store.
+type metaStore struct {
+	*metadb.BoltMetaDB
+	steps store.Steps
+}
+
+// CommitState implements types.MetaStore.
+func (m metaStore) CommitState(s types.PersistentState) error {
+	err := m.BoltMetaDB.CommitState(s)
+	m.steps.At(StepSegments)
+	return err
+}
+
+// SetStable implements types.MetaStore.
+func (m metaStore) SetStable(key, value []byte) error {
+	err := m.BoltMetaDB.SetStable(key, value)
+	m.steps.At(StepStable)
+	return err
+}
+
 // OpenStores opens or makes a shard's log (raft-wal) and snapshots in dir.
 // The log syncs what it stores before it says so.
-func OpenStores(dir string, segmentBytes int, log *slog.Logger) (Stores, error) {
+func OpenStores(dir string, segmentBytes int, disk Disk, log *slog.Logger) (Stores, error) {
 	logger := raftLogger(log)
 	logDir := filepath.Join(dir, "log")
 	if err := os.MkdirAll(logDir, 0o700); err != nil {
@@ -53,7 +89,11 @@ func OpenStores(dir string, segmentBytes int, log *slog.Logger) (Stores, error) 
 	if err := finishRotation(logDir, meta); err != nil {
 		return Stores{}, errors.Join(fmt.Errorf("open raft log in %s: %w", dir, err), meta.Close())
 	}
-	w, err := wal.Open(logDir, wal.WithMetaStore(meta), wal.WithSegmentSize(segmentBytes), wal.WithLogger(logger))
+	if disk.Files == nil {
+		disk.Files = fs.New()
+	}
+	w, err := wal.Open(logDir, wal.WithMetaStore(metaStore{meta, disk.Steps}), wal.WithSegmentFiler(segment.NewFiler(logDir, disk.Files)),
+		wal.WithSegmentSize(segmentBytes), wal.WithLogger(logger))
 	if err != nil {
 		return Stores{}, errors.Join(fmt.Errorf("open raft log in %s: %w", dir, err), meta.Close())
 	}
@@ -154,6 +194,9 @@ type Config struct {
 	Published func(cartID string, r *store.Record, encoded []byte, leader bool)
 	// Applied is called for each transaction; it must not block.
 	Applied func(Applied)
+	// Clock is the node's; nil: time.Now. Entries carry its time.
+	Clock func() time.Time
+	Steps store.Steps // see there
 	// Reborn is called when the shard goes on under another incarnation.
 	Reborn func(incarnation uint32)
 	// Fatal is called when the shard's state can no longer be trusted.
@@ -220,12 +263,16 @@ func Open(cfg Config, space *store.Space, stores Stores, tr Transport, servers [
 		cfg: cfg, stores: stores, notify: make(chan bool, 16),
 		queue: make(chan *proposal, cfg.QueueMax), stopped: make(chan struct{}), log: cfg.Log.With(slog.Uint64("shard", uint64(cfg.ID))),
 	}
+	if s.cfg.Clock == nil {
+		s.cfg.Clock = time.Now
+	}
 	var err error
 	s.fsm, err = newFSM(space, cfg.Slots, cfg.CacheBytes,
 		func(id string, r *store.Record, encoded []byte) { cfg.Published(id, r, encoded, s.Leads()) }, cfg.Applied, cfg.Reborn, cfg.Fatal)
 	if err != nil {
 		return nil, fmt.Errorf("shard %d: %w", cfg.ID, err)
 	}
+	s.fsm.steps = cfg.Steps
 
 	conf := raft.DefaultConfig()
 	conf.LocalID = cfg.Server

@@ -53,7 +53,7 @@ func startMember(t testing.TB, dir, name string, tr *raft.InmemTransport, server
 		t.Fatal(err)
 	}
 	if how.stores == nil {
-		stores, err := OpenStores(dir, cmp.Or(how.segment, 1<<20), log)
+		stores, err := OpenStores(dir, cmp.Or(how.segment, 1<<20), Disk{}, log)
 		if err != nil {
 			t.Fatal(err)
 		}

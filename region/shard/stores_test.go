@@ -20,7 +20,7 @@ import (
 func TestLogIsReadAfterItsTailWasCut(t *testing.T) {
 	dir := t.TempDir()
 	log := slog.New(slog.DiscardHandler)
-	s, err := OpenStores(dir, 1<<20, log)
+	s, err := OpenStores(dir, 1<<20, Disk{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func TestLogIsReadAfterItsTailWasCut(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	if s, err = OpenStores(dir, 1<<20, log); err != nil {
+	if s, err = OpenStores(dir, 1<<20, Disk{}, log); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = s.Close() }()
@@ -86,7 +86,7 @@ func TestDamagedLogIsRefused(t *testing.T) {
 		}
 	}
 
-	stores, err := OpenStores(dir, 1<<20, slog.New(slog.DiscardHandler))
+	stores, err := OpenStores(dir, 1<<20, Disk{}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return // refused even earlier
 	}

@@ -62,9 +62,11 @@ func (s *Space) Reborn(next Marker) (*Space, error) {
 	if err := to.load(); err != nil {
 		return nil, err
 	}
+	s.store.steps.At(StepReborn)
 	if err := s.store.point(s.shard, to.generation); err != nil {
 		return nil, err
 	}
+	s.store.steps.At(StepRebornAs)
 	return to, nil
 }
 

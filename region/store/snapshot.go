@@ -101,15 +101,18 @@ func (s *Space) Restore(r io.Reader) (*Space, error) {
 	if err := s.store.deleteRange(next.prefix, end, func() bool { return false }); err != nil {
 		return nil, fmt.Errorf("clear generation %d of shard %d: %w", next.generation, s.shard, err)
 	}
+	s.store.steps.At(StepCleared)
 	if err := next.fill(r); err != nil {
 		return nil, fmt.Errorf("restore shard %d: %w", s.shard, err)
 	}
+	s.store.steps.At(StepFilled)
 	if err := next.load(); err != nil {
 		return nil, err
 	}
 	if err := s.store.point(s.shard, next.generation); err != nil {
 		return nil, err
 	}
+	s.store.steps.At(StepPointed)
 	return next, nil
 }
 

@@ -33,6 +33,7 @@ type Config struct {
 	Dir           string
 	MemTableBytes int64 // one memtable; a transaction may take 15 % of it; ≥ 1 MiB
 	MemTables     int   // kept in memory before writers wait; ≥ 2
+	Steps         Steps // nil in production
 	Log           *slog.Logger
 }
 
@@ -58,7 +59,8 @@ func (c Config) validate() error {
 
 // Store is one node's database. Methods may be called from any goroutine.
 type Store struct {
-	db *badger.DB
+	db    *badger.DB
+	steps Steps
 }
 
 // Open opens or makes the database in cfg.Dir. It fails when another process
@@ -85,11 +87,39 @@ func Open(cfg Config) (*Store, error) {
 	if err := dropUseless(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("open database %s: %w", cfg.Dir, err)
 	}
+	if err := create(opt); err != nil {
+		return nil, fmt.Errorf("make database %s: %w", cfg.Dir, err)
+	}
 	db, err := badger.Open(opt)
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", cfg.Dir, err)
 	}
-	return &Store{db: db}, nil
+	return &Store{db: db, steps: cfg.Steps}, nil
+}
+
+// create makes the database when there is none, beside its place and then in it at
+// once: Badger makes its files one by one, and what a process leaves that ends in
+// between looks like damage.
+func create(opt badger.Options) error {
+	entries, err := os.ReadDir(opt.Dir)
+	if len(entries) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	place, beside := opt.Dir, opt.Dir+".new"
+	if err := os.RemoveAll(beside); err != nil { // an earlier try's
+		return err
+	}
+	db, err := badger.Open(opt.WithDir(beside).WithValueDir(beside))
+	if err != nil {
+		return err
+	}
+	if err := db.Close(); err != nil {
+		return err
+	}
+	if err := os.Remove(place); err != nil && !errors.Is(err, fs.ErrNotExist) { // it is empty
+		return err
+	}
+	return os.Rename(beside, place)
 }
 
 // dropUseless removes files that hold nothing and can be in the way. Badger
@@ -126,7 +156,13 @@ func dropUseless(dir string) error {
 func (s *Store) Close() error { return s.db.Close() }
 
 // Sync writes the active memtable's file to disk.
-func (s *Store) Sync() error { return s.db.Sync() }
+func (s *Store) Sync() error {
+	if err := s.db.Sync(); err != nil {
+		return err
+	}
+	s.steps.At(StepFlushed)
+	return nil
+}
 
 // Space opens the current generation of a shard, empty at first. What other
 // generations left behind is Sweep's to delete.
@@ -186,6 +222,7 @@ func (s *Store) Sweep(shard uint32, stop func() bool) error {
 }
 
 func (s *Store) sweep(shard, gen uint32, stop func() bool) error {
+	s.steps.At(StepSweeping)
 	if err := s.deleteRange(spacePrefix(shard, 0), spacePrefix(shard, gen), stop); err != nil {
 		return fmt.Errorf("sweep shard %d: %w", shard, err)
 	}

@@ -183,14 +183,17 @@ func (t *Tx) Commit(each func(id string, r *Record, encoded []byte)) error {
 	t.set(t.space.markerKey(), t.marker.encode())
 	if t.spilled != nil && t.err == nil {
 		t.err = t.spilled.Flush()
+		t.space.store.steps.At(StepSpilled)
 	}
 	if t.err != nil {
 		t.Discard()
 		return t.err
 	}
+	t.space.store.steps.At(StepCommit)
 	if err := t.tx.Commit(); err != nil {
 		return fmt.Errorf("commit up to index %d: %w", t.marker.Applied, err)
 	}
+	t.space.store.steps.At(StepCommitted)
 	t.space.marker = t.marker
 	t.space.rows.tail, t.space.ops.tail = t.rows.tail, t.ops.tail
 	for slot, sum := range t.sums {

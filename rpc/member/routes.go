@@ -1,8 +1,10 @@
-package main
+package member
 
 import (
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 
 	"github.com/samecart/samecart/rpc"
 )
@@ -11,9 +13,9 @@ import (
 // when that fails, through each of the others.
 func routes(clients map[string]*rpc.PeerClient, log *slog.Logger) (map[string]*rpc.Route, error) {
 	out := make(map[string]*rpc.Route, len(clients))
-	for _, to := range sortedKeys(clients) {
+	for _, to := range slices.Sorted(maps.Keys(clients)) {
 		var relays []rpc.Relay
-		for _, via := range sortedKeys(clients) {
+		for _, via := range slices.Sorted(maps.Keys(clients)) {
 			if via == to {
 				continue
 			}

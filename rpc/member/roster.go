@@ -1,4 +1,4 @@
-package main
+package member
 
 import (
 	"context"
@@ -39,16 +39,16 @@ type wholeCarts interface {
 	ForgottenBefore(ctx context.Context, hello replication.Hello) ([]int64, error)
 }
 
-// restorable is the region as backups are restored into it.
-type restorable struct {
-	sink
-	roster *roster
+// Restorable is the region as backups are restored into it.
+type Restorable struct {
+	Sink
+	roster *Roster
 }
 
 // ForgottenBefore is the latest of any member region: what is joined here goes to
 // all.
-func (r restorable) ForgottenBefore(ctx context.Context) ([]int64, error) {
-	out, err := r.sink.ForgottenBefore(ctx)
+func (r Restorable) ForgottenBefore(ctx context.Context) ([]int64, error) {
+	out, err := r.Sink.ForgottenBefore(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -73,9 +73,9 @@ func (r restorable) ForgottenBefore(ctx context.Context) ([]int64, error) {
 	return out, nil
 }
 
-// roster is what a process knows of the membership: with which regions its own
-// exchanges carts now.
-type roster struct {
+// Roster is what a process knows of the membership: with which regions its own
+// exchanges carts now. Methods may be called from any goroutine.
+type Roster struct {
 	self   crdt.RegionID
 	name   string
 	log    *slog.Logger
@@ -97,20 +97,20 @@ type roster struct {
 const keepEvery = time.Second
 
 // newRoster makes a roster of the configured regions; ids has all of them.
-func newRoster(name string, ids map[string]uint16, ways map[crdt.RegionID]way, log *slog.Logger) *roster {
+func newRoster(name string, ids map[string]crdt.RegionID, ways map[crdt.RegionID]way, log *slog.Logger) *Roster {
 	all := make(map[string]uint32, len(ids))
 	for n, id := range ids {
 		all[n] = uint32(id)
 	}
-	r := &roster{
-		self: crdt.RegionID(ids[name]), name: name, log: log, first: membership.First(all),
+	r := &Roster{
+		self: ids[name], name: name, log: log, first: membership.First(all),
 		ways: maps.Clone(ways), changed: make(chan struct{}),
 	}
 	return r
 }
 
 // attach tells through which router the region is reached.
-func (r *roster) attach(router *region.Router) {
+func (r *Roster) attach(router *region.Router) {
 	r.router = router
 	r.keeper = membership.New(membership.Config{
 		Self: uint32(r.self), Name: r.name, First: r.first, Every: keepEvery, Peers: r.all,
@@ -118,7 +118,7 @@ func (r *roster) attach(router *region.Router) {
 }
 
 // run follows the region's document until ctx ends.
-func (r *roster) run(ctx context.Context) {
+func (r *Roster) run(ctx context.Context) {
 	// A node looks at its own shards; a gateway asks, and less often.
 	every := 100 * time.Millisecond
 	tick := time.NewTicker(every)
@@ -144,7 +144,7 @@ func (r *roster) run(ctx context.Context) {
 }
 
 // take takes a newer document in.
-func (r *roster) take(m *membershipv1.Membership) {
+func (r *Roster) take(m *membershipv1.Membership) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if m == nil || !m.Newer(r.now) {
@@ -157,7 +157,7 @@ func (r *roster) take(m *membershipv1.Membership) {
 
 // wayTo returns the way to a region; ok is false when there is none. It is called
 // with mu held.
-func (r *roster) wayTo(m *membershipv1.Member) (way, bool) {
+func (r *Roster) wayTo(m *membershipv1.Member) (way, bool) {
 	id := crdt.RegionID(m.RegionId)
 	w, ok := r.ways[id]
 	if ok || r.connect == nil || len(m.Peers) == 0 {
@@ -175,7 +175,7 @@ func (r *roster) wayTo(m *membershipv1.Member) (way, bool) {
 // gossip returns the regions that rows go to now, none when there is no other
 // member, and a channel that is closed when that may be others. ok is false when this
 // region may send to none what it writes under the given incarnation.
-func (r *roster) gossip(incarnation uint32) (peers []replication.PeerRegion, changed <-chan struct{}, ok bool) {
+func (r *Roster) gossip(incarnation uint32) (peers []replication.PeerRegion, changed <-chan struct{}, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.now == nil {
@@ -205,7 +205,7 @@ func (r *roster) gossip(incarnation uint32) (peers []replication.PeerRegion, cha
 // collects reports whether this region is the one that frees what carts leave
 // behind: the first of the members. Every other member must be among the peers, and
 // none may be on its way in, which has not all carts yet.
-func (r *roster) collects(peers []replication.PeerRegion) bool {
+func (r *Roster) collects(peers []replication.PeerRegion) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.now == nil {
@@ -224,7 +224,7 @@ func (r *roster) collects(peers []replication.PeerRegion) bool {
 }
 
 // names are the regions that rows and carts are taken from now.
-func (r *roster) names() map[crdt.RegionID]string {
+func (r *Roster) names() map[crdt.RegionID]string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := make(map[crdt.RegionID]string)
@@ -242,7 +242,7 @@ func (r *roster) names() map[crdt.RegionID]string {
 
 // carts is where whole carts of a region come from; ok is false when none may be
 // joined now, or there is no way to it.
-func (r *roster) carts(id crdt.RegionID) (from wholeCarts, ok bool) {
+func (r *Roster) carts(id crdt.RegionID) (from wholeCarts, ok bool) {
 	_, member := r.names()[id]
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -252,8 +252,8 @@ func (r *roster) carts(id crdt.RegionID) (from wholeCarts, ok bool) {
 	return w.carts, there && member && filled
 }
 
-// regions are the names of all other regions, members or not.
-func (r *roster) regions() (names []string) {
+// Regions are the names of all other regions, members or not.
+func (r *Roster) Regions() (names []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, m := range slices.Concat(r.first.Members, r.now.GetMembers()) {
@@ -265,12 +265,12 @@ func (r *roster) regions() (names []string) {
 }
 
 // knows reports whether a name is another region's, member or not.
-func (r *roster) knows(name string) bool {
-	return slices.Contains(r.regions(), name)
+func (r *Roster) knows(name string) bool {
+	return slices.Contains(r.Regions(), name)
 }
 
 // all are the ways to all other regions of a document, and those configured.
-func (r *roster) all(m *membershipv1.Membership) map[uint32]membership.Peer {
+func (r *Roster) all(m *membershipv1.Membership) map[uint32]membership.Peer {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, e := range m.GetMembers() {
@@ -286,7 +286,7 @@ func (r *roster) all(m *membershipv1.Membership) map[uint32]membership.Peer {
 }
 
 // wayNamed is the way to a configured region, nil when there is none.
-func (r *roster) wayNamed(name string) membership.Peer {
+func (r *Roster) wayNamed(name string) membership.Peer {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, w := range r.ways {
@@ -297,17 +297,32 @@ func (r *roster) wayNamed(name string) membership.Peer {
 	return nil
 }
 
-// newest is the newest document known, nil when none is.
-func (r *roster) newest() *membershipv1.Membership {
+// Newest is the newest document known, nil when none is.
+func (r *Roster) Newest() *membershipv1.Membership {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.now
 }
 
-// voter is the region as others ask it.
-func (r *roster) voter() voter { return voter{r} }
+// Change has the regions agree on a change of the membership; see
+// membership.Keeper.
+func (r *Roster) Change(ctx context.Context, change membership.Change) (*membershipv1.Membership, error) {
+	now, err := r.keeper.Change(ctx, change)
+	r.take(now)
+	return now, err
+}
 
-type voter struct{ roster *roster }
+// Force fences a region without a majority; see membership.Keeper.
+func (r *Roster) Force(ctx context.Context, region string) (*membershipv1.Membership, error) {
+	now, err := r.keeper.Force(ctx, region)
+	r.take(now)
+	return now, err
+}
+
+// voter is the region as others ask it.
+func (r *Roster) voter() voter { return voter{r} }
+
+type voter struct{ roster *Roster }
 
 // Prepare implements membership.Voter.
 func (v voter) Prepare(ctx context.Context, r *membershipv1.PrepareRequest) (*membershipv1.Vote, error) {

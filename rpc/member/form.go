@@ -1,4 +1,4 @@
-package main
+package member
 
 import (
 	"context"
@@ -32,13 +32,14 @@ const (
 // already. It waits for regions that do not answer. One that says that this
 // region is fenced or removed, or not a member yet, settles it: then nobody
 // waits for what was lost, and the region is formed under the next incarnation.
-func mayForm(ctx context.Context, p place, peers map[string]*rpc.Route) (incarnation uint32, err error) {
+func (p *Part) mayForm(ctx context.Context) (incarnation uint32, err error) {
+	configured := p.Place.Incarnation
 	g, ctx := errgroup.WithContext(ctx)
 	var mu sync.Mutex
-	incarnation = p.incarnation
-	for name, peer := range peers {
+	incarnation = configured
+	for name, peer := range p.routes {
 		g.Go(func() error {
-			known, fenced, err := askKnown(ctx, p, name, peer)
+			known, fenced, err := p.askKnown(ctx, name, peer)
 			if err != nil {
 				return err
 			}
@@ -46,17 +47,15 @@ func mayForm(ctx context.Context, p place, peers map[string]*rpc.Route) (incarna
 			defer mu.Unlock()
 			if fenced {
 				if known == 0 { // it never said; it was formed as it is configured
-					known = p.incarnation
+					known = configured
 				}
 				incarnation = max(incarnation, known+1)
 				return errSettled
 			}
-			if known < p.incarnation {
+			if known < configured {
 				return nil
 			}
-			return usageError{fmt.Errorf("region %s knows edits of %s under incarnation %d, and no node of %s has its data: "+
-				"put the disk of one back, or fence the region ('cartctl region fence %s', there) and start its nodes again, "+
-				"or start all of them with --incarnation %d", name, p.region, known, p.region, p.region, known+1)}
+			return LostError{Region: p.Place.Region, Peer: name, Incarnation: known}
 		})
 	}
 	if err := g.Wait(); err != nil && !errors.Is(err, errSettled) {
@@ -65,31 +64,46 @@ func mayForm(ctx context.Context, p place, peers map[string]*rpc.Route) (incarna
 	return incarnation, nil
 }
 
+// LostError ends a node of a region that has lost the data of all its nodes,
+// which another region tells from the edits that it knows.
+type LostError struct {
+	Region      string // that lost its data
+	Peer        string // that knows edits of it
+	Incarnation uint32 // the highest that they are of
+}
+
+// Error says what to do.
+func (e LostError) Error() string {
+	return fmt.Sprintf("region %s knows edits of %s under incarnation %d, and no node of %s has its data: "+
+		"put the disk of one back, or fence the region ('cartctl region fence %s', there) and start its nodes again, "+
+		"or start all of them with --incarnation %d", e.Peer, e.Region, e.Incarnation, e.Region, e.Region, e.Incarnation+1)
+}
+
 // errSettled ends the asking: one region's answer is enough.
 var errSettled = errors.New("settled")
 
 // fencedAs asks whether another region's document says that this one is none of the
 // members, and under which incarnation it was one.
-func fencedAs(ctx context.Context, p place, peer string) (incarnation uint32, fenced bool) {
-	way := p.roster.wayNamed(peer)
+func (p *Part) fencedAs(ctx context.Context, peer string) (incarnation uint32, fenced bool) {
+	way := p.Roster.wayNamed(peer)
 	if way == nil {
 		return 0, false
 	}
 	ctx, cancel := context.WithTimeout(ctx, fencedTimeout)
 	defer cancel()
-	resp, err := way.Current(ctx, &membershipv1.CurrentRequest{RegionId: uint32(p.id), Region: p.region})
+	resp, err := way.Current(ctx, &membershipv1.CurrentRequest{RegionId: uint32(p.Place.ID), Region: p.Place.Region})
 	if err != nil || resp.Membership == nil {
 		return 0, false
 	}
-	m := resp.Membership.Of(uint32(p.id))
+	m := resp.Membership.Of(uint32(p.Place.ID))
 	return m.GetIncarnation(), !m.GetState().Sends()
 }
 
-func askKnown(ctx context.Context, p place, name string, peer *rpc.Route) (highest uint32, fenced bool, err error) {
+func (p *Part) askKnown(ctx context.Context, name string, peer *rpc.Route) (highest uint32, fenced bool, err error) {
 	say := time.Now().Add(2 * time.Second) // regions may be starting together
 	for lo := uint32(0); lo < shard.SlotCount; {
 		hello := replication.Hello{
-			Version: replication.Version, Region: p.region, Stream: crdt.Stream{Region: p.id},
+			Version: replication.Version, Region: p.Place.Region, Stream: crdt.Stream{Region: p.Place.ID},
 			SlotLo: lo, SlotHi: min(lo+knownSlots, shard.SlotCount),
 		}
 		asking, cancel := context.WithTimeout(ctx, knownTimeout)
@@ -100,12 +114,12 @@ func askKnown(ctx context.Context, p place, name string, peer *rpc.Route) (highe
 			continue
 		}
 		// It refuses one that is no member.
-		if was, fenced := fencedAs(ctx, p, name); fenced {
+		if was, fenced := p.fencedAs(ctx, name); fenced {
 			return was, true, nil
 		}
 		if time.Now().After(say) {
 			say = time.Now().Add(10 * time.Second)
-			p.log.Info("waits for another region, which may know this one", slog.String("peer", name), slog.Any("err", err))
+			p.Place.Log.Info("waits for another region, which may know this one", slog.String("peer", name), slog.Any("err", err))
 		}
 		select {
 		case <-ctx.Done():

@@ -1,4 +1,4 @@
-package main
+package member
 
 import (
 	"context"
@@ -75,19 +75,19 @@ func (l deltaLog) JoinCarts(ctx context.Context, carts []replication.WholeCart) 
 	})
 }
 
-// sink is a region as other regions send to it.
-type sink struct{ router *region.Router }
+// Sink is a region as other regions send to it.
+type Sink struct{ Router *region.Router }
 
-var _ replication.Sink = sink{}
+var _ replication.Sink = Sink{}
 
 // Cursor implements replication.Sink.
-func (s sink) Cursor(ctx context.Context, h replication.Hello) (uint64, error) {
-	return s.router.Cursor(ctx, h.Stream, h.SlotLo, h.SlotHi)
+func (s Sink) Cursor(ctx context.Context, h replication.Hello) (uint64, error) {
+	return s.Router.Cursor(ctx, h.Stream, h.SlotLo, h.SlotHi)
 }
 
 // Join implements replication.Sink.
-func (s sink) Join(ctx context.Context, iv crdt.Interval, slotLo, slotHi uint32) (uint64, bool, error) {
-	return s.router.JoinInterval(ctx, iv, slotLo, slotHi)
+func (s Sink) Join(ctx context.Context, iv crdt.Interval, slotLo, slotHi uint32) (uint64, bool, error) {
+	return s.Router.JoinInterval(ctx, iv, slotLo, slotHi)
 }
 
 // joinsMax is how many whole carts are proposed at a time; they share log
@@ -95,9 +95,9 @@ func (s sink) Join(ctx context.Context, iv crdt.Interval, slotLo, slotHi uint32)
 const joinsMax = 64
 
 // JoinCarts implements replication.Sink.
-func (s sink) JoinCarts(ctx context.Context, carts []replication.WholeCart, from crdt.Stream) error {
+func (s Sink) JoinCarts(ctx context.Context, carts []replication.WholeCart, from crdt.Stream) error {
 	return eachCart(carts, func(c replication.WholeCart) error {
-		return s.router.JoinCart(ctx, c.CartID, c.Data, from.Region, from.Incarnation)
+		return s.Router.JoinCart(ctx, c.CartID, c.Data, from.Region, from.Incarnation)
 	})
 }
 
@@ -120,35 +120,35 @@ func eachCart(carts []replication.WholeCart, join func(replication.WholeCart) er
 }
 
 // MoveCursor implements replication.Sink.
-func (s sink) MoveCursor(ctx context.Context, h replication.Hello, cursor uint64) error {
-	return s.router.MoveCursor(ctx, h.Stream, h.SlotLo, h.SlotHi, cursor)
+func (s Sink) MoveCursor(ctx context.Context, h replication.Hello, cursor uint64) error {
+	return s.Router.MoveCursor(ctx, h.Stream, h.SlotLo, h.SlotHi, cursor)
 }
 
 // Known implements replication.Sink.
-func (s sink) Known(ctx context.Context, h replication.Hello) (uint32, error) {
-	return s.router.Known(ctx, h.Stream.Region, h.SlotLo, h.SlotHi)
+func (s Sink) Known(ctx context.Context, h replication.Hello) (uint32, error) {
+	return s.Router.Known(ctx, h.Stream.Region, h.SlotLo, h.SlotHi)
 }
 
 // Collect implements replication.Sink.
-func (s sink) Collect(ctx context.Context, carts []replication.CartDigest, commit bool) ([]bool, error) {
+func (s Sink) Collect(ctx context.Context, carts []replication.CartDigest, commit bool) ([]bool, error) {
 	out := make([]region.CartDigest, len(carts))
 	for i, c := range carts {
 		out[i] = region.CartDigest{CartID: c.CartID, Digest: region.Digest(c.Digest)}
 	}
 	if commit {
-		return nil, s.router.Collect(ctx, out)
+		return nil, s.Router.Collect(ctx, out)
 	}
-	return s.router.Collectable(ctx, out)
+	return s.Router.Collectable(ctx, out)
 }
 
 // ForgottenBefore implements replication.Sink.
-func (s sink) ForgottenBefore(ctx context.Context) ([]int64, error) {
-	return s.router.ForgottenBefore(ctx, 0, shard.SlotCount)
+func (s Sink) ForgottenBefore(ctx context.Context) ([]int64, error) {
+	return s.Router.ForgottenBefore(ctx, 0, shard.SlotCount)
 }
 
 // garbage is a shard that is led here as collection needs it. For one goroutine.
 type garbage struct {
-	sink
+	Sink
 	shard *shard.Shard
 	place *shard.Place // where it looked last
 }
@@ -170,18 +170,18 @@ func (g garbage) Next(ctx context.Context) ([]replication.CartDigest, error) {
 }
 
 // Repairing implements replication.Sink.
-func (s sink) Repairing(ctx context.Context, h replication.Hello) (bool, error) {
-	return s.router.Repairing(ctx, h.Region, h.SlotLo, h.SlotHi)
+func (s Sink) Repairing(ctx context.Context, h replication.Hello) (bool, error) {
+	return s.Router.Repairing(ctx, h.Region, h.SlotLo, h.SlotHi)
 }
 
 // Digests implements replication.Sink.
-func (s sink) Digests(ctx context.Context, lo, hi uint32) ([]replication.Digest, error) {
-	return s.router.Digests(ctx, lo, hi)
+func (s Sink) Digests(ctx context.Context, lo, hi uint32) ([]replication.Digest, error) {
+	return s.Router.Digests(ctx, lo, hi)
 }
 
 // Bucket implements replication.Sink.
-func (s sink) Bucket(ctx context.Context, slot uint32, after string, limit int) ([]replication.CartDigest, bool, error) {
-	carts, more, err := s.router.Bucket(ctx, slot, after, limit)
+func (s Sink) Bucket(ctx context.Context, slot uint32, after string, limit int) ([]replication.CartDigest, bool, error) {
+	carts, more, err := s.Router.Bucket(ctx, slot, after, limit)
 	out := make([]replication.CartDigest, len(carts))
 	for i, c := range carts {
 		out[i] = replication.CartDigest{CartID: c.CartID, Digest: replication.Digest(c.Digest)}
@@ -190,8 +190,8 @@ func (s sink) Bucket(ctx context.Context, slot uint32, after string, limit int) 
 }
 
 // Fetch implements replication.Sink.
-func (s sink) Fetch(ctx context.Context, cartIDs []string) ([]replication.WholeCart, error) {
-	states, err := s.router.States(ctx, cartIDs)
+func (s Sink) Fetch(ctx context.Context, cartIDs []string) ([]replication.WholeCart, error) {
+	states, err := s.Router.States(ctx, cartIDs)
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package main
+package member
 
 import (
 	"context"
@@ -18,13 +18,11 @@ import (
 // compressed one may grow to.
 const intervalBytesMax = 8 << 20
 
-// dialFunc opens a connection to another region.
-type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+// DialFunc opens a connection to another region.
+type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// regionHeader names the calling region on every call between regions, for
+// fromRegion names the calling region on every call between regions, for
 // drills; who calls is proved by its certificate.
-const regionHeader = rpc.HeaderRegion
-
 type fromRegion struct {
 	region string
 	base   http.RoundTripper
@@ -33,16 +31,16 @@ type fromRegion struct {
 // RoundTrip implements http.RoundTripper.
 func (t fromRegion) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
-	r.Header.Set(regionHeader, t.region)
+	r.Header.Set(rpc.HeaderRegion, t.region)
 	return t.base.RoundTrip(r)
 }
 
 // CloseIdleConnections closes connections that no call uses.
 func (t fromRegion) CloseIdleConnections() { (&http.Client{Transport: t.base}).CloseIdleConnections() }
 
-// peerClient reaches another region, from the one named, at any of the
-// addresses.
-func peerClient(from string, dial dialFunc, conf *tls.Config, urls []string) (*rpc.PeerClient, error) {
+// PeerClient reaches another region, from the one named, at any of the
+// addresses; conf is nil for calls in clear. It dials when it is first used.
+func PeerClient(from string, dial DialFunc, conf *tls.Config, urls []string) (*rpc.PeerClient, error) {
 	codec, err := replication.NewCodec(intervalBytesMax)
 	if err != nil {
 		return nil, err
@@ -55,7 +53,7 @@ func peerClient(from string, dial dialFunc, conf *tls.Config, urls []string) (*r
 }
 
 // membershipClient reaches another region's part of the membership.
-func membershipClient(from string, dial dialFunc, conf *tls.Config, urls []string) (*rpc.MembershipClient, error) {
+func membershipClient(from string, dial DialFunc, conf *tls.Config, urls []string) (*rpc.MembershipClient, error) {
 	hc, err := peerHTTPClient(from, dial, conf)
 	if err != nil {
 		return nil, err
@@ -63,7 +61,7 @@ func membershipClient(from string, dial dialFunc, conf *tls.Config, urls []strin
 	return rpc.NewMembershipClient(hc, urls)
 }
 
-func peerHTTPClient(from string, dial dialFunc, conf *tls.Config) (*http.Client, error) {
+func peerHTTPClient(from string, dial DialFunc, conf *tls.Config) (*http.Client, error) {
 	if conf != nil {
 		conf = conf.Clone() // net/http changes it when the transport is first used
 	}
@@ -77,25 +75,24 @@ func peerHTTPClient(from string, dial dialFunc, conf *tls.Config) (*http.Client,
 	return hc, nil
 }
 
-// peerServer serves other regions, and passes their calls on to each other
-// over the given clients.
-func peerServer(router *region.Router, r *roster, clients map[string]*rpc.PeerClient,
-	identity func(*http.Request) (string, bool),
-) (*http.Server, error) {
+// PeerServer serves other regions, and passes their calls on to each other.
+// identity tells whose certificate a request came with; nil: callers are who they say.
+// The caller gives the server its listener, and certificates.
+func (p *Part) PeerServer(identity func(*http.Request) (string, bool)) (*http.Server, error) {
 	codec, err := replication.NewCodec(intervalBytesMax)
 	if err != nil {
 		return nil, err
 	}
-	cfg := rpc.DefaultPeerConfig(r.names)
-	cfg.Identity, cfg.Forward = identity, func(region string) *rpc.PeerClient { return clients[region] }
-	h, err := rpc.NewPeerHandler(sink{router}, codec, cfg)
+	cfg := rpc.DefaultPeerConfig(p.Roster.names)
+	cfg.Identity, cfg.Forward = identity, func(region string) *rpc.PeerClient { return p.clients[region] }
+	h, err := rpc.NewPeerHandler(Sink{p.Roster.router}, codec, cfg)
 	if err != nil {
 		return nil, err
 	}
 	mux := http.NewServeMux()
 	mux.Handle(h.Handler())
 	mux.Handle(h.Forward())
-	mux.Handle(rpc.NewMembershipHandler(r.voter(), rpc.MembershipConfig{Known: r.knows, Identity: identity}))
+	mux.Handle(rpc.NewMembershipHandler(p.Roster.voter(), rpc.MembershipConfig{Known: p.Roster.knows, Identity: identity}))
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
@@ -113,7 +110,7 @@ func peerServer(router *region.Router, r *roster, clients map[string]*rpc.PeerCl
 }
 
 // fetcher brings whole carts from other regions.
-type fetcher struct{ roster *roster }
+type fetcher struct{ roster *Roster }
 
 var _ region.Fetcher = fetcher{}
 
