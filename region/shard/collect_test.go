@@ -95,12 +95,13 @@ func TestACartWithRequestsIsNotCollected(t *testing.T) {
 // before its last change was a token's life ago.
 func TestNotCollectableBeforeItsRowsAreGone(t *testing.T) {
 	r := collectable(t)
-	s := &Shard{fsm: r.fsm, cfg: Config{Limits: Limits{OpLife: time.Hour}}}
-	r.at = crdt.TimestampAt(time.Now().Add(-3 * time.Hour).UnixMilli())
+	now := epoch.Add(4 * time.Hour)
+	s := &Shard{fsm: r.fsm, cfg: Config{Limits: Limits{OpLife: time.Hour}, Clock: func() time.Time { return now }}}
+	r.at = crdt.TimestampAt(now.Add(-3 * time.Hour).UnixMilli())
 	r.ok(edit("c", add("s", "a", 1)))
 	r.ok(edit("c", clearAll()))
 	r.ok(edit("other", add("s", "a", 1)))
-	r.at = crdt.TimestampAt(time.Now().Add(-90 * time.Minute).UnixMilli())
+	r.at = crdt.TimestampAt(now.Add(-90 * time.Minute).UnixMilli())
 	r.ok(edit("other", add("s", "a", 1))) // a mark, which is older than a token
 	c := store.CartDigest{CartID: "c", Digest: mustRecord(t, r, "c").Digest}
 	for _, step := range []struct {
