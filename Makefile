@@ -97,6 +97,10 @@ lint: $(GOLANGCI_LINT) $(BUF) ## check Go code, its layers and formatting, and t
 cover: ## print the statement coverage of crdt, region and replication; fail where it is too low
 	.ci/cover crdt $(COVER_CRDT) region $(COVER_REGION) replication $(COVER_REPLICATION)
 
+.PHONY: mutants
+mutants: ## plant bugs, one at a time, and see that tests find them; RUN=name,name narrows it, ARGS="-v" says how
+	@go run ./simulations/mutants $(if $(RUN),-run $(RUN)) $(ARGS)
+
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME=10s
 	@set -euo pipefail; \

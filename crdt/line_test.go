@@ -31,6 +31,7 @@ func TestVisibleRules(t *testing.T) {
 		{"placement: saved when both are", crdt.Carried{Placement: crdt.Saved}, crdt.Carried{Placement: crdt.Saved}, crdt.Carried{Placement: crdt.Saved}},
 		{"offer: the newest, also when dearer", crdt.Carried{Offer: eur(1, at)}, crdt.Carried{Offer: eur(9, at+1)}, crdt.Carried{Offer: eur(9, at+1)}},
 		{"offer: then the lower price", crdt.Carried{Offer: eur(9, at)}, crdt.Carried{Offer: eur(8, at)}, crdt.Carried{Offer: eur(8, at)}},
+		{"offer: whoever wrote it", crdt.Carried{Offer: eur(8, at)}, crdt.Carried{Offer: eur(9, at)}, crdt.Carried{Offer: eur(8, at)}},
 		{"offer: then the currency code", crdt.Carried{Offer: eur(9, at)},
 			crdt.Carried{Offer: crdt.Offer{Price: 9, Currency: "GBP", AddedAt: at}},
 			crdt.Carried{Offer: crdt.Offer{Price: 9, Currency: "GBP", AddedAt: at}}},
@@ -93,6 +94,43 @@ func TestAdd(t *testing.T) {
 	c = c.Apply(c.SetAttributes(writer, tea, "note=hi"))
 	if v := c.Find(tea).Visible(); v.Attributes != (crdt.Attributes{Pairs: "note=hi", At: writer.At}) || v.Quantity != 6 {
 		t.Fatalf("attributes: %+v", v)
+	}
+}
+
+// Whatever field a write wrote, after a remove that did not see it the line shows
+// all of them as the write left them.
+func TestEveryFieldStandsIn(t *testing.T) {
+	other := crdt.Writer{Replica: crdt.Replica{Region: 2}}
+	c := &crdt.Cart{}
+	c = c.Apply(c.Add(writer, tea, 2, crdt.Offer{Price: 100, Currency: "EUR", AddedAt: 9}, false))
+	c = c.Apply(c.SetAttributes(writer, tea, "note=hi"))
+	c = c.Apply(c.SetPlacement(writer, tea, crdt.Saved))
+	removed := c.Apply(c.Remove(other, tea))
+	for name, d := range map[string]crdt.Delta{
+		"quantity":   c.SetQuantity(writer, tea, 7),
+		"placement":  c.SetPlacement(writer, tea, crdt.InCart),
+		"attributes": c.SetAttributes(writer, tea, "note=no"),
+	} {
+		want := c.Apply(d).Find(tea).Visible()
+		if got := removed.Apply(d).Find(tea).Visible(); got != want {
+			t.Errorf("%s: the line shows %+v, want %+v", name, got, want)
+		}
+	}
+}
+
+// What is added to a line with concurrent placements stays in the cart, also when
+// a remove elsewhere has seen only the one that counted.
+func TestAddStaysInTheCart(t *testing.T) {
+	by := func(region crdt.RegionID) crdt.Writer { return crdt.Writer{Replica: crdt.Replica{Region: region}} }
+	c := &crdt.Cart{}
+	c = c.Apply(c.Add(by(1), tea, 1, crdt.Offer{}, false))
+	saved := c.Apply(c.SetPlacement(by(1), tea, crdt.Saved))
+	back := c.Apply(c.SetPlacement(by(2), tea, crdt.InCart))
+	both := crdt.Join(saved, back)
+	added := both.Apply(both.Add(by(3), tea, 2, crdt.Offer{}, false))
+	removed := back.Apply(back.Remove(by(4), tea))
+	if v := crdt.Join(added, removed).Find(tea).Visible(); v.Placement != crdt.InCart || v.Quantity != 3 {
+		t.Errorf("the line shows %+v, want 3 in the cart", v)
 	}
 }
 

@@ -1,6 +1,7 @@
 package region
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -317,5 +318,48 @@ func TestRunEndsWhenItsListenerDoes(t *testing.T) {
 	}
 	if err := n.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// An identity that did not reach the disk does not take the place of the one that
+// did, and is an error. What is written to /dev/null cannot be synced.
+func TestIdentityIsSynced(t *testing.T) {
+	dir := t.TempDir()
+	if err := (identity{ServerID: "old"}).save(dir, nil); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, identityFile)
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(os.DevNull, path+newSuffix); err != nil {
+		t.Fatal(err)
+	}
+	if err := (identity{ServerID: "new"}).save(dir, nil); err == nil {
+		t.Error("an identity that could not be synced was saved")
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, before) {
+		t.Errorf("identity is %q, %v, want the old one, %q", after, err, before)
+	}
+}
+
+// That the identity is in its directory is synced too: where that fails, it is not
+// saved, or after a power failure the old one would be back.
+func TestIdentitysDirectoryIsSynced(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "node")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	err := (identity{ServerID: "new"}).save(dir, func(step string) {
+		if step != StepRenamed {
+			return
+		}
+		if err := os.Rename(dir, dir+".gone"); err != nil {
+			t.Error(err)
+		}
+	})
+	if err == nil {
+		t.Error("an identity in a directory that could not be synced was saved")
 	}
 }

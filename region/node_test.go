@@ -377,6 +377,22 @@ func (w *world) incarnations() map[uint32]bool {
 	return out
 }
 
+// Another region knows edits of the incarnation that is configured: the region is
+// formed under the one that it is told.
+func TestFormsUnderTheIncarnationItIsTold(t *testing.T) {
+	t.Parallel()
+	w := startWorld(t, 1, 2, func(w *world) {
+		w.tune = func(c *Config) {
+			c.Router.Incarnation = 7
+			c.MayForm = func(context.Context) (uint32, error) { return 9, nil }
+		}
+	})
+	mustEdit(t, w.node(w.names[0]).Router, addEdit(w.cartIn(0, 0), "tea", 1))
+	if got := w.incarnations(); len(got) != 1 || !got[9] {
+		t.Errorf("incarnations %v, want 9", got)
+	}
+}
+
 func TestFormingIsAskedFor(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 3, 2)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	"github.com/samecart/samecart/crdt"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 	"github.com/samecart/samecart/region/cache"
+	"github.com/samecart/samecart/region/link"
 	"github.com/samecart/samecart/region/store"
 )
 
@@ -261,6 +263,38 @@ func TestAnEditThatMayCountIsNotCalledRefused(t *testing.T) {
 	// The op id settles it.
 	mustEdit(t, l.Router, opAdd(2, cart, "tea", 1))
 	wantLines(t, mustRead(t, l.Router, cart, ReadOptions{Strong: true}), map[string]uint32{"tea": 2})
+}
+
+// An edit whose answer was lost is sent again only if it has an id to be known by.
+func TestOnlyAnEditWithAnIDIsSentAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1, 1)
+	m := w.mux(w.names[0])
+	var proposed atomic.Int64
+	m.Handle(kindPropose, func(context.Context, string, []byte) ([]byte, error) {
+		proposed.Add(1)
+		return nil, &link.Error{Code: codeUnknown, Message: "the answer was lost"}
+	})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.addrs[w.names[0]] = ln.Addr().String()
+	served := make(chan error, 1)
+	go func() { served <- m.Serve(t.Context(), ln) }()
+	t.Cleanup(func() {
+		if err := errors.Join(m.Close(), <-served); err != nil {
+			t.Error(err)
+		}
+	})
+	gate := w.gateway()
+	if _, err := gate.Edit(limited(t, time.Second), addEdit("c", "tea", 1)); !errors.Is(err, ErrOutcomeUnknown) || proposed.Load() != 1 {
+		t.Errorf("without an id: proposed %d times, %v", proposed.Load(), err)
+	}
+	proposed.Store(0)
+	if _, err := gate.Edit(limited(t, 300*time.Millisecond), opAdd(1, "c", "tea", 1)); !errors.Is(err, ErrOutcomeUnknown) || proposed.Load() < 2 {
+		t.Errorf("with an id: proposed %d times, %v", proposed.Load(), err)
+	}
 }
 
 func TestNothingInTheRegionAnswers(t *testing.T) {
@@ -548,22 +582,33 @@ func TestCache(t *testing.T) {
 	ahead := cache.Version{Incarnation: 1, Index: second.Index + 1000}
 	evil := newForeign("another shopper's").add(1, "secret", 1)
 	evil.cart.Context = evil.cart.Context.Join(rec.State.Cart.Context)
-	stolen := store.NewRecord("another shopper's", ahead.Index, crdt.State{Cart: evil.cart}, store.Asked{}).Encode()
+	stolen := func(index uint64) []byte {
+		return store.NewRecord("another shopper's", index, crdt.State{Cart: evil.cart}, store.Asked{}).Encode()
+	}
+	// Under the index that it says itself, so that nothing but its digest tells.
+	changed := func(index uint64) []byte {
+		more := rec.State.Cart.Apply(rec.State.Cart.SetQuantity(crdt.Writer{Replica: crdt.Replica{Region: testID, Incarnation: 1}}, rec.State.Cart.Lines[0].Key, 77))
+		b := store.NewRecord(cart, index, crdt.State{Cart: more}, store.Asked{}).Encode()
+		return append(append(b[:8:8], old.Data[8:8+len(Digest{})]...), b[8+len(Digest{}):]...)
+	}
 	torn := slices.Clone(old.Data)
 	torn[len(torn)/2] ^= 0x40
-	for i, data := range [][]byte{
-		nil, []byte("garbage"), old.Data[:len(old.Data)-1], torn, stolen, make([]byte, 64), old.Data, // the last under a version that is not its own
+	plain := func(b []byte) func(uint64) []byte { return func(uint64) []byte { return b } }
+	for i, data := range []func(index uint64) []byte{
+		plain(nil), plain([]byte("garbage")), plain(old.Data[:len(old.Data)-1]), plain(torn), stolen, changed, plain(make([]byte, 64)),
+		plain(old.Data), // under a version that is not its own
 	} {
 		ahead.Index++
-		hot.Store(soon(t), cart, cache.Entry{Version: ahead, Data: data})
+		hot.Store(soon(t), cart, cache.Entry{Version: ahead, Data: data(ahead.Index)})
 		v := mustReadNow(t, gate, cart, token)
 		if v.Stale || v.Digest != Digest(second.Digest) || v.Version.Index != second.Index {
 			t.Errorf("hostile value %d: %v at %+v, stale %v", i, quantities(v), v.Version, v.Stale)
 		}
 	}
 	w.kill(w.names...)
-	// The last hostile value stands for a cart when no node is there.
-	hot.Store(soon(t), cart, cache.Entry{Version: cache.Version{Incarnation: 1, Index: ahead.Index + 1}, Data: stolen})
+	// Nor does one stand for a cart when no node is there.
+	ahead.Index++
+	hot.Store(soon(t), cart, cache.Entry{Version: ahead, Data: stolen(ahead.Index)})
 	if v, err := gate.Read(soon(t), cart, ReadOptions{}); !errors.Is(err, ErrNoQuorum) {
 		t.Errorf("read %v (%v) with no node and a foreign value", quantities(v), err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -170,16 +171,27 @@ func TestRepairSendsWhatContextsHide(t *testing.T) {
 	}
 }
 
-// noise is a sketch of nothing: it never decodes.
-type noise struct{ key riblt.Key }
+// noise is a sketch of nothing: symbols that are at random, so it never decodes,
+// and never is what no set has either.
+type noise struct {
+	rand    *rand.Rand
+	symbols int
+}
 
 func (s *noise) Next(n int) ([]byte, error) {
-	s.key[0]++ // each part is of another set
-	items := make([]riblt.Item, 50)
-	for i := range items {
-		items[i] = riblt.Item{byte(i), s.key[0]}
+	const symbolBytes = 12
+	part := riblt.NewEncoder(riblt.Key{}, make([]riblt.Item, 1)).Append(nil, n)
+	header := len(part) - n*symbolBytes
+	for i := range part[header:] {
+		part[header+i] = byte(s.rand.Uint32())
 	}
-	return riblt.NewEncoder(s.key, items).Append(nil, n), nil
+	if s.symbols > 0 {
+		part = part[header:]
+	}
+	if s.symbols += n; s.symbols > 10_000 {
+		return nil, errors.New("the sketch is read on and on")
+	}
+	return part, nil
 }
 
 func (*noise) Close() error { return nil }
@@ -195,7 +207,7 @@ func TestRepairEndsWithABrokenPeer(t *testing.T) {
 		fails bool
 	}{
 		"older":                    {tr: direct{sketch: sketch(nil, ErrUnsupported), newer: func([]Seen) ([][]byte, error) { return nil, ErrUnsupported }}},
-		"sketch that never ends":   {tr: direct{sketch: sketch(&noise{}, nil)}},
+		"sketch that never ends":   {tr: direct{sketch: sketch(&noise{rand: rand.New(rand.NewPCG(1, 2))}, nil)}},
 		"sketch that is not one":   {tr: direct{sketch: sketch(garbage{}, nil)}},
 		"lost":                     {tr: direct{sketch: sketch(nil, errCut)}, fails: true},
 		"no answer to carts":       {tr: direct{newer: func([]Seen) ([][]byte, error) { return nil, nil }}, fails: true},

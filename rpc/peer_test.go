@@ -751,6 +751,10 @@ func TestPeerCalls(t *testing.T) {
 	if _, err := peerDial(t, back.URL).Known(ctx, peerHi()); connect.CodeOf(err) != connect.CodeUnavailable {
 		t.Errorf("Known, without a leader: %v", err)
 	}
+	// Carts that are not committed move no cursor: nobody would send them again.
+	if err := peerDial(t, back.URL).Join(ctx, whole[:1], peerHi(), 30); err == nil || eu.cursors[peerHi().Stream] != 17 {
+		t.Errorf("Join, without a leader: %v, cursor %d", err, eu.cursors[peerHi().Stream])
+	}
 	gone, cancel := context.WithCancel(ctx)
 	cancel()
 	if _, err := c.Digests(gone, 0, 4); connect.CodeOf(err) != connect.CodeCanceled {

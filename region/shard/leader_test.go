@@ -89,6 +89,79 @@ func TestReadsOfACutOffLeader(t *testing.T) {
 	})
 }
 
+// A strong read looks at the cart before it asks whether this node leads: what it
+// saw afterwards, another leader might have replaced already.
+func TestStrongReadLooksBeforeItAsks(t *testing.T) {
+	s := startAlone(t, start{}).shard
+	propose(t, s, addCommand("c", "a", 1, 0))
+	s.verify.raft = writesBefore{s.raft, func() {
+		if _, err := s.Propose(t.Context(), addCommand("c", "a", 1, 0)); err != nil {
+			t.Error(err)
+		}
+	}}
+	for n := range uint64(2) {
+		if r, err := s.Read(t.Context(), "c", true); err != nil || r.State.Cart.ItemCount(0) != n+1 {
+			t.Errorf("read %d items, %v, want those from before the question: %d", stateOf(r).Cart.ItemCount(0), err, n+1)
+		}
+	}
+}
+
+// writesBefore does something before each question.
+type writesBefore struct {
+	*raft.Raft
+	write func()
+}
+
+// VerifyLeader asks after the write.
+func (w writesBefore) VerifyLeader() raft.Future {
+	w.write()
+	return w.Raft.VerifyLeader()
+}
+
+// A new leader that has not applied what the one before acknowledged answers
+// nothing, until it has.
+func TestReadsWaitForTheBarrier(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var slow atomic.Value // the member that applies no more, by name
+		slow.Store("")
+		release := make(chan struct{})
+		g := newGroup(t, false, func(name string) start {
+			return start{with: func(c *Config) {
+				c.Applied = func(Applied) {
+					if slow.Load() == name {
+						<-release
+					}
+				}
+			}}
+		}, "n1", "n2", "n3")
+		_, old := g.leader()
+		propose(t, old, addCommand("c", "a", 1, 0))
+		g.settle()
+		name := g.follower()
+		slow.Store(name)
+		propose(t, old, addCommand("c", "a", 1, 0)) // the last that it applies
+		propose(t, old, addCommand("c", "a", 1, 0))
+		if err := old.raft.LeadershipTransferToServer(raft.ServerID(name), raft.ServerAddress(name)).Error(); err != nil {
+			t.Fatal(err)
+		}
+		s := g.members[name].shard
+		within(t, 5*time.Second, "raft leads", func() bool { return s.raft.State() == raft.Leader })
+		for range 10 {
+			time.Sleep(100 * time.Millisecond)
+			if r, err := s.Read(t.Context(), "c", false); !errors.Is(err, ErrNotLeader) {
+				t.Errorf("it answers with %d items, %v", stateOf(r).Cart.ItemCount(0), err)
+				break
+			}
+		}
+		slow.Store("")
+		close(release)
+		within(t, 10*time.Second, "it leads", s.Leads)
+		if r, err := s.Read(t.Context(), "c", false); err != nil || r.State.Cart.ItemCount(0) != 3 {
+			t.Errorf("read %v, %v, want 3 items", r, err)
+		}
+	})
+}
+
 // A leadership that came back in a later term is none until its barrier: the
 // terms between may have acknowledged what is not applied here yet.
 func TestLeadsNeedsABarrierOfItsTerm(t *testing.T) {

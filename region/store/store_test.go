@@ -142,24 +142,42 @@ func rowOf(id string) crdt.Row {
 func dump(t fataler, s *Store, prefix []byte) map[string]string {
 	t.Helper()
 	out := make(map[string]string)
+	eachItem(t, s, prefix, func(key string, item *badger.Item) error {
+		v, err := item.ValueCopy(nil)
+		out[key] = string(v)
+		return err
+	})
+	return out
+}
+
+// versions returns the version of every key under a prefix.
+func versions(t fataler, s *Store, prefix []byte) map[string]uint64 {
+	t.Helper()
+	out := make(map[string]uint64)
+	eachItem(t, s, prefix, func(key string, item *badger.Item) error {
+		out[key] = item.Version()
+		return nil
+	})
+	return out
+}
+
+func eachItem(t fataler, s *Store, prefix []byte, do func(key string, item *badger.Item) error) {
+	t.Helper()
 	err := s.db.View(func(tx *badger.Txn) error {
 		opt := badger.DefaultIteratorOptions
 		opt.Prefix = prefix
 		it := tx.NewIterator(opt)
 		defer it.Close()
 		for it.Rewind(); it.Valid(); it.Next() {
-			v, err := it.Item().ValueCopy(nil)
-			if err != nil {
+			if err := do(string(it.Item().Key()[len(prefix):]), it.Item()); err != nil {
 				return err
 			}
-			out[string(it.Item().Key()[len(prefix):])] = string(v)
 		}
 		return nil
 	})
 	if err != nil {
-		t.Fatalf("dump: %v", err)
+		t.Fatalf("read the database: %v", err)
 	}
-	return out
 }
 
 func setRaw(t fataler, s *Store, key, value []byte) {

@@ -110,6 +110,13 @@ func TestCommitIsOneStep(t *testing.T) {
 	if !slices.Equal(published, []string{"c"}) {
 		t.Fatalf("published %v", published)
 	}
+	// All of it has one version: Badger has one for each transaction, and a kill
+	// leaves all of one or nothing.
+	for key, version := range versions(t, s, sp.prefix) {
+		if want := versions(t, s, sp.markerKey())[""]; version != want {
+			t.Errorf("key %q has version %d, the marker %d", key, version, want)
+		}
+	}
 	rows, err := sp.Rows(0, 1<<20)
 	if err != nil || len(rows) != 1 || rows[0].Seq != 1 || rows[0].Last != 1 || rows[0].CartID != "c" {
 		t.Fatalf("rows %+v, %v", rows, err)

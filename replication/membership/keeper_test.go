@@ -415,6 +415,37 @@ func TestLifeOfARegion(t *testing.T) {
 	})
 }
 
+// A fenced region that wrote, or has carts of before, comes in under an incarnation
+// that is above all it had, also when the document never named that: else it would
+// join its old carts.
+func TestAFencedRegionComesInAsAnother(t *testing.T) {
+	for _, c := range []struct {
+		named  uint32 // by the document
+		shards []Standing
+		want   uint32
+	}{
+		{1, []Standing{{Incarnation: 1}, {Incarnation: 1}}, 2},
+		{0, []Standing{{Incarnation: 1}, {Incarnation: 1}}, 2},
+		{0, []Standing{{Incarnation: 1, Empty: true}, {Incarnation: 1}}, 2},
+		{2, []Standing{{Incarnation: 4}, {Incarnation: 3}}, 5},
+		{0, []Standing{{Incarnation: 1, Empty: true}, {Incarnation: 1, Empty: true}}, 1},
+	} {
+		now := &pb.Membership{Epoch: 5, Members: []*pb.Member{
+			{RegionId: 1, Region: name(0), State: pb.State_STATE_ACTIVE, Incarnation: 1},
+			{RegionId: 2, Region: name(1), State: pb.State_STATE_FENCED, Incarnation: c.named},
+		}}
+		k := New(Config{Self: 2, Name: name(1)}, nil, slog.New(slog.DiscardHandler))
+		change, err := k.duty(t.Context(), now, c.shards)
+		if err != nil {
+			t.Fatal(err)
+		}
+		next, err := change(now)
+		if m := next.Of(2); err != nil || m.GetState() != pb.State_STATE_JOINING || m.Incarnation != c.want {
+			t.Errorf("named with %d, shards %+v: comes in as %v, %v, want %d", c.named, c.shards, m, err, c.want)
+		}
+	}
+}
+
 // Without a majority nothing is decided. Of two regions one may be forced, and when
 // both are, one of them comes back as a fenced one does.
 func TestForce(t *testing.T) {
