@@ -74,7 +74,6 @@ func (n *nemesis) bring(f Fault) {
 	switch f.Kind {
 	case Crash, PowerLoss, Restart, LostDisk, BitFlip:
 		n.order(f.A, f.Kind, end)
-		return
 	case Blackout, RegionLoss:
 		kind := Crash
 		if f.Kind == Blackout {
@@ -88,12 +87,10 @@ func (n *nemesis) bring(f Fault) {
 			}
 		}
 		all.Wait()
-		return
 	case CrashAt:
 		w.nodes[f.A].arm(f.Step)
 		time.Sleep(end)
 		w.nodes[f.A].arm("")
-		return
 	case Flapping:
 		w.totals.fault(f.Kind)
 		for until := w.now() + end; w.now() < until; {
@@ -102,12 +99,12 @@ func (n *nemesis) bring(f Fault) {
 			n.cut(f, false)
 			time.Sleep(time.Duration(500+w.upTo(3000)) * time.Millisecond)
 		}
-		return
+	default:
+		w.totals.fault(f.Kind)
+		n.cut(f, true)
+		time.Sleep(end)
+		n.cut(f, false)
 	}
-	w.totals.fault(f.Kind)
-	n.cut(f, true)
-	time.Sleep(end)
-	n.cut(f, false)
 }
 
 func (w *world) upTo(n int) int {
@@ -250,10 +247,9 @@ func (s *supervisor) obey(ctx context.Context, o order) {
 		s.bury(o.kind == PowerLoss)
 	}
 	s.world.trace.add(s.world.now(), "down %s %s", s.name, o.kind)
-	wiped := false
 	switch o.kind {
 	case LostDisk:
-		wiped = true
+		s.wipe()
 	case BitFlip:
 		s.mu.Lock()
 		dir := s.dir
@@ -261,9 +257,7 @@ func (s *supervisor) obey(ctx context.Context, o order) {
 		if _, err := s.disk.FlipBits(dir, 1); err != nil {
 			panic(fmt.Sprintf("simulations: flip a bit: %v", err))
 		}
-	}
-	if wiped {
-		s.wipe()
+	default: // the disk is as it was
 	}
 	if loses {
 		s.world.loses(s.region, false)

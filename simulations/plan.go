@@ -217,6 +217,7 @@ func faultOf(rng *rand.Rand, shape Shape, at time.Duration) Fault {
 		f.Size = time.Duration(rng.Int64N(int64(10*time.Minute))) - 5*time.Minute
 	case SlowLink:
 		f.Size = time.Duration(100+rng.IntN(200)) * time.Millisecond
+	default: // nothing has a size
 	}
 	return f
 }
