@@ -69,7 +69,9 @@ type Machine struct {
 	Clock func() time.Time // nil: time.Now
 	Boot  string           // names the machine's boot; empty: the operating system is asked
 	Files types.VFS        // of the shards' logs; nil: the operating system's
-	Steps store.Steps      // see there
+	// Before is called before a log stores entries; nil: nothing is. See shard.Disk.
+	Before func()
+	Steps  store.Steps // see there
 }
 
 func (m Machine) boot() string {
@@ -381,7 +383,7 @@ func (n *Node) openShard(id uint32, cacheBytes int64) (*shard.Shard, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamagedData, err)
 	}
-	stores, err := shard.OpenStores(shardDir(n.cfg.Dir, id), n.cfg.SegmentBytes, shard.Disk{Files: n.cfg.Machine.Files, Steps: n.cfg.Machine.Steps}, n.log)
+	stores, err := shard.OpenStores(shardDir(n.cfg.Dir, id), n.cfg.SegmentBytes, shard.Disk{Files: n.cfg.Machine.Files, Before: n.cfg.Machine.Before, Steps: n.cfg.Machine.Steps}, n.log)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamagedData, err)
 	}

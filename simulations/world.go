@@ -486,7 +486,7 @@ func (w *world) config(n *node, boot string) member.Config {
 	c.Timing.SnapshotEvery = 15 * time.Second
 	c.Timing.SnapshotAfter, c.Timing.Trailing = w.plan.SnapshotAfter, w.plan.Trailing
 	c.Tune = func(r *region.Config) {
-		r.Machine = region.Machine{Clock: n.clock, Boot: boot, Files: n.disk, Steps: n.step}
+		r.Machine = region.Machine{Clock: n.clock, Boot: boot, Files: n.disk, Before: n.disk.Wait, Steps: n.step}
 	}
 	return c
 }

@@ -44,7 +44,26 @@ type Stores struct {
 // files. A simulation puts one in between that fails, and forgets.
 type Disk struct {
 	Files types.VFS // of the log's entries; nil: the operating system's
-	Steps store.Steps
+	// Before is called before entries are stored, when no lock is held: what a disk
+	// takes is waited for there, and not in Files, where the log has its locks, on
+	// which others wait in a way that stops virtual time. Nil: nothing is.
+	Before func()
+	Steps  store.Steps
+}
+
+// timedLog is a log that takes its time.
+type timedLog struct {
+	*wal.WAL
+	before func()
+}
+
+// StoreLog implements raft.LogStore.
+func (l timedLog) StoreLog(e *raft.Log) error { return l.StoreLogs([]*raft.Log{e}) }
+
+// StoreLogs implements raft.LogStore.
+func (l timedLog) StoreLogs(all []*raft.Log) error {
+	l.before()
+	return l.WAL.StoreLogs(all)
 }
 
 // The durable steps of a shard's log and snapshots.
@@ -102,7 +121,11 @@ func OpenStores(dir string, segmentBytes int, disk Disk, log *slog.Logger) (Stor
 	if err != nil {
 		return Stores{}, errors.Join(fmt.Errorf("open snapshots in %s: %w", dir, err), closeLog())
 	}
-	cache, err := raft.NewLogCache(512, w)
+	var entries raft.LogStore = w
+	if disk.Before != nil {
+		entries = timedLog{w, disk.Before}
+	}
+	cache, err := raft.NewLogCache(512, entries)
 	if err == nil {
 		err = finishInstall(w, snaps)
 	}

@@ -70,6 +70,15 @@ func (d *Disk) Set(f Faults) {
 	d.faults = f
 }
 
+// Wait takes the time of a sync. It is apart from Sync, which is called with locks
+// held on which others wait without virtual time going on (shard.Disk.Before).
+func (d *Disk) Wait() {
+	d.mu.Lock()
+	took := syncTime + d.faults.Slow
+	d.mu.Unlock()
+	time.Sleep(took)
+}
+
 // Stats returns what the disk did so far.
 func (d *Disk) Stats() Stats {
 	d.mu.Lock()
@@ -209,10 +218,6 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 // also when a later Sync succeeds, as Linux has it: only what is written again stays.
 func (f *file) Sync() error {
 	d := f.disk
-	d.mu.Lock()
-	took := syncTime + d.faults.Slow
-	d.mu.Unlock()
-	time.Sleep(took)
 	d.mu.Lock()
 	d.stats.Syncs++
 	if d.rng.Float64() < d.faults.SyncError {
