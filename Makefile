@@ -22,6 +22,8 @@ BENCH     ?= .
 BENCHTIME ?= 1s
 BASE      ?= HEAD
 FUZZTIME  ?= 10s
+SEED      ?= 1
+RUNS      ?= 1
 
 TOOLS                 := $(CURDIR)/bin/tools
 BUF                   := $(TOOLS)/.buf@$(BUF_VERSION)
@@ -68,6 +70,10 @@ test-services: ## run the tests against real services; those that SAMECART_TEST_
 	eval "$$addresses"; \
 	env | grep '^SAMECART_TEST_' | sort; \
 	go test -count=1 -timeout 10m -parallel 4 -tags services $$packages
+
+.PHONY: sim
+sim: bin/sim bin/sim.wasm ## run a simulation so that it can be run again; SEED=7 RUNS=5, ARGS="-shape full -v" passes flags
+	@bin/sim -seed $(SEED) -runs $(RUNS) $(ARGS)
 
 .PHONY: race
 race: ## run the tests under the race detector
@@ -119,6 +125,15 @@ benchcmp: $(BENCHSTAT) ## compare ten runs of the benchmarks here with ten at co
 	run | tee bin/bench/here.txt; \
 	rm -rf bin/bench/base; \
 	$(TOOLS)/benchstat '$(BASE)'=bin/bench/base.txt here=bin/bench/here.txt
+
+# Go knows whether there is something to build.
+.PHONY: bin/sim
+bin/sim:
+	@go build -o bin/sim ./simulations/replay
+
+.PHONY: bin/sim.wasm
+bin/sim.wasm:
+	@GOOS=wasip1 GOARCH=wasm go test -c -o bin/sim.wasm ./simulations
 
 ##@ Maintain
 
