@@ -133,7 +133,7 @@ bin/sim:
 
 .PHONY: bin/sim.wasm
 bin/sim.wasm:
-	@GOOS=wasip1 GOARCH=wasm go test -c -o bin/sim.wasm ./simulations
+	@GOOS=wasip1 GOARCH=wasm go test -c -trimpath -o bin/sim.wasm ./simulations
 
 ##@ Maintain
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -121,14 +122,18 @@ func (h *host) do(ctx context.Context, r run) (out outcome, err error) {
 		"sim", "-test.run", "^TestReplaySeed$", "-test.timeout", "0", "-seed", strconv.FormatUint(r.seed, 10),
 		"-shape", r.shape, "-safety", r.safety.String(), "-without", numbers(r.without), "-result", "/result.json",
 	}
-	said := &tail{to: r.happens}
+	var said bytes.Buffer
+	to := io.Writer(&said)
+	if r.happens != nil {
+		to = io.MultiWriter(r.happens, &said)
+	}
 	var key [32]byte
 	for i := range 8 {
 		key[i] = byte(r.seed >> (8 * i))
 	}
 	var c clock
 	config := wazero.NewModuleConfig().WithName("").WithArgs(args...).WithEnv("TMPDIR", "/tmp").WithEnv("PWD", "/").
-		WithStdout(said).WithStderr(said).
+		WithStdout(to).WithStderr(to).
 		WithFSConfig(wazero.NewFSConfig().WithDirMount(disk, "/")).
 		WithRandSource(rand.NewChaCha8(key)).
 		WithNanotime(c.nano, sys.ClockResolution(time.Microsecond)).
@@ -146,11 +151,14 @@ func (h *host) do(ctx context.Context, r run) (out outcome, err error) {
 		return out, nil
 	}
 	var exit *sys.ExitError
-	if !errors.As(err, &exit) || exit.ExitCode() == 0 {
-		return out, fmt.Errorf("the program ended without a result: %w\n%s", errors.Join(err, readErr), said.last)
+	if !errors.As(err, &exit) || exit.ExitCode() != panicked {
+		return out, fmt.Errorf("the program ended without a result: %w\n%s", errors.Join(err, readErr), excerpt(said.String()))
 	}
-	return outcome{Violations: []check.Violation{{Check: "panic", Text: string(said.last)}}}, nil
+	return outcome{Violations: []check.Violation{{Check: "panic", Text: excerpt(said.String())}}}, nil
 }
+
+// panicked is the exit status of a Go program that panicked.
+const panicked = 2
 
 // numbers writes numbers with commas.
 func numbers(of []int) string {
@@ -161,24 +169,15 @@ func numbers(of []int) string {
 	return strings.Join(s, ",")
 }
 
-// tail passes on what is written to it, and keeps the first lines of a panic: the
-// last that were written, from the word on.
-type tail struct {
-	to   io.Writer
-	last []byte
+// excerpt is the part of what a program said that tells why it ended: from the last
+// panic on, or the end.
+func excerpt(said string) string {
+	from := max(strings.LastIndex(said, "\npanic: "), strings.LastIndex(said, "\nfatal error: "), 0)
+	if from == 0 {
+		from = max(0, len(said)-excerptBytes)
+	}
+	return strings.TrimSpace(said[from:min(len(said), from+excerptBytes)])
 }
 
-// tailBytes is more than a panic's own goroutine takes.
-const tailBytes = 8 << 10
-
-// Write implements io.Writer.
-func (t *tail) Write(b []byte) (int, error) {
-	t.last = append(t.last, b...)
-	if n := len(t.last) - tailBytes; n > 0 {
-		t.last = append([]byte(nil), t.last[n:]...)
-	}
-	if t.to != nil {
-		return t.to.Write(b)
-	}
-	return len(b), nil
-}
+// excerptBytes is more than a panic's own goroutine takes.
+const excerptBytes = 4 << 10
