@@ -75,6 +75,13 @@ test-services: ## run the tests against real services; those that SAMECART_TEST_
 sim: bin/sim bin/sim.wasm ## run a simulation so that it can be run again; SEED=7 RUNS=5, ARGS="-shape full -v" passes flags
 	@bin/sim -seed $(SEED) -runs $(RUNS) $(ARGS)
 
+.PHONY: sim-check
+sim-check: bin/sim bin/sim.wasm ## run one simulation twice, in two processes; fail when the traces differ
+	@set -euo pipefail; \
+	first=$$(bin/sim -seed $(SEED) -safety 30s); again=$$(bin/sim -seed $(SEED) -safety 30s); \
+	if [[ $$first != "$$again" ]]; then echo "sim-check: seed $(SEED) gave $$first, then $$again" >&2; exit 1; fi; \
+	echo "$$first"
+
 .PHONY: race
 race: ## run the tests under the race detector
 	CGO_ENABLED=1 go test -race -timeout 20m -parallel 2 ./...
