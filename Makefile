@@ -25,6 +25,8 @@ FUZZTIME  ?= 10s
 ONE       ?= 300
 FULL      ?= 30
 SLICE     ?= 200
+SEED      ?= 1
+RUNS      ?= 1
 
 TOOLS                 := $(CURDIR)/bin/tools
 BUF                   := $(TOOLS)/.buf@$(BUF_VERSION)
@@ -83,6 +85,17 @@ nightly: ## run the next slice of simulations, SLICE=200 seeds and a tenth of fu
 	  -one $(SLICE) -full $$(($(SLICE) / 10)) -crash $$(($(SLICE) / 40)) -log $(CURDIR)/bin/nightly \
 	  -totals $(CURDIR)/simulations/testdata/nightly.json -table $(CURDIR)/simulations/README.md | grep -v '^=== \|^    --- '
 
+.PHONY: sim
+sim: bin/sim bin/sim.wasm ## run a simulation so that it can be run again; SEED=7 RUNS=5, ARGS="-shape full -v" passes flags
+	@bin/sim -seed $(SEED) -runs $(RUNS) $(ARGS)
+
+.PHONY: sim-check
+sim-check: bin/sim bin/sim.wasm ## run one simulation twice, in two processes; fail when the traces differ
+	@set -euo pipefail; \
+	first=$$(bin/sim -seed $(SEED) -safety 30s); again=$$(bin/sim -seed $(SEED) -safety 30s); \
+	if [[ $$first != "$$again" ]]; then echo "sim-check: seed $(SEED) gave $$first, then $$again" >&2; exit 1; fi; \
+	echo "$$first"
+
 .PHONY: race
 race: ## run the tests under the race detector
 	CGO_ENABLED=1 go test -race -timeout 20m -parallel 2 ./...
@@ -137,6 +150,15 @@ benchcmp: $(BENCHSTAT) ## compare ten runs of the benchmarks here with ten at co
 	run | tee bin/bench/here.txt; \
 	rm -rf bin/bench/base; \
 	$(TOOLS)/benchstat '$(BASE)'=bin/bench/base.txt here=bin/bench/here.txt
+
+# Go knows whether there is something to build.
+.PHONY: bin/sim
+bin/sim:
+	@go build -o bin/sim ./simulations/replay
+
+.PHONY: bin/sim.wasm
+bin/sim.wasm:
+	@GOOS=wasip1 GOARCH=wasm go test -c -trimpath -o bin/sim.wasm ./simulations
 
 ##@ Maintain
 

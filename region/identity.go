@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/samecart/samecart/region/store"
 )
@@ -141,7 +140,7 @@ func lockDir(dir string) (lock *os.File, err error) {
 		err = fmt.Errorf("open data directory: %w", err)
 	case !info.IsDir():
 		err = fmt.Errorf("%w: %s is no directory; give a directory as --data", ErrForeignData, dir)
-	case syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil:
+	case flock(f) != nil:
 		err = fmt.Errorf("%w: %s; stop the other process, or give another --data", ErrInUse, dir)
 	}
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
@@ -271,7 +270,7 @@ func (s *supervisor) wipe() {
 	s.mu.Lock()
 	dir := s.dir
 	s.mu.Unlock()
-	if err := os.RemoveAll(dir); err != nil {
+	if err := s.disk.Remove(dir); err != nil {
 		panic(fmt.Sprintf("simulations: wipe a disk: %v", err))
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/samecart/samecart/simulations/disk"
 )
 
 // Shape is how large a simulated service is.
@@ -137,7 +139,11 @@ var (
 	wide = []FaultKind{CutRegions, CutRegions, OneWay, OneWay, Alone, Flapping, SlowLink, RegionLoss}
 )
 
-// PlanOf is the plan of a seed.
+// diskFaults are those that only a disk with faults of its own has.
+var diskFaults = []FaultKind{BitFlip, SlowDisk, FullDisk, SyncError}
+
+// PlanOf is the plan of a seed. Where disks have no faults, those are left out of
+// it: an exact replay has another plan than a native run of the same seed.
 func PlanOf(seed uint64, shape Shape, safety time.Duration) Plan {
 	rng := rand.New(rand.NewPCG(seed, uint64(shape.Regions)<<32|uint64(shape.Nodes)<<16|uint64(shape.Shards)))
 	p := Plan{
@@ -162,6 +168,9 @@ func PlanOf(seed uint64, shape Shape, safety time.Duration) Plan {
 		for rng.IntN(5) < 2 { // one more, while it lasts
 			p.Faults = append(p.Faults, faultOf(rng, shape, f.At+time.Duration(rng.Int64N(int64(f.For)))))
 		}
+	}
+	if !disk.Faulty {
+		p.Faults = slices.DeleteFunc(p.Faults, func(f Fault) bool { return slices.Contains(diskFaults, f.Kind) })
 	}
 	slices.SortStableFunc(p.Faults, func(a, b Fault) int { return int(a.At - b.At) })
 	return p

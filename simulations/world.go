@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -283,7 +282,7 @@ func (n *node) bury(power bool) {
 	n.mu.Unlock()
 	p.end(true)
 	if old != "" {
-		_ = os.RemoveAll(old) // what is left goes with the run
+		_ = n.disk.Remove(old) // what is left goes with the run
 	}
 }
 
@@ -486,7 +485,7 @@ func (w *world) config(n *node, boot string) member.Config {
 	c.Timing.SnapshotEvery = 15 * time.Second
 	c.Timing.SnapshotAfter, c.Timing.Trailing = w.plan.SnapshotAfter, w.plan.Trailing
 	c.Tune = func(r *region.Config) {
-		r.Machine = region.Machine{Clock: n.clock, Boot: boot, Files: n.disk, Before: n.disk.Wait, Steps: n.step}
+		r.Machine = region.Machine{Clock: n.clock, Boot: boot, Files: n.disk.Files(), Before: n.disk.Wait, Steps: n.step}
 	}
 	return c
 }

@@ -5,10 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
@@ -84,72 +81,11 @@ func Open(cfg Config) (*Store, error) {
 	// Carts stay in the LSM tree, but a transaction must be able to hold the
 	// largest value: Badger wants the threshold below 15 % of a memtable.
 	opt = opt.WithValueThreshold(min(opt.ValueThreshold, cfg.MemTableBytes/8))
-	if err := dropUseless(cfg.Dir); err != nil {
-		return nil, fmt.Errorf("open database %s: %w", cfg.Dir, err)
-	}
-	if err := create(opt); err != nil {
-		return nil, fmt.Errorf("make database %s: %w", cfg.Dir, err)
-	}
-	db, err := badger.Open(opt)
+	db, err := open(opt)
 	if err != nil {
-		return nil, fmt.Errorf("open database %s: %w", cfg.Dir, err)
+		return nil, err
 	}
 	return &Store{db: db, steps: cfg.Steps}, nil
-}
-
-// create makes the database when there is none, beside its place and then in it at
-// once: Badger makes its files one by one, and what a process leaves that ends in
-// between looks like damage.
-func create(opt badger.Options) error {
-	entries, err := os.ReadDir(opt.Dir)
-	if len(entries) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	place, beside := opt.Dir, opt.Dir+".new"
-	if err := os.RemoveAll(beside); err != nil { // an earlier try's
-		return err
-	}
-	db, err := badger.Open(opt.WithDir(beside).WithValueDir(beside))
-	if err != nil {
-		return err
-	}
-	if err := db.Close(); err != nil {
-		return err
-	}
-	if err := os.Remove(place); err != nil && !errors.Is(err, fs.ErrNotExist) { // it is empty
-		return err
-	}
-	return os.Rename(beside, place)
-}
-
-// dropUseless removes files that hold nothing and can be in the way. Badger
-// cuts a memtable's file, or one of the value log, to nothing before it removes
-// it; a process killed in between leaves what Badger then refuses to open. And
-// it keeps statistics for a collection of the value log that is never run here,
-// and believes whatever stands there.
-func dropUseless(dir string) error {
-	if err := os.Remove(filepath.Join(dir, "DISCARD")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	for _, pattern := range []string{"*.mem", "*.vlog"} {
-		files, err := filepath.Glob(filepath.Join(dir, pattern))
-		if err != nil {
-			return err
-		}
-		for _, f := range files {
-			info, err := os.Stat(f)
-			if err != nil {
-				return err
-			}
-			if info.Size() > 0 {
-				continue
-			}
-			if err := os.Remove(f); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // Close flushes and closes the database. Spaces must not be used after it.

@@ -1,3 +1,5 @@
+//go:build !wasip1
+
 package disk
 
 import (
@@ -17,6 +19,12 @@ import (
 	walfs "github.com/hashicorp/raft-wal/fs"
 	"github.com/hashicorp/raft-wal/types"
 )
+
+// Faulty tells that a disk has faults of its own.
+const Faulty = true
+
+// Steps are the durable steps of a log's entries.
+var Steps = []string{StepCreated, StepWritten, StepSynced, StepDeleted}
 
 // Faults are what is wrong with a disk at the moment; the zero Faults are none.
 type Faults struct {
@@ -123,7 +131,8 @@ func (s *state) save(w write) {
 	s.unsynced = out
 }
 
-var _ types.VFS = (*Disk)(nil)
+// Files is what the shards' logs lie on.
+func (d *Disk) Files() types.VFS { return d }
 
 // ListDir implements types.VFS.
 func (d *Disk) ListDir(dir string) ([]string, error) { return d.real.ListDir(dir) }
@@ -352,6 +361,9 @@ func (d *Disk) tear(path string) error {
 	_, err = f.WriteAt(make([]byte, min(4096, info.Size()-from)), from)
 	return errors.Join(err, f.Close())
 }
+
+// Remove removes a node's directory.
+func (*Disk) Remove(dir string) error { return os.RemoveAll(dir) }
 
 // FlipBits changes one bit in each of some files of a directory's logs, and returns
 // how many. The node must be down.
