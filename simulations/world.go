@@ -507,16 +507,23 @@ func (w *world) startAll(ctx context.Context) error {
 // ready returns nil when every region serves.
 func (w *world) ready(ctx context.Context) error {
 	for r := range w.plan.Shape.Regions {
-		p := w.anyOf(regionNames[r])
-		if p == nil {
-			return fmt.Errorf("%s has no node that runs", regionNames[r])
+		if err := w.serves(ctx, regionNames[r]); err != nil {
+			return err
 		}
-		asking, cancel := context.WithTimeout(ctx, time.Second)
-		err := p.member.Node.Ready(asking)
-		cancel()
-		if err != nil {
-			return fmt.Errorf("%s: %w", regionNames[r], err)
-		}
+	}
+	return nil
+}
+
+// serves returns nil when a region serves.
+func (w *world) serves(ctx context.Context, region string) error {
+	p := w.anyOf(region)
+	if p == nil {
+		return fmt.Errorf("%s has no node that runs", region)
+	}
+	asking, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := p.member.Node.Ready(asking); err != nil {
+		return fmt.Errorf("%s: %w", region, err)
 	}
 	return nil
 }

@@ -62,6 +62,10 @@ func membershipClient(from string, dial DialFunc, conf *tls.Config, urls []strin
 	return rpc.NewMembershipClient(hc, urls)
 }
 
+// dialTimeout bounds a dial of another region: the first packet, and two more, sent
+// again after 1 s and 3 s, round the world.
+const dialTimeout = 5 * time.Second
+
 func peerHTTPClient(from string, dial DialFunc, conf *tls.Config) (*http.Client, error) {
 	if conf != nil {
 		conf = conf.Clone() // net/http changes it when the transport is first used
@@ -71,7 +75,13 @@ func peerHTTPClient(from string, dial DialFunc, conf *tls.Config) (*http.Client,
 	if !ok {
 		return nil, fmt.Errorf("peer transport is a %T", hc.Transport)
 	}
-	tr.DialContext = dial
+	tr.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		// net/http lets a dial go on when the call that asked for it has ended: to a
+		// region that is cut off there would be ever more of them.
+		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+		defer cancel()
+		return dial(ctx, network, addr)
+	}
 	hc.Transport = fromRegion{from, tr}
 	return hc, nil
 }
