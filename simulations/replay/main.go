@@ -142,13 +142,14 @@ func shrinkAndTell(ctx context.Context, h *host, to io.Writer, r run, out outcom
 			return false, err
 		}
 		last = got
+		fmt.Fprintf(to, "left with %d of the faults, %q is broken: %s\n", len(out.Faults)-len(without), name, again) // a shrinking that is stopped leaves the last
 		return true, nil
 	})
 	if err != nil {
 		return fmt.Errorf("shrink seed %d: %w", r.seed, err)
 	}
 	r.without = without
-	fmt.Fprintf(to, "\nshrunk by %d runs from %d faults to %d, which break %q as well:\ntrace %s\n", tried, len(out.Faults), len(out.Faults)-len(without), name, hash(last))
+	fmt.Fprintf(to, "\nshrunk by %d runs from %d faults to %d, with which %q is broken as well:\ntrace %s\n", tried, len(out.Faults), len(out.Faults)-len(without), name, hash(last))
 	report(to, r, last)
 	return nil
 }
