@@ -3,4 +3,4 @@
 package simulations
 
 // What two cores do within 90 seconds.
-const oneRuns, fullRuns, crashRuns = 100, 10, 2
+const oneRuns, fullRuns, crashRuns = 100, 10, 1

@@ -148,8 +148,8 @@ func PlanOf(seed uint64, shape Shape, safety time.Duration) Plan {
 	rng := rand.New(rand.NewPCG(seed, uint64(shape.Regions)<<32|uint64(shape.Nodes)<<16|uint64(shape.Shards)))
 	p := Plan{
 		Seed: seed, Shape: shape, Safety: safety,
-		Carts: 2 + rng.IntN(3), Writers: 3 + rng.IntN(4),
-		Think:   time.Duration(4+rng.IntN(10)) * time.Second,
+		Carts: 2 + rng.IntN(3), Writers: 2 + rng.IntN(4),
+		Think:   time.Duration(5+rng.IntN(10)) * time.Second,
 		Latency: time.Duration(10+rng.IntN(90)) * time.Millisecond,
 		Jitter:  time.Duration(rng.IntN(20)) * time.Millisecond,
 		Double:  rng.Float64() / 5, SnapshotAfter: uint64(16 << rng.IntN(5)),
