@@ -9,6 +9,7 @@
 //	steps.go     the durable steps at which nodes are made to crash
 //	totals.go    what was done, added up over runs
 //	trace.go     what happened, as one hash
+//	scenario.go  plays scripts of testdata/, a case each, and writes down the answers
 //	network/     net.Conn with latency, loss, cuts; in virtual time
 //	disk/        files that are slow, fail, fill up, and forget what was not synced
 //	check/       the judges, which know nothing of the system
@@ -57,6 +58,12 @@
 //
 // A bubble is not exactly repeatable: goroutines run on two cores, and select and
 // maps are random. A seed gives the same plan each time, and about the same run.
+//
+// Scenarios (testdata/README.md) say what a reader may expect of one case, where runs
+// say what holds of all. Their transcripts have nothing in them that is chance: no
+// time, no dot, no leader's name. A client of theirs knows one region and asks once: a
+// call that went elsewhere would be another case. Rejected: the mutators of crdt alone,
+// which have no op ids, tokens or links.
 //
 // Expiry, guests, checkout and what else the service has not yet are not simulated
 // yet; they come with their features.

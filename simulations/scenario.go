@@ -263,9 +263,8 @@ func (st *stage) link(word string, args []string) error {
 	}
 	switch {
 	case word == "heal" && len(args) == 0:
-		st.heal()
+		st.cutOnly(nil)
 	case word == "partition" && slices.Contains(args, "|"):
-		st.heal()
 		group := 0
 		groups := make(map[string]int)
 		for i, a := range args {
@@ -278,22 +277,21 @@ func (st *stage) link(word string, args []string) error {
 			}
 			groups[ends[i]] = group
 		}
+		cuts := make(map[[2]string]bool)
 		for a := range groups {
 			for b := range groups {
-				if groups[a] != groups[b] {
-					w.set(a, b, network.Way{Cut: true})
-				}
+				cuts[[2]string{a, b}] = groups[a] != groups[b]
 			}
 		}
+		st.cutOnly(cuts)
 	case word == "bridge" && len(args) == 1:
-		st.heal()
-		for r := range w.plan.Shape.Regions {
-			for q := range r {
-				if a, b := regionNames[r], regionNames[q]; a != args[0] && b != args[0] {
-					both(a, b, network.Way{Cut: true})
-				}
+		cuts := make(map[[2]string]bool)
+		for _, a := range regionNames {
+			for _, b := range regionNames {
+				cuts[[2]string{a, b}] = a != b && a != args[0] && b != args[0]
 			}
 		}
+		st.cutOnly(cuts)
 	case word == "cut" && len(args) == 2:
 		both(ends[0], ends[1], network.Way{Cut: true})
 	case word == "cut" && len(args) == 3 && args[1] == ">":
@@ -317,13 +315,22 @@ func (st *stage) link(word string, args []string) error {
 	return nil
 }
 
-func (st *stage) heal() {
+// cutOnly cuts what is to be cut and then puts all else right. Not the other way round:
+// what a cut holds back would get through between two partitions.
+func (st *stage) cutOnly(cuts map[[2]string]bool) {
 	w := st.world
+	for k, cut := range cuts {
+		if cut {
+			w.set(k[0], k[1], network.Way{Cut: true})
+		}
+	}
 	w.mu.Lock()
 	ways := maps.Clone(w.ways)
 	w.mu.Unlock()
 	for k := range ways {
-		w.set(k[0], k[1], network.Way{})
+		if !cuts[k] {
+			w.set(k[0], k[1], network.Way{})
+		}
 	}
 }
 
