@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -223,12 +224,11 @@ func (s *supervisor) run(ctx context.Context) {
 	}
 }
 
-// whyOf is the kind of an error, without what differs from run to run.
+// whyOf is an error without what differs from run to run: what stands before the
+// first path in it.
 func whyOf(err error) string {
-	for errors.Unwrap(err) != nil {
-		err = errors.Unwrap(err)
-	}
-	return fmt.Sprintf("%T %v", err, err)
+	why, _, _ := strings.Cut(err.Error(), "/")
+	return strings.TrimRight(why, ` ":`)
 }
 
 // obey ends the process and starts it again.

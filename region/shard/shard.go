@@ -189,6 +189,8 @@ func Open(cfg Config, space *store.Space, stores Stores, tr Transport, servers [
 		return nil, fmt.Errorf("shard %d: %w", cfg.ID, err)
 	}
 	s.fsm.steps = cfg.Steps
+	stores.Log = endingLog{stores.Log, func(err error) { cfg.Fatal(fmt.Errorf("shard %d: %w", cfg.ID, err)) }}
+	s.stores = stores
 
 	conf := raft.DefaultConfig()
 	conf.LocalID = cfg.Server
