@@ -290,7 +290,7 @@ func (s *supervisor) comeBack(ctx context.Context, after time.Duration, damaged 
 			return
 		}
 		if errors.Is(err, region.ErrDamagedData) {
-			if !damaged {
+			if !damaged && !s.disk.Doubtful() {
 				s.world.violated(check.Violation{Check: "start", Text: fmt.Sprintf("%s does not start again: %v", s.name, err)})
 			}
 			s.world.totals.exited("damaged data refused")

@@ -51,6 +51,7 @@ type Disk struct {
 	faults Faults
 	stats  Stats
 	files  map[string]*state // by path, those with something to lose
+	doubt  bool              // a sync failed
 	// told of each durable step of a log's file
 	step func(string)
 }
@@ -76,6 +77,15 @@ func (d *Disk) Set(f Faults) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.faults = f
+}
+
+// Doubtful reports whether a sync failed: then what a process reads may not be on the
+// disk, and a later loss of power takes it, in the middle of what was synced. No
+// process can tell before; afterwards the log is found damaged.
+func (d *Disk) Doubtful() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.doubt
 }
 
 // Wait takes the time of a sync. It is apart from Sync, which is called with locks
@@ -231,6 +241,7 @@ func (f *file) Sync() error {
 	d.stats.Syncs++
 	if d.rng.Float64() < d.faults.SyncError {
 		d.stats.Failed++
+		d.doubt = true
 		if s := d.files[f.path]; s != nil {
 			for i := range s.unsynced {
 				s.unsynced[i].bad = true

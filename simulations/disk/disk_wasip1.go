@@ -35,6 +35,9 @@ func New(uint64, func(string)) *Disk { return &Disk{} }
 // Files is what the shards' logs lie on: nothing, they are in memory.
 func (*Disk) Files() types.VFS { return nil }
 
+// Doubtful reports that no sync failed.
+func (*Disk) Doubtful() bool { return false }
+
 // Wait takes no time: a log in memory does not.
 func (*Disk) Wait() {}
 
