@@ -13,6 +13,9 @@
 //	network/     net.Conn with latency, loss, cuts; in virtual time
 //	disk/        files that are slow, fail, fill up, and forget what was not synced
 //	check/       the judges, which know nothing of the system
+//	replay/      one run, the same to the bit each time, under WASI
+//	mutants/     bugs planted on purpose, and the tests that find them
+//	drill/       faults of real processes: what cartctl drill does
 //
 // What runs is the code that production runs, put together by the same package
 // (rpc/member): raft, Badger, shards, links, gossip, repair, the API over HTTP and

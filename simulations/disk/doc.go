@@ -17,4 +17,7 @@
 //
 // Of raft's snapshots and the log's list of files (bbolt) each is synced before it
 // counts, by code that is not ours; a snapshot that was not finished is torn here.
+//
+// For exact replay under WASI the package is another, without faults of its own: the
+// logs are in memory there (region/shard), and nothing written is ever lost.
 package disk
