@@ -2,7 +2,8 @@ package crdt
 
 import "iter"
 
-// Cart is one shopper's cart: an OR-map of lines under one causal context.
+// Cart is one shopper's cart: an OR-map of lines, and of facts (see FactKey),
+// under one causal context.
 // The zero value is the empty cart. Values are immutable: readers may keep
 // one while the next state is made.
 type Cart struct {
@@ -100,13 +101,15 @@ func (c *Cart) Remove(w Writer, k LineKey) Delta {
 }
 
 // Clear removes every line, with one dot and one delta each: a dot never
-// stands for two lines.
+// stands for two lines. Facts stay.
 func (c *Cart) Clear(w Writer) []Delta {
 	out := make([]Delta, 0, len(c.Lines))
-	seq := c.next(w).Seq
-	for i, e := range c.Lines {
-		d := Dot{w.Replica, seq + uint64(i)}
-		out = append(out, Delta{Key: e.Key, Dots: []Dot{d}, Context: e.Line.dotsAnd(d)})
+	d := c.next(w)
+	for _, e := range c.Lines {
+		if !e.Key.IsFact() {
+			out = append(out, Delta{Key: e.Key, Dots: []Dot{d}, Context: e.Line.dotsAnd(d)})
+			d.Seq++
+		}
 	}
 	return out
 }
@@ -116,7 +119,7 @@ func (c *Cart) Clear(w Writer) []Delta {
 func (c *Cart) Apply(d Delta) *Cart {
 	old := c.Lines.Find(d.Key)
 	l := joinLines(old, d.Line, c.Context, d.Context)
-	return &Cart{Context: c.Context.Join(d.Context), Lines: c.Lines.with(d.Key, l)}
+	return &Cart{Context: c.Context.Join(d.Context), Lines: c.Lines.with(d.Key, l).erased()}
 }
 
 // Join returns the least upper bound of a and b; it changes neither.
@@ -129,7 +132,7 @@ func (c *Cart) Apply(d Delta) *Cart {
 func Join(a, b *Cart) *Cart {
 	return &Cart{
 		Context: a.Context.Join(b.Context),
-		Lines:   joinMaps(a.Lines, b.Lines, a.Context, b.Context),
+		Lines:   joinMaps(a.Lines, b.Lines, a.Context, b.Context).erased(),
 	}
 }
 

@@ -49,11 +49,13 @@ func (c *Cart) Reissue(w Writer, lost Delta) (d Delta, ok bool) {
 		old = &Line{}
 	}
 	d.Line = &Line{
-		Presence:   only(dot, lost.Line.Visible()),
 		Quantity:   reissued(lost.Line.Quantity, old.Quantity, lost.Dots, dot, was),
 		Placement:  reissued(lost.Line.Placement, old.Placement, lost.Dots, dot, was),
 		Offer:      reissued(lost.Line.Offer, old.Offer, lost.Dots, dot, was),
 		Attributes: reissued(lost.Line.Attributes, old.Attributes, lost.Dots, dot, was),
+	}
+	if !d.Key.IsFact() {
+		d.Line.Presence = only(dot, lost.Line.Visible())
 	}
 	return d, true
 }

@@ -28,7 +28,7 @@ type rest struct{ s *service }
 type request struct {
 	*http.Request
 
-	sku  string
+	path map[string]string // by the names in the pattern
 	body []byte
 }
 
@@ -58,7 +58,7 @@ func (h rest) find(method, path string) (*route, *Error) {
 	got := strings.Split(path, "/")
 	var allowed []string
 	for _, rt := range restRoutes {
-		sku, ok := rt.match(got)
+		vars, ok := rt.match(got)
 		if !ok {
 			continue
 		}
@@ -69,7 +69,7 @@ func (h rest) find(method, path string) (*route, *Error) {
 		return &route{
 			name: rt.method + " " + restPrefix + rt.pattern, access: rt.access, stream: rt.stream, body: rt.body,
 			serve: func(w http.ResponseWriter, r *http.Request) error {
-				req := &request{Request: r, sku: sku}
+				req := &request{Request: r, path: vars}
 				if rt.body {
 					if err := req.readJSON(); err != nil {
 						return err
@@ -87,24 +87,29 @@ func (h rest) find(method, path string) (*route, *Error) {
 	return nil, fault(NotFound, "there is nothing at %s%.100s", restPrefix, path)
 }
 
-// match compares a path's segments with the pattern's.
-func (rt *restRoute) match(got []string) (sku string, ok bool) {
+// match compares a path's segments with the pattern's, and returns those that
+// stand for its {names}.
+func (rt *restRoute) match(got []string) (vars map[string]string, ok bool) {
 	i := 0
 	for want := range strings.SplitSeq(rt.pattern, "/") {
 		if i == len(got) {
-			return "", false
+			return nil, false
 		}
-		if want == "{sku_id}" {
-			var err error
-			if sku, err = url.PathUnescape(got[i]); err != nil || sku == "" {
-				return "", false
+		if name, found := strings.CutPrefix(want, "{"); found {
+			v, err := url.PathUnescape(got[i])
+			if err != nil || v == "" {
+				return nil, false
 			}
+			if vars == nil {
+				vars = map[string]string{}
+			}
+			vars[strings.TrimSuffix(name, "}")] = v
 		} else if got[i] != want {
-			return "", false
+			return nil, false
 		}
 		i++
 	}
-	return sku, i == len(got)
+	return vars, i == len(got)
 }
 
 // readJSON takes the body, which must say that it is JSON: a browser cannot
@@ -129,7 +134,7 @@ func (r *request) readJSON() error {
 // line returns the line that a path and its query name: seller_id, and
 // option.NAME for each option.
 func (r *request) line(kind regionv1.Change_Kind) (edit, error) {
-	e := edit{kind: kind, sku: r.sku}
+	e := edit{kind: kind, sku: r.path["sku_id"]}
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return e, fault(InvalidField, "the query cannot be read: escape what is no letter or digit")

@@ -14,6 +14,7 @@ import (
 	"connectrpc.com/connect"
 	"connectrpc.com/grpchealth"
 	"connectrpc.com/grpcreflect"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/samecart/samecart/proto/cart/v1/cartv1connect"
 	"github.com/samecart/samecart/proto/catalog/v1/catalogv1connect"
@@ -105,7 +106,7 @@ func (h *Handler) mountCart() {
 		m := methods.Get(i)
 		name := "/" + cartv1connect.CartServiceName + "/" + string(m.Name())
 		h.rpcs[name] = &route{
-			name: name, access: access{shopper: true}, rpc: true, body: true, stream: m.IsStreamingServer(),
+			name: name, access: cartAccess(m.Name()), rpc: true, body: true, stream: m.IsStreamingServer(),
 			serve: func(w http.ResponseWriter, r *http.Request) error {
 				cart.ServeHTTP(w, r)
 				return nil
@@ -113,6 +114,19 @@ func (h *Handler) mountCart() {
 		}
 	}
 }
+
+// cartAccess says who may call a method of the cart service: a shopper, on the
+// own cart, where nothing else is said here.
+func cartAccess(method protoreflect.Name) access {
+	if a, ok := cartMethods[method]; ok {
+		return a
+	}
+	return access{shopper: true}
+}
+
+// cartMethods are the methods of the cart service that not shoppers call, or not
+// shoppers alone.
+var cartMethods = map[protoreflect.Name]access{}
 
 // mountHealth adds what load balancers and tools ask without credentials.
 func (h *Handler) mountHealth() {

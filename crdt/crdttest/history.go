@@ -26,10 +26,14 @@ const (
 	Attributes
 	Remove
 	Clear
+	// Of the cart's facts; drawn when History.Facts is set.
+	SetFact
+	DropFact
+	Erase
 )
 
 func (k EditKind) String() string {
-	return [...]string{"add", "add-renew", "set", "save", "move", "attributes", "remove", "clear"}[k]
+	return [...]string{"add", "add-renew", "set", "save", "move", "attributes", "remove", "clear", "set fact", "drop fact", "erase"}[k]
 }
 
 // Edit is one shopper's edit.
@@ -70,6 +74,12 @@ func (e Edit) Do(c *crdt.Cart, w crdt.Writer) []crdt.Delta {
 		return []crdt.Delta{c.SetAttributes(w, e.Key, e.Pairs)}
 	case Remove:
 		return []crdt.Delta{c.Remove(w, e.Key)}
+	case SetFact:
+		return []crdt.Delta{c.SetFact(w, crdt.FactCode, e.Key.SKU, e.Pairs)}
+	case DropFact:
+		return []crdt.Delta{c.DropFact(w, crdt.FactCode, e.Key.SKU)}
+	case Erase:
+		return []crdt.Delta{c.Erase(w)}
 	default:
 		return c.Clear(w)
 	}
@@ -143,8 +153,10 @@ type History struct {
 	Streams []crdt.Stream // in the order in which they began
 	Rows    map[crdt.Stream][]crdt.Row
 	Keys    []crdt.LineKey
-	Writes  int // dots minted
-	now     crdt.Timestamp
+	// Facts has steps write facts too, and now and then erase the cart.
+	Facts  bool
+	Writes int // dots minted
+	now    crdt.Timestamp
 }
 
 // Keys are the lines of random histories: two sellers, with and without
@@ -275,6 +287,12 @@ func (h *History) Edit(t *rapid.T, region int, w crdt.Writer) Edit {
 		Currency: rapid.SampledFrom([]string{"EUR", "GBP"}).Draw(t, "currency"),
 		AddedAt:  w.At,
 	}
+	if h.Facts {
+		e.Kind = rapid.SampledFrom([]EditKind{e.Kind, e.Kind, e.Kind, SetFact, DropFact}).Draw(t, "fact")
+		if rapid.IntRange(0, 40).Draw(t, "erase") == 40 {
+			e.Kind = Erase
+		}
+	}
 	if e.NeedsLine() && !h.Regions[region].Cart.Lines.Find(e.Key).IsThere() {
 		e.Kind = Add
 	}
@@ -323,6 +341,7 @@ func Random(t *rapid.T, steps int) *History {
 // Three returns the carts of three regions of one random history.
 func Three(t *rapid.T) (a, b, c *crdt.Cart) {
 	h := New(3)
+	h.Facts = rapid.Bool().Draw(t, "facts")
 	for range rapid.IntRange(0, 24).Draw(t, "steps") {
 		h.Step(t)
 	}
