@@ -154,28 +154,49 @@ func shrinkAndTell(ctx context.Context, h *host, to io.Writer, r run, out outcom
 	return nil
 }
 
-// shrink leaves out faults of n one by one, from the last, as long as what is left
-// still fails. It returns what is left out in the end, ascending.
+// shrink leaves out faults of n as long as what is left still fails: half of them,
+// then quarters, and so on down to single ones, from the last, until no single one
+// can go. It returns what is left out in the end, ascending.
+//
+// Source: Zeller, Hildebrandt, "Simplifying and isolating failure-inducing
+// input", IEEE TSE 2002, without its tests of subsets alone.
 func shrink(n int, without []int, fails func(without []int) (bool, error)) ([]int, error) {
-	without = slices.Clone(without)
-	for again := true; again; {
-		again = false
-		for i := n - 1; i >= 0; i-- {
-			at, out := slices.BinarySearch(without, i)
-			if out {
-				continue
-			}
-			fewer := slices.Insert(slices.Clone(without), at, i)
-			bad, err := fails(fewer)
-			if err != nil {
-				return without, err
-			}
-			if bad {
-				without, again = fewer, true
-			}
+	var left []int
+	for i := range n {
+		if !slices.Contains(without, i) {
+			left = append(left, i)
 		}
 	}
-	return without, nil
+	for size := max(1, len(left)/2); ; {
+		smaller := false
+		for end := len(left); end > 0; end -= size {
+			begin := max(0, end-size)
+			fewer := slices.Concat(left[:begin], left[end:])
+			bad, err := fails(complement(n, fewer))
+			if err != nil {
+				return complement(n, left), err
+			}
+			if bad {
+				left, smaller = fewer, true
+			}
+		}
+		switch {
+		case size > 1:
+			size /= 2
+		case !smaller:
+			return complement(n, left), nil
+		}
+	}
+}
+
+// complement returns the numbers below n that are not in some, ascending.
+func complement(n int, some []int) (out []int) {
+	for i := range n {
+		if !slices.Contains(some, i) {
+			out = append(out, i)
+		}
+	}
+	return out
 }
 
 func parseNumbers(s string) ([]int, error) {

@@ -39,6 +39,13 @@ func TestShrink(t *testing.T) {
 			}
 		})
 	}
+	tried := 0
+	if _, err := shrink(64, nil, func(without []int) (bool, error) {
+		tried++
+		return !slices.Contains(without, 17), nil
+	}); err != nil || tried > 16 {
+		t.Errorf("one fault of 64 took %d runs to find, %v", tried, err)
+	}
 	broken := errors.New("broken")
 	if _, err := shrink(1, nil, func([]int) (bool, error) { return false, broken }); !errors.Is(err, broken) {
 		t.Errorf("shrink: %v, want %v", err, broken)
