@@ -48,7 +48,8 @@ func TestDrainAfterCut(t *testing.T) {
 		if err := w.startAll(ctx); err != nil {
 			t.Fatal(err)
 		}
-		e := &editor{t: t, w: w, rate: *cutRateFlag}
+		// Shoppers of an hour make some five edits each.
+		e := &editor{t: t, w: w, rate: *cutRateFlag, carts: max(1000, uint64(*cutRateFlag)*uint64(cutFlag.Seconds())/5)}
 		normal := e.edit(20*time.Second, nil)
 		if err := w.await(ctx, time.Minute, func(context.Context) error { return w.waiting(0) }); err != nil {
 			t.Fatal(err)
@@ -87,7 +88,8 @@ type editor struct {
 	t    *testing.T
 	w    *world
 	rate int
-	made uint64
+	// The i-th edit is of cart i modulo carts.
+	carts, made uint64
 }
 
 // edit makes edits for as long as it is told, or until enough says so, which is asked
@@ -113,21 +115,22 @@ func (e *editor) edit(d time.Duration, enough func() bool) (took []time.Duration
 		if enough != nil && n%10 == 0 && enough() {
 			break
 		}
+		if n%int(5*time.Minute/tick) == 0 {
+			e.t.Logf("%v of edits, %d made", time.Duration(n)*tick, e.made)
+		}
 	}
 	all.Wait()
 	return took
 }
 
-// one makes the i-th edit: an add to one of 50,000 carts in the
-// region that is cut off.
+// one makes the i-th edit, an add in the region that is cut off.
 func (e *editor) one(i uint64) {
 	var op [16]byte
 	binary.BigEndian.PutUint64(op[8:], i)
-	const carts = 50_000
 	out, err := e.w.anyOf(regionNames[0]).member.Node.Edit(context.Background(), &regionv1.Edit{
-		CartId: fmt.Sprintf("cart:user-%07d", i%carts), OpId: op[:], Fingerprint: i,
+		CartId: fmt.Sprintf("cart:user-%07d", i%e.carts), OpId: op[:], Fingerprint: i,
 		Changes: []*regionv1.Change{{
-			Kind: regionv1.Change_KIND_ADD, Line: &regionv1.LineKey{Seller: "seller-1", Sku: fmt.Sprintf("SKU-%d", 100+i/carts*7919%899)},
+			Kind: regionv1.Change_KIND_ADD, Line: &regionv1.LineKey{Seller: "seller-1", Sku: fmt.Sprintf("SKU-%d", 100+i/e.carts*7919%899)},
 			Quantity: 1, Price: 1999, Currency: "USD",
 		}},
 	})
