@@ -158,9 +158,18 @@ type Merge struct {
 	Deltas []Delta
 	// Items is the number of the guest's lines that are there.
 	Items int
-	// Conflicts is the joined cart, before the rule, of those lines that both
-	// wrote to different values.
+	// Conflicts is the joined cart of those lines that both wrote to different
+	// values, and of which the rule decided nothing.
 	Conflicts *Cart
+	// Decided are the lines that the rule decided, now or before, where it had
+	// different quantities to decide between.
+	Decided []Decision
+}
+
+// Decision is the quantities that a rule decided between.
+type Decision struct {
+	Key         LineKey
+	User, Guest uint32
 }
 
 // MergeGuest joins a guest's cart into the user's cart of state s. A guest whose
@@ -179,18 +188,26 @@ func (s State) MergeGuest(w Writer, g Guest, rule MergeRule) Merge {
 	}
 	was := note.pairs()
 	note.shared = note.shared || g.Shared
-	var decided []LineKey
-	for k := range guest.Visible() {
+	var decided []Decision
+	for k, theirs := range guest.Visible() {
 		out.Items++
-		if l := joined.Find(k); l.isContested(g.ID) {
+		h, ours := hashOf(k), c.Find(k)
+		if note.rule != MergeMax && len(note.lines) < noteLinesMax && note.first(c, k, guest.Find(k)) {
+			note.lines = append(note.lines, h)
+			if ours != nil {
+				d := Decision{k, ours.quantity(), theirs.Quantity}
+				decided = append(decided, d)
+				if d.User != d.Guest {
+					note.decided[h] = d
+				}
+			}
+		}
+		switch l := joined.Find(k); {
+		case note.has(h) && l != nil:
+			d := note.decided[h]
+			out.Decided = append(out.Decided, Decision{k, d.User, d.Guest})
+		case l.isContested(g.ID):
 			out.Conflicts.Lines = append(out.Conflicts.Lines, MapEntry{k, l})
-		}
-		if note.rule == MergeMax || !note.first(c, k, guest.Find(k)) {
-			continue
-		}
-		note.lines = append(note.lines, hashOf(k))
-		if c.Find(k) != nil {
-			decided = append(decided, k)
 		}
 	}
 	apply := func(d Delta) {
@@ -203,22 +220,22 @@ func (s State) MergeGuest(w Writer, g Guest, rule MergeRule) Merge {
 		apply(out.Cart.SetFact(w, FactGuest, g.ID, pairs))
 	}
 	guestLast := note.rule == MergeLatest && g.State.LastEdit() > s.LastEdit()
-	for _, k := range decided {
-		q := mergedQuantity(note.rule, w.QuantityMax, c.Find(k).quantity(), guest.Find(k).quantity(), guestLast)
-		if q != joined.Find(k).quantity() {
-			apply(out.Cart.SetQuantity(w, k, q))
+	for _, d := range decided {
+		if q := note.rule.decide(w.QuantityMax, d, guestLast); q != joined.Find(d.Key).quantity() {
+			apply(out.Cart.SetQuantity(w, d.Key, q))
 		}
 	}
 	return out
 }
 
-// mergedQuantity is the quantity of a line that both hold, by a rule that decides
-// it. A sum is of what shows, as an add is, and may be more than what shows.
-func mergedQuantity(rule MergeRule, limit, user, guest uint32, guestLast bool) uint32 {
+// decide is the quantity of a line that both hold. A sum is of what shows, as an add
+// is, and may be more than what shows.
+func (r MergeRule) decide(limit uint32, d Decision, guestLast bool) uint32 {
+	user, guest := d.User, d.Guest
 	switch {
-	case rule == MergeLatest && guestLast:
+	case r == MergeLatest && guestLast:
 		return guest
-	case rule == MergeLatest:
+	case r == MergeLatest:
 		return user
 	}
 	if limit > 0 {
@@ -263,19 +280,37 @@ type guestNote struct {
 	// rule asks.
 	lines  []uint64
 	shared bool
+	// decided is what the rule decided between, by the line's hash: once it is
+	// written, nothing else tells. Keys are not known.
+	decided map[uint64]Decision
 }
+
+func (n guestNote) has(line uint64) bool {
+	_, ok := n.decided[line]
+	return ok
+}
+
+// What FactGuest remembers is bounded, so that it fits a cart: twice as many lines
+// as a cart takes, and in each decision the quantities of as many as one takes. What
+// is beyond counts by maximum.
+const (
+	noteLinesMax   = 1000
+	noteDecidedMax = 500
+)
 
 // Names in FactGuest's value.
 const (
-	noteRule   = "rule"
-	noteLines  = "lines"
-	noteShared = "shared"
+	noteRule    = "rule"
+	noteLines   = "lines"
+	noteShared  = "shared"
+	noteDecided = "decided"
 )
 
 // guestNote reads FactGuest. Of concurrent writes each counts: a line that one of
 // them knows has come. The rule is that of the one that resolves.
 func (c *Cart) guestNote(id string) (n guestNote, known bool) {
 	v, known := c.Fact(FactGuest, id)
+	n.decided = map[uint64]Decision{}
 	if !known {
 		return n, false
 	}
@@ -288,8 +323,25 @@ func (c *Cart) guestNote(id string) (n guestNote, known bool) {
 				n.lines = append(n.lines, h)
 			}
 		}
+		for text := range strings.SplitSeq(pairs[noteDecided], ".") {
+			var v [3]uint64
+			ok := true
+			for i, part := range append(strings.SplitN(text, "-", 3), "", "")[:3] {
+				var err error
+				v[i], err = strconv.ParseUint(part, 36, 64)
+				ok = ok && err == nil
+			}
+			// Of two regions that decided differently, the same one everywhere.
+			if d := (Decision{User: uint32(v[1]), Guest: uint32(v[2])}); ok && (!n.has(v[0]) || n.decided[v[0]].before(d)) {
+				n.decided[v[0]] = d
+			}
+		}
 	}
 	return n, true
+}
+
+func (d Decision) before(o Decision) bool {
+	return d.User < o.User || d.User == o.User && d.Guest < o.Guest
 }
 
 // pairs is the note as FactGuest's value.
@@ -303,11 +355,19 @@ func (n guestNote) pairs() string {
 	}
 	if len(n.lines) > 0 {
 		lines := slices.Compact(slices.Sorted(slices.Values(n.lines)))
+		lines = lines[:min(len(lines), noteLinesMax)]
 		texts := make([]string, len(lines))
 		for i, h := range lines {
 			texts[i] = strconv.FormatUint(h, 36)
 		}
 		pairs[noteLines] = strings.Join(texts, ".")
+	}
+	texts := make([]string, 0, len(n.decided))
+	for h, d := range n.decided {
+		texts = append(texts, strconv.FormatUint(h, 36)+"-"+strconv.FormatUint(uint64(d.User), 36)+"-"+strconv.FormatUint(uint64(d.Guest), 36))
+	}
+	if slices.Sort(texts); len(texts) > 0 {
+		pairs[noteDecided] = strings.Join(texts[:min(len(texts), noteDecidedMax)], ".")
 	}
 	return CanonicalPairs(pairs)
 }

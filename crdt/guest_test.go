@@ -116,14 +116,29 @@ func TestLoginExample(t *testing.T) {
 			m := l.merge(0)
 			want := map[string]uint32{"SKU-1": 1, "SKU-2": sku2, "SKU-3": 1, "SKU-4": 3}
 			wantQuantities(t, "merged", m.Cart, want)
-			if m.Items != 3 || len(m.Conflicts.Lines) != 1 || m.Conflicts.Lines[0].Key != sku("SKU-2") {
-				t.Errorf("%d items, conflicts %v", m.Items, m.Conflicts.Lines)
+			check := func(m crdt.Merge) {
+				t.Helper()
+				keys := make([]crdt.LineKey, 0, 1)
+				for _, e := range m.Conflicts.Lines {
+					keys = append(keys, e.Key)
+				}
+				for _, d := range m.Decided {
+					keys = append(keys, d.Key)
+					if d.User != 1 || d.Guest != 2 {
+						t.Errorf("decided between %d and %d", d.User, d.Guest)
+					}
+				}
+				if m.Items != 3 || !slices.Equal(keys, []crdt.LineKey{sku("SKU-2")}) {
+					t.Errorf("%d items, conflicts %v", m.Items, keys)
+				}
 			}
+			check(m)
 			crdttest.Equal(t, "the merge is what its parts give", m.Cart, l.user.Regions[0].Cart)
 			again := l.merge(0)
 			crdttest.Equal(t, "again", again.Cart, m.Cart)
-			if again.Items != 3 || len(again.Deltas) != 0 {
-				t.Errorf("again: %d items, %d writes", again.Items, len(again.Deltas))
+			check(again)
+			if len(again.Deltas) != 0 {
+				t.Errorf("again: %d writes", len(again.Deltas))
 			}
 		})
 	}
@@ -398,5 +413,23 @@ func checkMerges(t *rapid.T, rule crdt.MergeRule) {
 		if all.Find(k) == nil && !removed[k] {
 			t.Fatalf("%v of the guest's is gone, though nobody removed it:\n%s", k, crdttest.Show(all))
 		}
+	}
+}
+
+// However many lines a guest brings, the cart can be encoded and read again.
+func TestSumOfVeryManyLines(t *testing.T) {
+	l := newLogin(1, crdt.MergeSum)
+	for i := range 1500 {
+		l.add(l.user, 0, fmt.Sprint("sku-", i), 100000)
+		l.add(l.guest, 0, fmt.Sprint("sku-", i), 1)
+	}
+	m := l.merge(0)
+	crdttest.RoundTrip(t, encodeCart, crdt.DecodeCart, m.Cart)
+	fact, _ := m.Cart.Fact(crdt.FactGuest, guestID)
+	if n := len(fact.Pairs); n == 0 || n > 32<<10 {
+		t.Errorf("what is remembered takes %d bytes", n)
+	}
+	if again := l.merge(0); len(again.Deltas) != 0 {
+		t.Errorf("%d writes when nothing is new", len(again.Deltas))
 	}
 }

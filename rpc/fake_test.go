@@ -324,8 +324,5 @@ func (r *fakeRegion) MergeGuest(_ context.Context, guest, user string) (*regionv
 		ItemCount: m.Cart.ItemCount(999), Context: m.Cart.Context.Encode(nil), Digest: d[:],
 		Merged: &regionv1.MergedGuest{Items: uint32(m.Items), Conflicts: m.Conflicts.Encode(nil)},
 	}
-	for _, e := range m.Conflicts.Lines {
-		out.Lines = append(out.Lines, changedLine(m.Cart, e.Key))
-	}
 	return out, nil
 }

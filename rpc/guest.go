@@ -132,14 +132,17 @@ func (s *service) merged(c call, out *regionv1.Outcome) (*cartv1.MergeCartRespon
 		return nil, meta{}, fmt.Errorf("decode the conflicts of an outcome: %w", err)
 	}
 	res := &cartv1.MergeCartResponse{
-		MergedItems: out.GetMerged().GetItems(), ConflictsResolved: uint32(len(both.Lines)), CartId: c.cartID, ItemCount: out.GetItemCount(),
+		MergedItems: out.GetMerged().GetItems(), ConflictsResolved: uint32(len(both.Lines) + len(out.GetLines())),
+		CartId: c.cartID, ItemCount: out.GetItemCount(),
 	}
-	for i, e := range both.Lines {
+	for _, e := range both.Lines {
 		v := e.Line.Visible()
-		if i < len(out.GetLines()) {
-			v.Quantity = out.GetLines()[i].GetQuantity() // the shop's rule may have decided it
-		}
+		v.Quantity = min(v.Quantity, s.cfg.QuantityMax)
 		res.Conflicts = append(res.Conflicts, conflicts(e, v)...)
+	}
+	for _, l := range out.GetLines() { // which the shop's rule decided
+		k := crdt.LineKey{Seller: l.GetLine().GetSeller(), SKU: l.GetLine().GetSku(), Options: l.GetLine().GetOptions()}
+		res.Conflicts = append(res.Conflicts, quantityConflict(k, l.GetQuantity(), l.GetQuantities()))
 	}
 	if out.GetMerged().GetShared() {
 		res.Warnings = append(res.Warnings, sharedWarning)

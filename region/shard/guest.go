@@ -100,8 +100,10 @@ func (w *workspace) joinGuest(j *regionv1.JoinGuest) (*regionv1.Outcome, error) 
 	out.Merged = &regionv1.MergedGuest{
 		Items: uint32(m.Items), Conflicts: m.Conflicts.Encode(nil), Shared: slices.Contains(m.Cart.SharedGuests(), j.GuestCartId),
 	}
-	for _, e := range m.Conflicts.Lines {
-		out.Lines = append(out.Lines, w.changed(m.Cart, e.Key, regionv1.Change_KIND_UNSPECIFIED))
+	for _, d := range m.Decided {
+		l := w.changed(m.Cart, d.Key, regionv1.Change_KIND_UNSPECIFIED)
+		l.Quantities = []uint32{d.User, d.Guest}
+		out.Lines = append(out.Lines, l)
 	}
 	return out, nil
 }

@@ -2867,8 +2867,8 @@ type MergedGuest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The guest's lines.
 	Items uint32 `protobuf:"varint,1,opt,name=items,proto3" json:"items,omitempty"`
-	// A crdt.Cart of those lines that the guest and the user had with other values,
-	// as they were joined, before the rule; Outcome.lines has each as it is.
+	// A crdt.Cart of those lines that the guest and the user had with other values.
+	// Outcome.lines has those that the rule decided, with what it decided between.
 	Conflicts []byte `protobuf:"bytes,2,opt,name=conflicts,proto3" json:"conflicts,omitempty"`
 	// The guest's cart was merged into another user's as well.
 	Shared        bool `protobuf:"varint,3,opt,name=shared,proto3" json:"shared,omitempty"`
