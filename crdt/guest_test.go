@@ -419,7 +419,7 @@ func checkMerges(t *rapid.T, rule crdt.MergeRule) {
 // However many lines a guest brings, the cart can be encoded and read again.
 func TestSumOfVeryManyLines(t *testing.T) {
 	l := newLogin(1, crdt.MergeSum)
-	for i := range 1500 {
+	for i := range 1100 {
 		l.add(l.user, 0, fmt.Sprint("sku-", i), 100000)
 		l.add(l.guest, 0, fmt.Sprint("sku-", i), 1)
 	}
