@@ -24,6 +24,8 @@ const (
 	// FactRights: the id is a region in one incarnation, whose part of a bounded
 	// counter the value is.
 	FactRights FactKind = "rights"
+	// FactSetting: the id is a setting of the shop, in the document that has them.
+	FactSetting FactKind = "setting"
 )
 
 // FactKey is the key under which a fact stands in the OR-map: one without a

@@ -406,7 +406,7 @@ func (n *Node) openShard(id uint32, cacheBytes int64) (*shard.Shard, error) {
 		Applied:   func(a shard.Applied) { n.cfg.Applied(id, a) },
 		Reborn:    n.reborn,
 		Clock:     n.cfg.Machine.Clock, Steps: n.cfg.Machine.Steps,
-		Fatal: n.cfg.Fatal, Lead: n.cfg.Lead, Log: n.log,
+		Fatal: n.cfg.Fatal, Lead: n.lead, Log: n.log,
 	}, space, stores, tr, servers)
 	if errors.Is(err, shard.ErrLogDamaged) {
 		err = n.damagedLog(id, err)

@@ -88,6 +88,7 @@ type Router struct {
 	log   *slog.Logger
 
 	incarnation atomic.Uint32 // the node's; it may be told late
+	known       settingsCache
 
 	mu      sync.RWMutex // guards what follows
 	local   map[uint32]*shard.Shard
@@ -323,7 +324,7 @@ func validEdit(e *regionv1.Edit) error {
 	}
 	for i, c := range e.GetChanges() {
 		switch c.GetKind() {
-		case regionv1.Change_KIND_ADD, regionv1.Change_KIND_SET, regionv1.Change_KIND_REMOVE, regionv1.Change_KIND_CLEAR:
+		case regionv1.Change_KIND_ADD, regionv1.Change_KIND_SET, regionv1.Change_KIND_REMOVE, regionv1.Change_KIND_CLEAR, regionv1.Change_KIND_SETTING:
 		case regionv1.Change_KIND_UNSPECIFIED:
 			return fmt.Errorf("edit of cart %q: change %d has no kind", e.GetCartId(), i)
 		default:

@@ -22,6 +22,7 @@ type service struct {
 	region   Region
 	products *products
 	pages    *pages
+	prover   guestProver // nil: a guest's session is taken on trust
 	log      *slog.Logger
 	draining context.Context // ended: streams end
 }
@@ -288,6 +289,11 @@ func (s *service) read(ctx context.Context, c call) (region.View, error) {
 	v, err := s.region.Read(ctx, c.cartID, c.readOptions())
 	if err != nil {
 		return v, fmt.Errorf("read cart: %w", err)
+	}
+	if t, ok := c.translate(cartOf(v)); ok && !cartOf(v).Context.Covers(t.context) {
+		if v, err = s.region.Read(ctx, t.cartID, t.readOptions()); err != nil {
+			return v, fmt.Errorf("read cart: %w", err)
+		}
 	}
 	return v, nil
 }

@@ -23,6 +23,10 @@ type Region interface {
 	Read(ctx context.Context, cartID string, o region.ReadOptions) (region.View, error)
 	// Wait returns once the cart's digest differs from seen, or ctx ends.
 	Wait(ctx context.Context, cartID string, seen region.Digest) (region.View, error)
+	// MergeGuest merges a guest's cart into a user's and returns what came, or the
+	// code ALREADY_MERGED. It may be called again at any time. Errors are those of
+	// Edit.
+	MergeGuest(ctx context.Context, guestCart, userCart string) (*regionv1.Outcome, error)
 	// Ready returns nil when the region serves writes, else the reason.
 	Ready(ctx context.Context) error
 }
@@ -60,6 +64,9 @@ type Config struct {
 	CatalogOld     time.Duration // how long a product may stand in while the catalogue is down; ≥ CatalogFresh
 	CatalogEntries int           // products remembered; ≥ 1
 	CatalogRest    time.Duration // how long a failing catalogue is left alone; > 0
+
+	// Guests makes guests' sessions; nil: none are made here.
+	Guests *GuestSessions
 
 	Events Events
 }

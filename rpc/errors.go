@@ -41,6 +41,7 @@ const (
 	LineNotFound         Code = "LINE_NOT_FOUND"
 	VersionConflict      Code = "VERSION_CONFLICT"
 	AmbiguousLine        Code = "AMBIGUOUS_LINE"
+	AlreadyMerged        Code = "ALREADY_MERGED"
 	BodyTooLarge         Code = "BODY_TOO_LARGE"
 	UnsupportedMediaType Code = "UNSUPPORTED_MEDIA_TYPE"
 	UnknownSKU           Code = "UNKNOWN_SKU"
@@ -82,6 +83,7 @@ var wires = map[Code]wire{
 	LineNotFound:         {404, connect.CodeNotFound, 0},
 	VersionConflict:      {409, connect.CodeAborted, 0},
 	AmbiguousLine:        {409, connect.CodeAborted, 0},
+	AlreadyMerged:        {409, connect.CodeAborted, 0},
 	BodyTooLarge:         {413, connect.CodeInvalidArgument, 0},
 	UnsupportedMediaType: {415, connect.CodeInvalidArgument, 0},
 	UnknownSKU:           {422, connect.CodeFailedPrecondition, 0},

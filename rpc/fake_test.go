@@ -299,3 +299,30 @@ func eventually(t interface {
 		}
 	}
 }
+
+// MergeGuest joins two carts of the map as crdt does.
+func (r *fakeRegion) MergeGuest(_ context.Context, guest, user string) (*regionv1.Outcome, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.editErr != nil {
+		return nil, r.editErr
+	}
+	r.now++
+	w := crdt.Writer{Replica: r.replica, At: crdt.TimestampAt(r.now), QuantityMax: 999}
+	g := r.cart(guest)
+	if _, merged := g.Fact(crdt.FactMerged, user); !merged {
+		for range g.Facts(crdt.FactMerged) {
+			return &regionv1.Outcome{Code: regionv1.Outcome_CODE_ALREADY_MERGED}, nil
+		}
+		g = g.Apply(g.SetFact(w, crdt.FactMerged, user, ""))
+		r.put(guest, g)
+	}
+	m := crdt.State{Cart: r.cart(user)}.MergeGuest(w, crdt.Guest{ID: guest, State: crdt.Relabel(crdt.State{Cart: g}, guest)}, crdt.MergeMax)
+	r.put(user, m.Cart)
+	d := digestOf(user, m.Cart)
+	out := &regionv1.Outcome{
+		ItemCount: m.Cart.ItemCount(999), Context: m.Cart.Context.Encode(nil), Digest: d[:],
+		Merged: &regionv1.MergedGuest{Items: uint32(m.Items), Conflicts: m.Conflicts.Encode(nil)},
+	}
+	return out, nil
+}

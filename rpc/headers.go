@@ -22,7 +22,11 @@ type call struct {
 	key       string // Idempotency-Key; empty: none
 	context   crdt.CausalContext
 	hasToken  bool // a token for this very cart was sent
-	strong    bool
+	// guestCart and guestContext are what the token says when it is of another
+	// cart: of the guest's, at the login.
+	guestCart    string
+	guestContext crdt.CausalContext
+	strong       bool
 	// ifMatch is the digest the cart must have. unmatched is true when the
 	// value sent can be no cart's digest.
 	ifMatch   *region.Digest
@@ -76,8 +80,9 @@ func newCall(ctx context.Context, h http.Header) (call, error) {
 	return c, nil
 }
 
-// readToken reads Cart-Token. Another cart's token is ignored: after a login
-// a device may still hold its guest cart's.
+// readToken reads Cart-Token. Another cart's token says nothing of this one, unless
+// that is a guest's and was merged into it: after a login a device may still hold
+// its guest cart's. See call.translate.
 func (c *call) readToken(h http.Header) error {
 	text, err := singleHeader(h, "Cart-Token")
 	if err != nil || text == "" {
@@ -89,6 +94,8 @@ func (c *call) readToken(h http.Header) error {
 	}
 	if t.CartID == c.cartID {
 		c.context, c.hasToken = t.Context, true
+	} else {
+		c.guestCart, c.guestContext = t.CartID, t.Context
 	}
 	return nil
 }

@@ -43,6 +43,7 @@ type claims struct {
 type TokenAuthenticator struct {
 	keys   map[string][]jwt.VerificationKey // by algorithm
 	parser *jwt.Parser
+	guests *GuestSessions // whose tokens are taken as well; nil: nobody's
 }
 
 // LoadTokenAuthenticator reads the PEM files of the public keys that may sign
@@ -130,9 +131,33 @@ func (a *TokenAuthenticator) Authenticate(_ context.Context, h http.Header) (Pri
 	if !strings.EqualFold(scheme, "Bearer") {
 		return Principal{}, fault(Unauthenticated, "Authorization must be: Bearer TOKEN")
 	}
+	return a.principal(text)
+}
+
+// principal checks a token and returns whose it is.
+func (a *TokenAuthenticator) principal(text string) (Principal, error) {
+	p, err := a.signedBy(text, a.keys)
+	if err != nil && a.guests != nil {
+		// The servers' own key says who a guest is, and nothing else.
+		if g, guestErr := a.guests.auth.signedBy(text, a.guests.auth.keys); guestErr == nil && g.Kind == Guest {
+			return Principal{Kind: Guest, ID: g.ID}, nil
+		}
+	}
+	return p, err
+}
+
+// WithGuests returns an authenticator that also takes the tokens of guest sessions.
+func (a *TokenAuthenticator) WithGuests(g *GuestSessions) *TokenAuthenticator {
+	out := *a
+	out.guests = g
+	return &out
+}
+
+// signedBy checks a token against the given keys.
+func (a *TokenAuthenticator) signedBy(text string, keys map[string][]jwt.VerificationKey) (Principal, error) {
 	var c claims
-	_, err = a.parser.ParseWithClaims(text, &c, func(t *jwt.Token) (any, error) {
-		return jwt.VerificationKeySet{Keys: a.keys[t.Method.Alg()]}, nil
+	_, err := a.parser.ParseWithClaims(text, &c, func(t *jwt.Token) (any, error) {
+		return jwt.VerificationKeySet{Keys: keys[t.Method.Alg()]}, nil
 	})
 	switch {
 	case errors.Is(err, jwt.ErrTokenExpired):
@@ -151,17 +176,9 @@ func SignToken(privateKey []byte, p Principal, now time.Time, life time.Duration
 	if !isID(p.ID) || p.Kind != User && p.Kind != Guest && p.Kind != Service {
 		return "", fmt.Errorf("a token needs an id of 1 to %d visible ASCII characters and a kind; got %q, %q", idBytesMax, p.ID, p.Kind)
 	}
-	block, _ := pem.Decode(privateKey)
-	if block == nil {
-		return "", errors.New("the signing key is no PEM file")
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	signer, err := parseSigner(privateKey)
 	if err != nil {
-		return "", fmt.Errorf("the signing key is no private key in PKCS #8 form: %w", err)
-	}
-	signer, ok := key.(crypto.Signer)
-	if !ok {
-		return "", fmt.Errorf("a key of type %T cannot sign", key)
+		return "", err
 	}
 	method, err := signingMethod(signer.Public())
 	if err != nil {
@@ -173,9 +190,39 @@ func SignToken(privateKey []byte, p Principal, now time.Time, life time.Duration
 			IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(life)),
 		},
 		Kind: p.Kind, Scopes: p.Scopes,
-	}).SignedString(key)
+	}).SignedString(signer)
 	if err != nil {
 		return "", fmt.Errorf("sign token: %w", err)
 	}
 	return text, nil
+}
+
+// parseSigner reads a private key, PEM in PKCS #8 form.
+func parseSigner(privateKey []byte) (crypto.Signer, error) {
+	block, _ := pem.Decode(privateKey)
+	if block == nil {
+		return nil, errors.New("the signing key is no PEM file")
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("the signing key is no private key in PKCS #8 form: %w", err)
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("a key of type %T cannot sign", key)
+	}
+	return signer, nil
+}
+
+// publicHalf is the public key that goes with a private one, both PEM.
+func publicHalf(privateKey []byte) ([]byte, error) {
+	signer, err := parseSigner(privateKey)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKIXPublicKey(signer.Public())
+	if err != nil {
+		return nil, fmt.Errorf("public half of the signing key: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), nil
 }

@@ -82,6 +82,7 @@ func (s *service) renderWith(ctx context.Context, v region.View) rendered {
 		t.Subtotal.MinorUnits = addMoney(t.Subtotal.MinorUnits, amount)
 		subtotal = addMoney(subtotal, amount)
 	}
+	out.Warnings = append(out.Warnings, guestWarnings(c)...)
 	slices.SortFunc(out.GetSellers(), func(a, b *cartv1.SellerTotal) int { return cmp.Compare(a.GetSellerId(), b.GetSellerId()) })
 	out.Subtotal = &cartv1.Money{Currency: out.GetCurrency(), MinorUnits: subtotal}
 	out.EstimatedTotal = &cartv1.Money{Currency: out.GetCurrency(), MinorUnits: subtotal}

@@ -49,6 +49,8 @@ var restRoutes = []restRoute{
 	{"GET", "cart/watch", access{shopper: true}, true, false, rest.watch},
 	{"GET", "cart/explain", access{shopper: true}, false, false, rest.explain},
 	{"POST", "cart/batch", access{shopper: true}, false, true, rest.batch},
+	{"POST", "guest-sessions", access{public: true}, false, false, rest.newGuest},
+	{"POST", "cart/merge", access{shopper: true}, false, true, rest.merge},
 	{"GET", "regions", access{public: true}, false, false, rest.regions},
 }
 

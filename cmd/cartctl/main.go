@@ -49,6 +49,11 @@ type cli struct {
 	Clear   clearCmd   `cmd:"" help:"Remove all lines." group:"One cart"`
 	Explain explainCmd `cmd:"" help:"Show the surviving writes behind every line." group:"One cart"`
 
+	Merge        mergeCmd        `cmd:"" help:"Merge a guest's cart into a user's, as a login does." group:"One cart"`
+	GuestSession guestSessionCmd `cmd:"" help:"Make a guest session." group:"One cart"`
+
+	Settings settingsCmd `cmd:"" help:"Show and change the shop's settings." group:"Cluster"`
+
 	Regions regionsCmd `cmd:"" help:"Show regions, nodes, links and lag." group:"Cluster"`
 	Verify  verifyCmd  `cmd:"" help:"Compare every cart in every region." group:"Cluster"`
 	Backup  backupCmd  `cmd:"" help:"Back up a region; list and check backups." group:"Cluster"`

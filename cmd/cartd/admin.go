@@ -56,6 +56,8 @@ type operations interface {
 	region(ctx context.Context, name string, start bool) error
 	setClock(ctx context.Context, node string, ahead time.Duration) error
 	repair(ctx context.Context, region, peer string) error
+	// shop is a region to read and change the shop's settings at.
+	shop(ctx context.Context) shop
 	// member has the regions agree on a change of how one stands.
 	member(ctx context.Context, req *adminv1.MemberRequest) (*membershipv1.Membership, error)
 }

@@ -83,6 +83,7 @@ type deployed struct {
 	TLSCert   string            `name:"tls-cert" help:"This process's certificate." placeholder:"FILE" env:"SAMECART_TLS_CERT"`
 	TLSKey    string            `name:"tls-key" help:"Key of the certificate." placeholder:"FILE" env:"SAMECART_TLS_KEY"`
 	TokenKey  []string          `help:"Public keys (PEM) that sign callers' tokens." placeholder:"FILE" env:"SAMECART_TOKEN_KEY"`
+	GuestKey  string            `help:"Private key (PEM, PKCS #8) that signs guest sessions, the same in all regions; without it none are made here." placeholder:"FILE" env:"SAMECART_GUEST_KEY"`
 	Trust     bool              `name:"trust-headers" help:"Take callers' identity on trust from headers, as cartd dev does. Never in public." env:"SAMECART_TRUST_HEADERS"`
 	limits
 }

@@ -63,6 +63,7 @@ type dev struct {
 	faults  *faults
 	metrics *metrics
 	catalog *catalog.Catalog
+	guests  *rpc.GuestSessions // their key goes with the process, as identity is on trust
 	log     *slog.Logger
 	out     io.Writer
 	failed  chan error // the first thing that ends the process
@@ -187,6 +188,9 @@ func (d *dev) run(ctx context.Context) error {
 	}
 	var err error
 	if d.catalog, err = catalog.New(); err != nil {
+		return err
+	}
+	if d.guests, err = rpc.EphemeralGuestSessions(); err != nil {
 		return err
 	}
 	if err := d.checkRegions(); err != nil {
@@ -422,7 +426,7 @@ func (r *devRegion) prepare(public net.Listener) error {
 	}
 	r.api, err = r.part.Place.Handler(member.Surface{
 		Serves: r.router, Names: regions, Regions: d.regionInfos, Catalog: d.catalog,
-		Auth: rpc.TrustedHeaders{}, RequestTimeout: d.cmd.RequestTimeout, Mounts: mounts(d, d.metrics),
+		Auth: rpc.TrustedHeaders{}, Guests: d.guests, RequestTimeout: d.cmd.RequestTimeout, Mounts: mounts(d, d.metrics),
 	})
 	if err != nil {
 		return err

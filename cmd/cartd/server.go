@@ -31,6 +31,7 @@ type server struct {
 	self    string // name on the links
 	certs   *certificates
 	auth    rpc.Authenticator
+	guests  *rpc.GuestSessions // nil: none are made here
 	faults  *faults
 	drills  bool
 	clock   skewed
@@ -54,7 +55,10 @@ func newServer(conf deployed, self string, log *slog.Logger) (*server, error) {
 	if s.certs, err = loadCertificates(conf); err != nil {
 		return nil, err
 	}
-	if s.auth, err = loadAuthenticator(conf); err != nil {
+	if s.guests, err = loadGuests(conf); err != nil {
+		return nil, err
+	}
+	if s.auth, err = loadAuthenticator(conf, s.guests); err != nil {
 		return nil, err
 	}
 	cfg := cache.DefaultConfig()
@@ -70,7 +74,7 @@ func newServer(conf deployed, self string, log *slog.Logger) (*server, error) {
 }
 
 // loadAuthenticator reads the keys that callers' tokens are checked with.
-func loadAuthenticator(conf deployed) (rpc.Authenticator, error) {
+func loadAuthenticator(conf deployed, guests *rpc.GuestSessions) (rpc.Authenticator, error) {
 	if len(conf.TokenKey) == 0 {
 		return rpc.TrustedHeaders{}, nil // validate has seen that this is meant
 	}
@@ -78,7 +82,22 @@ func loadAuthenticator(conf deployed) (rpc.Authenticator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--token-key: %w", err)
 	}
-	return auth, nil
+	return auth.WithGuests(guests), nil
+}
+
+// loadGuests reads the key that guest sessions are signed with.
+func loadGuests(conf deployed) (*rpc.GuestSessions, error) {
+	switch {
+	case conf.GuestKey != "":
+		guests, err := rpc.LoadGuestSessions(conf.GuestKey)
+		if err != nil {
+			return nil, fmt.Errorf("--guest-key: %w", err)
+		}
+		return guests, nil
+	case len(conf.TokenKey) == 0: // on trust: nobody checks what is signed
+		return rpc.EphemeralGuestSessions()
+	}
+	return nil, nil
 }
 
 // dialNode opens a link to a node of this region.
@@ -126,7 +145,7 @@ func (s *server) handler(serves rpc.Region) (http.Handler, error) {
 	}
 	return s.place.Handler(member.Surface{
 		Serves: serves, Names: namesOf(s.conf.Regions), Regions: s.regionInfos, Catalog: products,
-		Auth: s.auth, RequestTimeout: s.conf.RequestTimeout, Mounts: mounts(s, s.metrics),
+		Auth: s.auth, Guests: s.guests, RequestTimeout: s.conf.RequestTimeout, Mounts: mounts(s, s.metrics),
 	})
 }
 

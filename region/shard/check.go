@@ -51,6 +51,8 @@ func (s *Shard) check(cmd *regionv1.Command) error {
 			}
 		}
 		return nil
+	case *regionv1.Command_CloseGuest, *regionv1.Command_JoinGuest, *regionv1.Command_GuestForwarded:
+		return s.checkGuest(cmd)
 	case *regionv1.Command_SetMembership:
 		return checkMembership(c.SetMembership.GetMembership())
 	case *regionv1.Command_Prepare:
@@ -75,6 +77,10 @@ func (s *Shard) checkEdit(e *regionv1.Edit) error {
 	for i, c := range e.GetChanges() {
 		switch c.GetKind() {
 		case regionv1.Change_KIND_ADD, regionv1.Change_KIND_SET, regionv1.Change_KIND_REMOVE, regionv1.Change_KIND_CLEAR:
+		case regionv1.Change_KIND_SETTING:
+			if err := checkSetting(c); err != nil {
+				return fmt.Errorf("change %d: %w", i, err)
+			}
 		case regionv1.Change_KIND_UNSPECIFIED:
 			return fmt.Errorf("change %d has no kind", i)
 		default:

@@ -15,6 +15,7 @@ import (
 
 	"github.com/samecart/samecart/crdt"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
+	"github.com/samecart/samecart/region/store"
 )
 
 func enqueue(s *Shard, ctx context.Context, cmd *regionv1.Command) *proposal {
@@ -245,6 +246,8 @@ func TestMalformedCommandsAreRefused(t *testing.T) {
 		shortOp.OpId = []byte("short")
 		shortMatch := edit(mine, add("s", "a", 1))
 		shortMatch.IfMatch = []byte("short")
+		strange := joinGuest(mine, "guest:g", state)
+		strange.GetJoinGuest().Rule = 9
 		before := s.Marker()
 		for name, cmd := range map[string]*regionv1.Command{
 			"nil":                    nil,
@@ -261,6 +264,18 @@ func TestMalformedCommandsAreRefused(t *testing.T) {
 			"cart elsewhere":         joinCart(other, state),
 			"region out of range":    {Command: &regionv1.Command_MoveCursor{MoveCursor: &regionv1.MoveCursor{RegionId: 1 << 16}}},
 			"origin out of range":    joinRows(st, 0, 1),
+			"setting without a name": editCommand(edit(mine, &regionv1.Change{Kind: regionv1.Change_KIND_SETTING})),
+			"close elsewhere":        closeGuest(other, "cart:u"),
+			"close for nobody":       closeGuest(mine, ""),
+			"close for itself":       closeGuest(mine, mine),
+			"guest elsewhere":        joinGuest(other, "guest:g", state),
+			"guest without a name":   joinGuest(mine, "", state),
+			"guest of itself":        joinGuest(mine, mine, state),
+			"cut guest":              {Command: &regionv1.Command_JoinGuest{JoinGuest: &regionv1.JoinGuest{CartId: mine, GuestCartId: "guest:g", State: []byte("no cart")}}},
+			"guest with other dots":  {Command: &regionv1.Command_JoinGuest{JoinGuest: &regionv1.JoinGuest{CartId: mine, GuestCartId: "guest:g", State: state.Encode(nil)}}},
+			"rule of the future":     strange,
+			"forwarded elsewhere":    forwarded(other, store.Digest{}),
+			"forwarded without what": {Command: &regionv1.Command_GuestForwarded{GuestForwarded: &regionv1.GuestForwarded{GuestCartId: mine}}},
 			"init, which is no ones": {Command: &regionv1.Command_Init{Init: &regionv1.Init{}}},
 		} {
 			if name == "origin out of range" {
@@ -273,7 +288,7 @@ func TestMalformedCommandsAreRefused(t *testing.T) {
 		if got := s.Marker(); got != before {
 			t.Errorf("marker %+v, was %+v", got, before)
 		}
-		for _, cmd := range []*regionv1.Command{editCommand(edit(mine, add("s", "a", 1))), joinRows(st, 0, 1, row(mine)), joinCart(mine, state)} {
+		for _, cmd := range []*regionv1.Command{editCommand(edit(mine, add("s", "a", 1))), joinRows(st, 0, 1, row(mine)), joinCart(mine, state), joinGuest(mine, "guest:g", state), closeGuest(mine, "cart:u")} {
 			propose(t, s, cmd)
 		}
 	})

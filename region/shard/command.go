@@ -48,6 +48,7 @@ func stateOf(r *store.Record) crdt.State {
 func (w *workspace) put(id string, old *store.Record, s crdt.State, asked store.Asked) *store.Record {
 	r := store.NewRecord(id, w.index, s, asked)
 	w.tx.PutRecord(w.slots.Of(id), id, old, r)
+	w.markGuest(id, old, r)
 	return r
 }
 
@@ -242,6 +243,8 @@ func (w *workspace) change(cart *crdt.Cart, writer crdt.Writer, c *regionv1.Chan
 		return []crdt.Delta{cart.Remove(writer, key)}, key, nil
 	case regionv1.Change_KIND_CLEAR:
 		return cart.Clear(writer), crdt.LineKey{}, nil
+	case regionv1.Change_KIND_SETTING:
+		return w.setting(cart, writer, c), crdt.LineKey{}, nil
 	case regionv1.Change_KIND_UNSPECIFIED:
 	}
 	// The proposer checks kinds: an unknown one is of a format level that this

@@ -40,6 +40,7 @@ type fsm struct {
 	mu      sync.RWMutex // guards space: Restore replaces it
 	space   *store.Space
 	changed chan struct{} // closed and replaced at each commit that appended a row
+	marked  chan struct{} // closed and replaced at each commit that marked a guest's cart
 	head    store.Marker  // as of the last commit
 
 	sweep chan struct{} // holds a token while older generations may be there
@@ -62,7 +63,7 @@ type Applied struct {
 func newFSM(space *store.Space, slots *Slots, cacheBytes int64, publish func(string, *store.Record, []byte), stats func(Applied), reborn func(uint32), fatal func(error)) (*fsm, error) {
 	f := &fsm{
 		slots: slots, fatal: fatal, stats: stats, reborn: reborn, space: space, publish: publish,
-		changed: make(chan struct{}), head: space.Marker(), sweep: make(chan struct{}, 1),
+		changed: make(chan struct{}), marked: make(chan struct{}), head: space.Marker(), sweep: make(chan struct{}, 1),
 		carts: newCarts(cacheBytes), watch: newWatchers(),
 	}
 	f.sweep <- struct{}{}
@@ -229,6 +230,12 @@ func (b *batch) command(w *workspace, c *regionv1.Command, place int) (*regionv1
 		return w.collect(c.Collect, flush)
 	case *regionv1.Command_Reissue:
 		return w.reissue(c.Reissue.GetTo(), flush)
+	case *regionv1.Command_CloseGuest:
+		return w.closeGuest(c.CloseGuest)
+	case *regionv1.Command_JoinGuest:
+		return w.joinGuest(c.JoinGuest)
+	case *regionv1.Command_GuestForwarded:
+		return w.guestForwarded(c.GuestForwarded)
 	}
 	return nil, fmt.Errorf("command of unknown kind %T: install the newer binary", c.Command)
 }
@@ -252,7 +259,7 @@ func (b *batch) flush() error {
 
 func (b *batch) commit() error {
 	f := b.fsm
-	marker := *b.tx.Marker()
+	marker, marked := *b.tx.Marker(), b.tx.Marked()
 	type published struct {
 		id      string
 		r       *store.Record
@@ -275,6 +282,10 @@ func (b *batch) commit() error {
 	if grew {
 		close(f.changed)
 		f.changed = make(chan struct{})
+	}
+	if marked {
+		close(f.marked)
+		f.marked = make(chan struct{})
 	}
 	f.mu.Unlock()
 	f.members.Store(b.members)
@@ -387,6 +398,8 @@ func (f *fsm) replace(next *store.Space) {
 	f.head = next.Marker()
 	close(f.changed)
 	f.changed = make(chan struct{})
+	close(f.marked)
+	f.marked = make(chan struct{})
 	f.mu.Unlock()
 	f.carts.reset()
 	f.watch.notifyAll()

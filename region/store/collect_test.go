@@ -102,7 +102,7 @@ func TestSnapshotHasKeysOfEveryKind(t *testing.T) {
 	want := dump(t, s, sp.prefix)
 	for _, kind := range []byte{
 		kindMarker, kindCart, kindRow, kindOp, kindOps, kindOutcome, kindCursor, kindDigest,
-		kindMembership, kindAcceptor, kindKept, kindFloor, kindMarks,
+		kindMembership, kindAcceptor, kindKept, kindFloor, kindMarks, kindGuest,
 	} {
 		n := 0
 		for k := range want {

@@ -24,6 +24,7 @@ import (
 //	  floor       f slot                    → Floor
 //	  marks       h                         → the clock marks, see Mark
 //	  kept        k chunk                   → a chunk of crdt.Row, see Space.Reborn
+//	  guest       g id                      → digest of a guest's cart that is to be forwarded
 const (
 	topPointer byte = 0
 	topSpace   byte = 1
@@ -42,6 +43,8 @@ const (
 	kindKept       byte = 'k'
 	kindFloor      byte = 'f'
 	kindMarks      byte = 'h'
+
+	kindGuest byte = 'g'
 )
 
 func pointerKey(shard uint32) []byte {

@@ -26,6 +26,7 @@ type Tx struct {
 	marks     []Mark
 	lastRead  lastRead
 	loose     []looseOp
+	marked    bool // a guest's cart, see MarkGuest
 	// spilled takes rows that would not fit the transaction; see AppendRow.
 	spilled *badger.WriteBatch
 }

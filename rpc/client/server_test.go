@@ -106,6 +106,11 @@ func (r *fakeRegion) Wait(ctx context.Context, id string, seen region.Digest) (r
 	}
 }
 
+// MergeGuest implements rpc.Region; nobody merges here.
+func (r *fakeRegion) MergeGuest(context.Context, string, string) (*regionv1.Outcome, error) {
+	return nil, region.ErrNoQuorum
+}
+
 // Ready implements rpc.Region.
 func (r *fakeRegion) Ready(context.Context) error { return nil }
 

@@ -16,6 +16,7 @@ type Surface struct {
 	Regions func(context.Context) []rpc.RegionInfo // what clients are told
 	Catalog catalogv1connect.CatalogServiceClient
 	Auth    rpc.Authenticator
+	Guests  *rpc.GuestSessions // nil: none are made here
 	// RequestTimeout is the longest answer to one request.
 	RequestTimeout time.Duration
 	Mounts         []rpc.Mount // what is served beside the API
@@ -29,6 +30,6 @@ func (p Place) Handler(s Surface) (*rpc.Handler, error) {
 	cfg.QuantityMax, cfg.RequestTimeout = p.Limits.Quantity, s.RequestTimeout
 	cfg.TokenWait = s.RequestTimeout / 2
 	cfg.CatalogTimeout = min(cfg.CatalogTimeout, s.RequestTimeout/2)
-	cfg.Events = p.Events.API
+	cfg.Guests, cfg.Events = s.Guests, p.Events.API
 	return rpc.NewHandler(cfg, s.Serves, s.Catalog, s.Auth, p.Log, s.Mounts...)
 }

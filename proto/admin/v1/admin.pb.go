@@ -1923,6 +1923,164 @@ func (x *MemberResponse) GetMembership() *v1.Membership {
 	return nil
 }
 
+type SettingsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The setting to change; empty: none.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettingsRequest) Reset() {
+	*x = SettingsRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettingsRequest) ProtoMessage() {}
+
+func (x *SettingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettingsRequest.ProtoReflect.Descriptor instead.
+func (*SettingsRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *SettingsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SettingsRequest) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+type SettingsResponse struct {
+	state         protoimpl.MessageState      `protogen:"open.v1"`
+	Settings      []*SettingsResponse_Setting `protobuf:"bytes,1,rep,name=settings,proto3" json:"settings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettingsResponse) Reset() {
+	*x = SettingsResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettingsResponse) ProtoMessage() {}
+
+func (x *SettingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettingsResponse.ProtoReflect.Descriptor instead.
+func (*SettingsResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *SettingsResponse) GetSettings() []*SettingsResponse_Setting {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+type SettingsResponse_Setting struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// What it may be.
+	Values        []string `protobuf:"bytes,3,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettingsResponse_Setting) Reset() {
+	*x = SettingsResponse_Setting{}
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettingsResponse_Setting) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettingsResponse_Setting) ProtoMessage() {}
+
+func (x *SettingsResponse_Setting) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettingsResponse_Setting.ProtoReflect.Descriptor instead.
+func (*SettingsResponse_Setting) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{32, 0}
+}
+
+func (x *SettingsResponse_Setting) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SettingsResponse_Setting) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *SettingsResponse_Setting) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
 var File_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_admin_v1_admin_proto_rawDesc = "" +
@@ -2062,7 +2220,16 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x0eMemberResponse\x129\n" +
 	"\n" +
 	"membership\x18\x01 \x01(\v2\x19.membership.v1.MembershipR\n" +
-	"membership2\xe8\x05\n" +
+	"membership\";\n" +
+	"\x0fSettingsRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\x9f\x01\n" +
+	"\x10SettingsResponse\x12>\n" +
+	"\bsettings\x18\x01 \x03(\v2\".admin.v1.SettingsResponse.SettingR\bsettings\x1aK\n" +
+	"\aSetting\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
+	"\x06values\x18\x03 \x03(\tR\x06values2\xab\x06\n" +
 	"\fAdminService\x12>\n" +
 	"\aRegions\x12\x18.admin.v1.RegionsRequest\x1a\x19.admin.v1.RegionsResponse\x127\n" +
 	"\x04Scan\x12\x15.admin.v1.ScanRequest\x1a\x16.admin.v1.ScanResponse0\x01\x125\n" +
@@ -2075,7 +2242,8 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\tForgotten\x12\x1a.admin.v1.ForgottenRequest\x1a\x1b.admin.v1.ForgottenResponse\x12=\n" +
 	"\x06Export\x12\x17.admin.v1.ExportRequest\x1a\x18.admin.v1.ExportResponse0\x01\x12;\n" +
 	"\x06Import\x12\x17.admin.v1.ImportRequest\x1a\x18.admin.v1.ImportResponse\x12;\n" +
-	"\x06Member\x12\x17.admin.v1.MemberRequest\x1a\x18.admin.v1.MemberResponseB5Z3github.com/samecart/samecart/proto/admin/v1;adminv1b\x06proto3"
+	"\x06Member\x12\x17.admin.v1.MemberRequest\x1a\x18.admin.v1.MemberResponse\x12A\n" +
+	"\bSettings\x12\x19.admin.v1.SettingsRequest\x1a\x1a.admin.v1.SettingsResponseB5Z3github.com/samecart/samecart/proto/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -2090,48 +2258,51 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_admin_v1_admin_proto_goTypes = []any{
-	(LinkRequest_Action)(0),   // 0: admin.v1.LinkRequest.Action
-	(NodeRequest_Action)(0),   // 1: admin.v1.NodeRequest.Action
-	(MemberRequest_Action)(0), // 2: admin.v1.MemberRequest.Action
-	(*RegionsRequest)(nil),    // 3: admin.v1.RegionsRequest
-	(*RegionsResponse)(nil),   // 4: admin.v1.RegionsResponse
-	(*RegionStatus)(nil),      // 5: admin.v1.RegionStatus
-	(*NodeStatus)(nil),        // 6: admin.v1.NodeStatus
-	(*ShardStatus)(nil),       // 7: admin.v1.ShardStatus
-	(*PeerStatus)(nil),        // 8: admin.v1.PeerStatus
-	(*LinkStatus)(nil),        // 9: admin.v1.LinkStatus
-	(*ScanRequest)(nil),       // 10: admin.v1.ScanRequest
-	(*ScannedCart)(nil),       // 11: admin.v1.ScannedCart
-	(*ScanResponse)(nil),      // 12: admin.v1.ScanResponse
-	(*LinkRequest)(nil),       // 13: admin.v1.LinkRequest
-	(*LinkResponse)(nil),      // 14: admin.v1.LinkResponse
-	(*NodeRequest)(nil),       // 15: admin.v1.NodeRequest
-	(*NodeResponse)(nil),      // 16: admin.v1.NodeResponse
-	(*RegionRequest)(nil),     // 17: admin.v1.RegionRequest
-	(*RegionResponse)(nil),    // 18: admin.v1.RegionResponse
-	(*ClockRequest)(nil),      // 19: admin.v1.ClockRequest
-	(*ClockResponse)(nil),     // 20: admin.v1.ClockResponse
-	(*RepairRequest)(nil),     // 21: admin.v1.RepairRequest
-	(*RepairResponse)(nil),    // 22: admin.v1.RepairResponse
-	(*DigestsRequest)(nil),    // 23: admin.v1.DigestsRequest
-	(*DigestsResponse)(nil),   // 24: admin.v1.DigestsResponse
-	(*ForgottenRequest)(nil),  // 25: admin.v1.ForgottenRequest
-	(*ForgottenResponse)(nil), // 26: admin.v1.ForgottenResponse
-	(*ExportRequest)(nil),     // 27: admin.v1.ExportRequest
-	(*WholeCart)(nil),         // 28: admin.v1.WholeCart
-	(*ExportResponse)(nil),    // 29: admin.v1.ExportResponse
-	(*ImportRequest)(nil),     // 30: admin.v1.ImportRequest
-	(*ImportResponse)(nil),    // 31: admin.v1.ImportResponse
-	(*MemberRequest)(nil),     // 32: admin.v1.MemberRequest
-	(*MemberResponse)(nil),    // 33: admin.v1.MemberResponse
-	(*v1.Membership)(nil),     // 34: membership.v1.Membership
+	(LinkRequest_Action)(0),          // 0: admin.v1.LinkRequest.Action
+	(NodeRequest_Action)(0),          // 1: admin.v1.NodeRequest.Action
+	(MemberRequest_Action)(0),        // 2: admin.v1.MemberRequest.Action
+	(*RegionsRequest)(nil),           // 3: admin.v1.RegionsRequest
+	(*RegionsResponse)(nil),          // 4: admin.v1.RegionsResponse
+	(*RegionStatus)(nil),             // 5: admin.v1.RegionStatus
+	(*NodeStatus)(nil),               // 6: admin.v1.NodeStatus
+	(*ShardStatus)(nil),              // 7: admin.v1.ShardStatus
+	(*PeerStatus)(nil),               // 8: admin.v1.PeerStatus
+	(*LinkStatus)(nil),               // 9: admin.v1.LinkStatus
+	(*ScanRequest)(nil),              // 10: admin.v1.ScanRequest
+	(*ScannedCart)(nil),              // 11: admin.v1.ScannedCart
+	(*ScanResponse)(nil),             // 12: admin.v1.ScanResponse
+	(*LinkRequest)(nil),              // 13: admin.v1.LinkRequest
+	(*LinkResponse)(nil),             // 14: admin.v1.LinkResponse
+	(*NodeRequest)(nil),              // 15: admin.v1.NodeRequest
+	(*NodeResponse)(nil),             // 16: admin.v1.NodeResponse
+	(*RegionRequest)(nil),            // 17: admin.v1.RegionRequest
+	(*RegionResponse)(nil),           // 18: admin.v1.RegionResponse
+	(*ClockRequest)(nil),             // 19: admin.v1.ClockRequest
+	(*ClockResponse)(nil),            // 20: admin.v1.ClockResponse
+	(*RepairRequest)(nil),            // 21: admin.v1.RepairRequest
+	(*RepairResponse)(nil),           // 22: admin.v1.RepairResponse
+	(*DigestsRequest)(nil),           // 23: admin.v1.DigestsRequest
+	(*DigestsResponse)(nil),          // 24: admin.v1.DigestsResponse
+	(*ForgottenRequest)(nil),         // 25: admin.v1.ForgottenRequest
+	(*ForgottenResponse)(nil),        // 26: admin.v1.ForgottenResponse
+	(*ExportRequest)(nil),            // 27: admin.v1.ExportRequest
+	(*WholeCart)(nil),                // 28: admin.v1.WholeCart
+	(*ExportResponse)(nil),           // 29: admin.v1.ExportResponse
+	(*ImportRequest)(nil),            // 30: admin.v1.ImportRequest
+	(*ImportResponse)(nil),           // 31: admin.v1.ImportResponse
+	(*MemberRequest)(nil),            // 32: admin.v1.MemberRequest
+	(*MemberResponse)(nil),           // 33: admin.v1.MemberResponse
+	(*SettingsRequest)(nil),          // 34: admin.v1.SettingsRequest
+	(*SettingsResponse)(nil),         // 35: admin.v1.SettingsResponse
+	(*SettingsResponse_Setting)(nil), // 36: admin.v1.SettingsResponse.Setting
+	(*v1.Membership)(nil),            // 37: membership.v1.Membership
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
 	5,  // 0: admin.v1.RegionsResponse.regions:type_name -> admin.v1.RegionStatus
 	9,  // 1: admin.v1.RegionsResponse.links:type_name -> admin.v1.LinkStatus
-	34, // 2: admin.v1.RegionsResponse.membership:type_name -> membership.v1.Membership
+	37, // 2: admin.v1.RegionsResponse.membership:type_name -> membership.v1.Membership
 	6,  // 3: admin.v1.RegionStatus.nodes:type_name -> admin.v1.NodeStatus
 	7,  // 4: admin.v1.RegionStatus.shards:type_name -> admin.v1.ShardStatus
 	8,  // 5: admin.v1.ShardStatus.peers:type_name -> admin.v1.PeerStatus
@@ -2142,36 +2313,39 @@ var file_admin_v1_admin_proto_depIdxs = []int32{
 	28, // 10: admin.v1.ExportResponse.carts:type_name -> admin.v1.WholeCart
 	28, // 11: admin.v1.ImportRequest.carts:type_name -> admin.v1.WholeCart
 	2,  // 12: admin.v1.MemberRequest.action:type_name -> admin.v1.MemberRequest.Action
-	34, // 13: admin.v1.MemberResponse.membership:type_name -> membership.v1.Membership
-	3,  // 14: admin.v1.AdminService.Regions:input_type -> admin.v1.RegionsRequest
-	10, // 15: admin.v1.AdminService.Scan:input_type -> admin.v1.ScanRequest
-	13, // 16: admin.v1.AdminService.Link:input_type -> admin.v1.LinkRequest
-	15, // 17: admin.v1.AdminService.Node:input_type -> admin.v1.NodeRequest
-	17, // 18: admin.v1.AdminService.Region:input_type -> admin.v1.RegionRequest
-	19, // 19: admin.v1.AdminService.Clock:input_type -> admin.v1.ClockRequest
-	21, // 20: admin.v1.AdminService.Repair:input_type -> admin.v1.RepairRequest
-	23, // 21: admin.v1.AdminService.Digests:input_type -> admin.v1.DigestsRequest
-	25, // 22: admin.v1.AdminService.Forgotten:input_type -> admin.v1.ForgottenRequest
-	27, // 23: admin.v1.AdminService.Export:input_type -> admin.v1.ExportRequest
-	30, // 24: admin.v1.AdminService.Import:input_type -> admin.v1.ImportRequest
-	32, // 25: admin.v1.AdminService.Member:input_type -> admin.v1.MemberRequest
-	4,  // 26: admin.v1.AdminService.Regions:output_type -> admin.v1.RegionsResponse
-	12, // 27: admin.v1.AdminService.Scan:output_type -> admin.v1.ScanResponse
-	14, // 28: admin.v1.AdminService.Link:output_type -> admin.v1.LinkResponse
-	16, // 29: admin.v1.AdminService.Node:output_type -> admin.v1.NodeResponse
-	18, // 30: admin.v1.AdminService.Region:output_type -> admin.v1.RegionResponse
-	20, // 31: admin.v1.AdminService.Clock:output_type -> admin.v1.ClockResponse
-	22, // 32: admin.v1.AdminService.Repair:output_type -> admin.v1.RepairResponse
-	24, // 33: admin.v1.AdminService.Digests:output_type -> admin.v1.DigestsResponse
-	26, // 34: admin.v1.AdminService.Forgotten:output_type -> admin.v1.ForgottenResponse
-	29, // 35: admin.v1.AdminService.Export:output_type -> admin.v1.ExportResponse
-	31, // 36: admin.v1.AdminService.Import:output_type -> admin.v1.ImportResponse
-	33, // 37: admin.v1.AdminService.Member:output_type -> admin.v1.MemberResponse
-	26, // [26:38] is the sub-list for method output_type
-	14, // [14:26] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	37, // 13: admin.v1.MemberResponse.membership:type_name -> membership.v1.Membership
+	36, // 14: admin.v1.SettingsResponse.settings:type_name -> admin.v1.SettingsResponse.Setting
+	3,  // 15: admin.v1.AdminService.Regions:input_type -> admin.v1.RegionsRequest
+	10, // 16: admin.v1.AdminService.Scan:input_type -> admin.v1.ScanRequest
+	13, // 17: admin.v1.AdminService.Link:input_type -> admin.v1.LinkRequest
+	15, // 18: admin.v1.AdminService.Node:input_type -> admin.v1.NodeRequest
+	17, // 19: admin.v1.AdminService.Region:input_type -> admin.v1.RegionRequest
+	19, // 20: admin.v1.AdminService.Clock:input_type -> admin.v1.ClockRequest
+	21, // 21: admin.v1.AdminService.Repair:input_type -> admin.v1.RepairRequest
+	23, // 22: admin.v1.AdminService.Digests:input_type -> admin.v1.DigestsRequest
+	25, // 23: admin.v1.AdminService.Forgotten:input_type -> admin.v1.ForgottenRequest
+	27, // 24: admin.v1.AdminService.Export:input_type -> admin.v1.ExportRequest
+	30, // 25: admin.v1.AdminService.Import:input_type -> admin.v1.ImportRequest
+	32, // 26: admin.v1.AdminService.Member:input_type -> admin.v1.MemberRequest
+	34, // 27: admin.v1.AdminService.Settings:input_type -> admin.v1.SettingsRequest
+	4,  // 28: admin.v1.AdminService.Regions:output_type -> admin.v1.RegionsResponse
+	12, // 29: admin.v1.AdminService.Scan:output_type -> admin.v1.ScanResponse
+	14, // 30: admin.v1.AdminService.Link:output_type -> admin.v1.LinkResponse
+	16, // 31: admin.v1.AdminService.Node:output_type -> admin.v1.NodeResponse
+	18, // 32: admin.v1.AdminService.Region:output_type -> admin.v1.RegionResponse
+	20, // 33: admin.v1.AdminService.Clock:output_type -> admin.v1.ClockResponse
+	22, // 34: admin.v1.AdminService.Repair:output_type -> admin.v1.RepairResponse
+	24, // 35: admin.v1.AdminService.Digests:output_type -> admin.v1.DigestsResponse
+	26, // 36: admin.v1.AdminService.Forgotten:output_type -> admin.v1.ForgottenResponse
+	29, // 37: admin.v1.AdminService.Export:output_type -> admin.v1.ExportResponse
+	31, // 38: admin.v1.AdminService.Import:output_type -> admin.v1.ImportResponse
+	33, // 39: admin.v1.AdminService.Member:output_type -> admin.v1.MemberResponse
+	35, // 40: admin.v1.AdminService.Settings:output_type -> admin.v1.SettingsResponse
+	28, // [28:41] is the sub-list for method output_type
+	15, // [15:28] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_admin_proto_init() }
@@ -2185,7 +2359,7 @@ func file_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   31,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1760,6 +1760,261 @@ func (x *ErrorDetail) GetCart() *Cart {
 	return nil
 }
 
+type CreateGuestSessionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateGuestSessionRequest) Reset() {
+	*x = CreateGuestSessionRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateGuestSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateGuestSessionRequest) ProtoMessage() {}
+
+func (x *CreateGuestSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateGuestSessionRequest.ProtoReflect.Descriptor instead.
+func (*CreateGuestSessionRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{26}
+}
+
+type GuestSession struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	GuestSessionId string                 `protobuf:"bytes,1,opt,name=guest_session_id,json=guestSessionId,proto3" json:"guest_session_id,omitempty"`
+	// Send it as a bearer token, and to MergeCart at the login.
+	Token string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	// Milliseconds since the Unix epoch.
+	ExpiresAtMs   int64 `protobuf:"varint,3,opt,name=expires_at_ms,json=expiresAtMs,proto3" json:"expires_at_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GuestSession) Reset() {
+	*x = GuestSession{}
+	mi := &file_cart_v1_cart_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GuestSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GuestSession) ProtoMessage() {}
+
+func (x *GuestSession) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GuestSession.ProtoReflect.Descriptor instead.
+func (*GuestSession) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *GuestSession) GetGuestSessionId() string {
+	if x != nil {
+		return x.GuestSessionId
+	}
+	return ""
+}
+
+func (x *GuestSession) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *GuestSession) GetExpiresAtMs() int64 {
+	if x != nil {
+		return x.ExpiresAtMs
+	}
+	return 0
+}
+
+type MergeCartRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	GuestSessionId string                 `protobuf:"bytes,1,opt,name=guest_session_id,json=guestSessionId,proto3" json:"guest_session_id,omitempty"`
+	// The guest's token. Needed but where identity is taken on trust.
+	GuestToken    string `protobuf:"bytes,2,opt,name=guest_token,json=guestToken,proto3" json:"guest_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MergeCartRequest) Reset() {
+	*x = MergeCartRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MergeCartRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MergeCartRequest) ProtoMessage() {}
+
+func (x *MergeCartRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MergeCartRequest.ProtoReflect.Descriptor instead.
+func (*MergeCartRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *MergeCartRequest) GetGuestSessionId() string {
+	if x != nil {
+		return x.GuestSessionId
+	}
+	return ""
+}
+
+func (x *MergeCartRequest) GetGuestToken() string {
+	if x != nil {
+		return x.GuestToken
+	}
+	return ""
+}
+
+type MergeCartResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The guest's lines, also when they were merged before.
+	MergedItems uint32 `protobuf:"varint,1,opt,name=merged_items,json=mergedItems,proto3" json:"merged_items,omitempty"`
+	// Lines that both had with other values.
+	ConflictsResolved uint32      `protobuf:"varint,2,opt,name=conflicts_resolved,json=conflictsResolved,proto3" json:"conflicts_resolved,omitempty"`
+	Conflicts         []*Conflict `protobuf:"bytes,3,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	Warnings          []string    `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	CartId            string      `protobuf:"bytes,5,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	ItemCount         uint64      `protobuf:"varint,6,opt,name=item_count,json=itemCount,proto3" json:"item_count,omitempty"`
+	Stale             bool        `protobuf:"varint,7,opt,name=stale,proto3" json:"stale,omitempty"`
+	// A new session, for after the logout: what is put into the old one's cart from
+	// now on comes to the user's.
+	GuestSession  *GuestSession `protobuf:"bytes,8,opt,name=guest_session,json=guestSession,proto3" json:"guest_session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MergeCartResponse) Reset() {
+	*x = MergeCartResponse{}
+	mi := &file_cart_v1_cart_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MergeCartResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MergeCartResponse) ProtoMessage() {}
+
+func (x *MergeCartResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MergeCartResponse.ProtoReflect.Descriptor instead.
+func (*MergeCartResponse) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *MergeCartResponse) GetMergedItems() uint32 {
+	if x != nil {
+		return x.MergedItems
+	}
+	return 0
+}
+
+func (x *MergeCartResponse) GetConflictsResolved() uint32 {
+	if x != nil {
+		return x.ConflictsResolved
+	}
+	return 0
+}
+
+func (x *MergeCartResponse) GetConflicts() []*Conflict {
+	if x != nil {
+		return x.Conflicts
+	}
+	return nil
+}
+
+func (x *MergeCartResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *MergeCartResponse) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *MergeCartResponse) GetItemCount() uint64 {
+	if x != nil {
+		return x.ItemCount
+	}
+	return 0
+}
+
+func (x *MergeCartResponse) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
+func (x *MergeCartResponse) GetGuestSession() *GuestSession {
+	if x != nil {
+		return x.GuestSession
+	}
+	return nil
+}
+
 var File_cart_v1_cart_proto protoreflect.FileDescriptor
 
 const file_cart_v1_cart_proto_rawDesc = "" +
@@ -1903,7 +2158,26 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x04cart\x18\x03 \x01(\v2\r.cart.v1.CartR\x04cart\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xe1\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x1b\n" +
+	"\x19CreateGuestSessionRequest\"r\n" +
+	"\fGuestSession\x12(\n" +
+	"\x10guest_session_id\x18\x01 \x01(\tR\x0eguestSessionId\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\x12\"\n" +
+	"\rexpires_at_ms\x18\x03 \x01(\x03R\vexpiresAtMs\"]\n" +
+	"\x10MergeCartRequest\x12(\n" +
+	"\x10guest_session_id\x18\x01 \x01(\tR\x0eguestSessionId\x12\x1f\n" +
+	"\vguest_token\x18\x02 \x01(\tR\n" +
+	"guestToken\"\xbc\x02\n" +
+	"\x11MergeCartResponse\x12!\n" +
+	"\fmerged_items\x18\x01 \x01(\rR\vmergedItems\x12-\n" +
+	"\x12conflicts_resolved\x18\x02 \x01(\rR\x11conflictsResolved\x12/\n" +
+	"\tconflicts\x18\x03 \x03(\v2\x11.cart.v1.ConflictR\tconflicts\x12\x1a\n" +
+	"\bwarnings\x18\x04 \x03(\tR\bwarnings\x12\x17\n" +
+	"\acart_id\x18\x05 \x01(\tR\x06cartId\x12\x1d\n" +
+	"\n" +
+	"item_count\x18\x06 \x01(\x04R\titemCount\x12\x14\n" +
+	"\x05stale\x18\a \x01(\bR\x05stale\x12:\n" +
+	"\rguest_session\x18\b \x01(\v2\x15.cart.v1.GuestSessionR\fguestSession2\xf6\x05\n" +
 	"\vCartService\x129\n" +
 	"\aAddItem\x12\x17.cart.v1.AddItemRequest\x1a\x15.cart.v1.ItemResponse\x12A\n" +
 	"\vSetQuantity\x12\x1b.cart.v1.SetQuantityRequest\x1a\x15.cart.v1.ItemResponse\x12@\n" +
@@ -1914,7 +2188,9 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\bGetCount\x12\x18.cart.v1.GetCountRequest\x1a\x16.cart.v1.CountResponse\"\x03\x90\x02\x01\x12B\n" +
 	"\tBatchEdit\x12\x19.cart.v1.BatchEditRequest\x1a\x1a.cart.v1.BatchEditResponse\x12D\n" +
 	"\tWatchCart\x12\x19.cart.v1.WatchCartRequest\x1a\x1a.cart.v1.WatchCartResponse0\x01\x12M\n" +
-	"\vExplainCart\x12\x1b.cart.v1.ExplainCartRequest\x1a\x1c.cart.v1.ExplainCartResponse\"\x03\x90\x02\x01B3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
+	"\vExplainCart\x12\x1b.cart.v1.ExplainCartRequest\x1a\x1c.cart.v1.ExplainCartResponse\"\x03\x90\x02\x01\x12O\n" +
+	"\x12CreateGuestSession\x12\".cart.v1.CreateGuestSessionRequest\x1a\x15.cart.v1.GuestSession\x12B\n" +
+	"\tMergeCart\x12\x19.cart.v1.MergeCartRequest\x1a\x1a.cart.v1.MergeCartResponseB3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
 
 var (
 	file_cart_v1_cart_proto_rawDescOnce sync.Once
@@ -1928,46 +2204,50 @@ func file_cart_v1_cart_proto_rawDescGZIP() []byte {
 	return file_cart_v1_cart_proto_rawDescData
 }
 
-var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_cart_v1_cart_proto_goTypes = []any{
-	(*Money)(nil),               // 0: cart.v1.Money
-	(*LineRef)(nil),             // 1: cart.v1.LineRef
-	(*AddItemRequest)(nil),      // 2: cart.v1.AddItemRequest
-	(*SetQuantityRequest)(nil),  // 3: cart.v1.SetQuantityRequest
-	(*RemoveItemRequest)(nil),   // 4: cart.v1.RemoveItemRequest
-	(*ClearCartRequest)(nil),    // 5: cart.v1.ClearCartRequest
-	(*GetCartRequest)(nil),      // 6: cart.v1.GetCartRequest
-	(*GetCountRequest)(nil),     // 7: cart.v1.GetCountRequest
-	(*Item)(nil),                // 8: cart.v1.Item
-	(*Conflict)(nil),            // 9: cart.v1.Conflict
-	(*SellerTotal)(nil),         // 10: cart.v1.SellerTotal
-	(*Cart)(nil),                // 11: cart.v1.Cart
-	(*Missing)(nil),             // 12: cart.v1.Missing
-	(*ItemResponse)(nil),        // 13: cart.v1.ItemResponse
-	(*CountResponse)(nil),       // 14: cart.v1.CountResponse
-	(*Edit)(nil),                // 15: cart.v1.Edit
-	(*BatchEditRequest)(nil),    // 16: cart.v1.BatchEditRequest
-	(*BatchEditResponse)(nil),   // 17: cart.v1.BatchEditResponse
-	(*WatchCartRequest)(nil),    // 18: cart.v1.WatchCartRequest
-	(*WatchCartResponse)(nil),   // 19: cart.v1.WatchCartResponse
-	(*ExplainCartRequest)(nil),  // 20: cart.v1.ExplainCartRequest
-	(*ExplainCartResponse)(nil), // 21: cart.v1.ExplainCartResponse
-	(*ExplainedLine)(nil),       // 22: cart.v1.ExplainedLine
-	(*ExplainedField)(nil),      // 23: cart.v1.ExplainedField
-	(*ExplainedWrite)(nil),      // 24: cart.v1.ExplainedWrite
-	(*ErrorDetail)(nil),         // 25: cart.v1.ErrorDetail
-	nil,                         // 26: cart.v1.LineRef.OptionsEntry
-	nil,                         // 27: cart.v1.Item.OptionsEntry
-	nil,                         // 28: cart.v1.ExplainedLine.OptionsEntry
-	nil,                         // 29: cart.v1.ErrorDetail.DetailsEntry
+	(*Money)(nil),                     // 0: cart.v1.Money
+	(*LineRef)(nil),                   // 1: cart.v1.LineRef
+	(*AddItemRequest)(nil),            // 2: cart.v1.AddItemRequest
+	(*SetQuantityRequest)(nil),        // 3: cart.v1.SetQuantityRequest
+	(*RemoveItemRequest)(nil),         // 4: cart.v1.RemoveItemRequest
+	(*ClearCartRequest)(nil),          // 5: cart.v1.ClearCartRequest
+	(*GetCartRequest)(nil),            // 6: cart.v1.GetCartRequest
+	(*GetCountRequest)(nil),           // 7: cart.v1.GetCountRequest
+	(*Item)(nil),                      // 8: cart.v1.Item
+	(*Conflict)(nil),                  // 9: cart.v1.Conflict
+	(*SellerTotal)(nil),               // 10: cart.v1.SellerTotal
+	(*Cart)(nil),                      // 11: cart.v1.Cart
+	(*Missing)(nil),                   // 12: cart.v1.Missing
+	(*ItemResponse)(nil),              // 13: cart.v1.ItemResponse
+	(*CountResponse)(nil),             // 14: cart.v1.CountResponse
+	(*Edit)(nil),                      // 15: cart.v1.Edit
+	(*BatchEditRequest)(nil),          // 16: cart.v1.BatchEditRequest
+	(*BatchEditResponse)(nil),         // 17: cart.v1.BatchEditResponse
+	(*WatchCartRequest)(nil),          // 18: cart.v1.WatchCartRequest
+	(*WatchCartResponse)(nil),         // 19: cart.v1.WatchCartResponse
+	(*ExplainCartRequest)(nil),        // 20: cart.v1.ExplainCartRequest
+	(*ExplainCartResponse)(nil),       // 21: cart.v1.ExplainCartResponse
+	(*ExplainedLine)(nil),             // 22: cart.v1.ExplainedLine
+	(*ExplainedField)(nil),            // 23: cart.v1.ExplainedField
+	(*ExplainedWrite)(nil),            // 24: cart.v1.ExplainedWrite
+	(*ErrorDetail)(nil),               // 25: cart.v1.ErrorDetail
+	(*CreateGuestSessionRequest)(nil), // 26: cart.v1.CreateGuestSessionRequest
+	(*GuestSession)(nil),              // 27: cart.v1.GuestSession
+	(*MergeCartRequest)(nil),          // 28: cart.v1.MergeCartRequest
+	(*MergeCartResponse)(nil),         // 29: cart.v1.MergeCartResponse
+	nil,                               // 30: cart.v1.LineRef.OptionsEntry
+	nil,                               // 31: cart.v1.Item.OptionsEntry
+	nil,                               // 32: cart.v1.ExplainedLine.OptionsEntry
+	nil,                               // 33: cart.v1.ErrorDetail.DetailsEntry
 }
 var file_cart_v1_cart_proto_depIdxs = []int32{
-	26, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
+	30, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
 	1,  // 1: cart.v1.AddItemRequest.line:type_name -> cart.v1.LineRef
 	0,  // 2: cart.v1.AddItemRequest.price:type_name -> cart.v1.Money
 	1,  // 3: cart.v1.SetQuantityRequest.line:type_name -> cart.v1.LineRef
 	1,  // 4: cart.v1.RemoveItemRequest.line:type_name -> cart.v1.LineRef
-	27, // 5: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
+	31, // 5: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
 	0,  // 6: cart.v1.Item.price_at_add:type_name -> cart.v1.Money
 	0,  // 7: cart.v1.Item.current_price:type_name -> cart.v1.Money
 	0,  // 8: cart.v1.Item.price:type_name -> cart.v1.Money
@@ -1989,34 +2269,40 @@ var file_cart_v1_cart_proto_depIdxs = []int32{
 	13, // 24: cart.v1.BatchEditResponse.results:type_name -> cart.v1.ItemResponse
 	11, // 25: cart.v1.WatchCartResponse.cart:type_name -> cart.v1.Cart
 	22, // 26: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
-	28, // 27: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
+	32, // 27: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
 	23, // 28: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
 	24, // 29: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
-	29, // 30: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
+	33, // 30: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
 	11, // 31: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
-	2,  // 32: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
-	3,  // 33: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
-	4,  // 34: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
-	5,  // 35: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
-	6,  // 36: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
-	7,  // 37: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
-	16, // 38: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
-	18, // 39: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
-	20, // 40: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
-	13, // 41: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
-	13, // 42: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
-	14, // 43: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
-	14, // 44: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
-	11, // 45: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
-	14, // 46: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
-	17, // 47: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
-	19, // 48: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
-	21, // 49: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
-	41, // [41:50] is the sub-list for method output_type
-	32, // [32:41] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	9,  // 32: cart.v1.MergeCartResponse.conflicts:type_name -> cart.v1.Conflict
+	27, // 33: cart.v1.MergeCartResponse.guest_session:type_name -> cart.v1.GuestSession
+	2,  // 34: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
+	3,  // 35: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
+	4,  // 36: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
+	5,  // 37: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
+	6,  // 38: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
+	7,  // 39: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
+	16, // 40: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
+	18, // 41: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
+	20, // 42: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
+	26, // 43: cart.v1.CartService.CreateGuestSession:input_type -> cart.v1.CreateGuestSessionRequest
+	28, // 44: cart.v1.CartService.MergeCart:input_type -> cart.v1.MergeCartRequest
+	13, // 45: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
+	13, // 46: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
+	14, // 47: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
+	14, // 48: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
+	11, // 49: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
+	14, // 50: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
+	17, // 51: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
+	19, // 52: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
+	21, // 53: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
+	27, // 54: cart.v1.CartService.CreateGuestSession:output_type -> cart.v1.GuestSession
+	29, // 55: cart.v1.CartService.MergeCart:output_type -> cart.v1.MergeCartResponse
+	45, // [45:56] is the sub-list for method output_type
+	34, // [34:45] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_cart_v1_cart_proto_init() }
@@ -2037,7 +2323,7 @@ func file_cart_v1_cart_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cart_v1_cart_proto_rawDesc), len(file_cart_v1_cart_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

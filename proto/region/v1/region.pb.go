@@ -26,6 +26,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// MergeRule says which quantity a line has that the guest and the user both hold.
+type MergeRule int32
+
+const (
+	// The larger.
+	MergeRule_MERGE_RULE_MAX MergeRule = 0
+	// The sum, written once.
+	MergeRule_MERGE_RULE_SUM MergeRule = 1
+	// That of the cart that was edited last, written once.
+	MergeRule_MERGE_RULE_LATEST MergeRule = 2
+)
+
+// Enum value maps for MergeRule.
+var (
+	MergeRule_name = map[int32]string{
+		0: "MERGE_RULE_MAX",
+		1: "MERGE_RULE_SUM",
+		2: "MERGE_RULE_LATEST",
+	}
+	MergeRule_value = map[string]int32{
+		"MERGE_RULE_MAX":    0,
+		"MERGE_RULE_SUM":    1,
+		"MERGE_RULE_LATEST": 2,
+	}
+)
+
+func (x MergeRule) Enum() *MergeRule {
+	p := new(MergeRule)
+	*p = x
+	return p
+}
+
+func (x MergeRule) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MergeRule) Descriptor() protoreflect.EnumDescriptor {
+	return file_region_v1_region_proto_enumTypes[0].Descriptor()
+}
+
+func (MergeRule) Type() protoreflect.EnumType {
+	return &file_region_v1_region_proto_enumTypes[0]
+}
+
+func (x MergeRule) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MergeRule.Descriptor instead.
+func (MergeRule) EnumDescriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{0}
+}
+
 type Change_Kind int32
 
 const (
@@ -34,16 +87,19 @@ const (
 	Change_KIND_SET         Change_Kind = 2
 	Change_KIND_REMOVE      Change_Kind = 3
 	Change_KIND_CLEAR       Change_Kind = 4
+	// A setting of the shop, of the document that has them.
+	Change_KIND_SETTING Change_Kind = 30
 )
 
 // Enum value maps for Change_Kind.
 var (
 	Change_Kind_name = map[int32]string{
-		0: "KIND_UNSPECIFIED",
-		1: "KIND_ADD",
-		2: "KIND_SET",
-		3: "KIND_REMOVE",
-		4: "KIND_CLEAR",
+		0:  "KIND_UNSPECIFIED",
+		1:  "KIND_ADD",
+		2:  "KIND_SET",
+		3:  "KIND_REMOVE",
+		4:  "KIND_CLEAR",
+		30: "KIND_SETTING",
 	}
 	Change_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -51,6 +107,7 @@ var (
 		"KIND_SET":         2,
 		"KIND_REMOVE":      3,
 		"KIND_CLEAR":       4,
+		"KIND_SETTING":     30,
 	}
 )
 
@@ -65,11 +122,11 @@ func (x Change_Kind) String() string {
 }
 
 func (Change_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_region_v1_region_proto_enumTypes[0].Descriptor()
+	return file_region_v1_region_proto_enumTypes[1].Descriptor()
 }
 
 func (Change_Kind) Type() protoreflect.EnumType {
-	return &file_region_v1_region_proto_enumTypes[0]
+	return &file_region_v1_region_proto_enumTypes[1]
 }
 
 func (x Change_Kind) Number() protoreflect.EnumNumber {
@@ -95,21 +152,24 @@ const (
 	Outcome_CODE_GAP                Outcome_Code = 8
 	// This region, or the one that sent it, is fenced or drained.
 	Outcome_CODE_FENCED Outcome_Code = 9
+	// The guest's cart was merged into another user's.
+	Outcome_CODE_ALREADY_MERGED Outcome_Code = 10
 )
 
 // Enum value maps for Outcome_Code.
 var (
 	Outcome_Code_name = map[int32]string{
-		0: "CODE_OK",
-		1: "CODE_LINE_NOT_FOUND",
-		2: "CODE_AMBIGUOUS_LINE",
-		3: "CODE_TOO_MANY_LINES",
-		4: "CODE_QUANTITY_TOO_LARGE",
-		5: "CODE_CURRENCY_MISMATCH",
-		6: "CODE_VERSION_CONFLICT",
-		7: "CODE_OP_ID_REUSED",
-		8: "CODE_GAP",
-		9: "CODE_FENCED",
+		0:  "CODE_OK",
+		1:  "CODE_LINE_NOT_FOUND",
+		2:  "CODE_AMBIGUOUS_LINE",
+		3:  "CODE_TOO_MANY_LINES",
+		4:  "CODE_QUANTITY_TOO_LARGE",
+		5:  "CODE_CURRENCY_MISMATCH",
+		6:  "CODE_VERSION_CONFLICT",
+		7:  "CODE_OP_ID_REUSED",
+		8:  "CODE_GAP",
+		9:  "CODE_FENCED",
+		10: "CODE_ALREADY_MERGED",
 	}
 	Outcome_Code_value = map[string]int32{
 		"CODE_OK":                 0,
@@ -122,6 +182,7 @@ var (
 		"CODE_OP_ID_REUSED":       7,
 		"CODE_GAP":                8,
 		"CODE_FENCED":             9,
+		"CODE_ALREADY_MERGED":     10,
 	}
 )
 
@@ -136,11 +197,11 @@ func (x Outcome_Code) String() string {
 }
 
 func (Outcome_Code) Descriptor() protoreflect.EnumDescriptor {
-	return file_region_v1_region_proto_enumTypes[1].Descriptor()
+	return file_region_v1_region_proto_enumTypes[2].Descriptor()
 }
 
 func (Outcome_Code) Type() protoreflect.EnumType {
-	return &file_region_v1_region_proto_enumTypes[1]
+	return &file_region_v1_region_proto_enumTypes[2]
 }
 
 func (x Outcome_Code) Number() protoreflect.EnumNumber {
@@ -301,6 +362,9 @@ type Command struct {
 	//	*Command_Reincarnate
 	//	*Command_Reissue
 	//	*Command_Collect
+	//	*Command_CloseGuest
+	//	*Command_JoinGuest
+	//	*Command_GuestForwarded
 	Command       isCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -460,6 +524,33 @@ func (x *Command) GetCollect() *Collect {
 	return nil
 }
 
+func (x *Command) GetCloseGuest() *CloseGuest {
+	if x != nil {
+		if x, ok := x.Command.(*Command_CloseGuest); ok {
+			return x.CloseGuest
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetJoinGuest() *JoinGuest {
+	if x != nil {
+		if x, ok := x.Command.(*Command_JoinGuest); ok {
+			return x.JoinGuest
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetGuestForwarded() *GuestForwarded {
+	if x != nil {
+		if x, ok := x.Command.(*Command_GuestForwarded); ok {
+			return x.GuestForwarded
+		}
+	}
+	return nil
+}
+
 type isCommand_Command interface {
 	isCommand_Command()
 }
@@ -516,6 +607,19 @@ type Command_Collect struct {
 	Collect *Collect `protobuf:"bytes,13,opt,name=collect,proto3,oneof"`
 }
 
+type Command_CloseGuest struct {
+	// Guests' carts.
+	CloseGuest *CloseGuest `protobuf:"bytes,14,opt,name=close_guest,json=closeGuest,proto3,oneof"`
+}
+
+type Command_JoinGuest struct {
+	JoinGuest *JoinGuest `protobuf:"bytes,15,opt,name=join_guest,json=joinGuest,proto3,oneof"`
+}
+
+type Command_GuestForwarded struct {
+	GuestForwarded *GuestForwarded `protobuf:"bytes,16,opt,name=guest_forwarded,json=guestForwarded,proto3,oneof"`
+}
+
 func (*Command_Edit) isCommand_Command() {}
 
 func (*Command_JoinRows) isCommand_Command() {}
@@ -541,6 +645,12 @@ func (*Command_Reincarnate) isCommand_Command() {}
 func (*Command_Reissue) isCommand_Command() {}
 
 func (*Command_Collect) isCommand_Command() {}
+
+func (*Command_CloseGuest) isCommand_Command() {}
+
+func (*Command_JoinGuest) isCommand_Command() {}
+
+func (*Command_GuestForwarded) isCommand_Command() {}
 
 // Collect drops carts that are empty, and the entries of carts' contexts that
 // nobody can need any more: of those carts that still have the given digest.
@@ -961,7 +1071,10 @@ type Change struct {
 	Price    int64                  `protobuf:"varint,4,opt,name=price,proto3" json:"price,omitempty"`
 	Currency string                 `protobuf:"bytes,5,opt,name=currency,proto3" json:"currency,omitempty"`
 	// Write the offer although the line has one.
-	RenewOffer    bool `protobuf:"varint,6,opt,name=renew_offer,json=renewOffer,proto3" json:"renew_offer,omitempty"`
+	RenewOffer bool `protobuf:"varint,6,opt,name=renew_offer,json=renewOffer,proto3" json:"renew_offer,omitempty"`
+	// Of a setting: its name, and its value in canonical pairs.
+	FactId        string `protobuf:"bytes,8,opt,name=fact_id,json=factId,proto3" json:"fact_id,omitempty"`
+	Value         string `protobuf:"bytes,9,opt,name=value,proto3" json:"value,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1036,6 +1149,20 @@ func (x *Change) GetRenewOffer() bool {
 		return x.RenewOffer
 	}
 	return false
+}
+
+func (x *Change) GetFactId() string {
+	if x != nil {
+		return x.FactId
+	}
+	return ""
+}
+
+func (x *Change) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
 }
 
 // JoinRows are rows of one origin stream for one shard.
@@ -1379,7 +1506,11 @@ type Outcome struct {
 	// For Prepare and Accept.
 	Vote *v1.Vote `protobuf:"bytes,11,opt,name=vote,proto3" json:"vote,omitempty"`
 	// Rows still to be written again, for Reissue.
-	Left          uint64 `protobuf:"varint,12,opt,name=left,proto3" json:"left,omitempty"`
+	Left uint64 `protobuf:"varint,12,opt,name=left,proto3" json:"left,omitempty"`
+	// The guest's crdt.State, for CloseGuest.
+	GuestState []byte `protobuf:"bytes,13,opt,name=guest_state,json=guestState,proto3" json:"guest_state,omitempty"`
+	// What came with the guest, for JoinGuest.
+	Merged        *MergedGuest `protobuf:"bytes,14,opt,name=merged,proto3" json:"merged,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1496,6 +1627,20 @@ func (x *Outcome) GetLeft() uint64 {
 		return x.Left
 	}
 	return 0
+}
+
+func (x *Outcome) GetGuestState() []byte {
+	if x != nil {
+		return x.GuestState
+	}
+	return nil
+}
+
+func (x *Outcome) GetMerged() *MergedGuest {
+	if x != nil {
+		return x.Merged
+	}
+	return nil
 }
 
 type ChangedLine struct {
@@ -2529,6 +2674,259 @@ func (x *StatusResponse) GetState() v1.State {
 	return v1.State(0)
 }
 
+// CloseGuest notes in a guest's cart which user's cart it is merged into. Its
+// outcome has the guest's cart as it is then.
+type CloseGuest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	GuestCartId   string                 `protobuf:"bytes,1,opt,name=guest_cart_id,json=guestCartId,proto3" json:"guest_cart_id,omitempty"`
+	UserCartId    string                 `protobuf:"bytes,2,opt,name=user_cart_id,json=userCartId,proto3" json:"user_cart_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloseGuest) Reset() {
+	*x = CloseGuest{}
+	mi := &file_region_v1_region_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloseGuest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloseGuest) ProtoMessage() {}
+
+func (x *CloseGuest) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloseGuest.ProtoReflect.Descriptor instead.
+func (*CloseGuest) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *CloseGuest) GetGuestCartId() string {
+	if x != nil {
+		return x.GuestCartId
+	}
+	return ""
+}
+
+func (x *CloseGuest) GetUserCartId() string {
+	if x != nil {
+		return x.UserCartId
+	}
+	return ""
+}
+
+// JoinGuest joins a guest's cart into a user's. It may be made any number of
+// times, in any region.
+type JoinGuest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	CartId      string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	GuestCartId string                 `protobuf:"bytes,2,opt,name=guest_cart_id,json=guestCartId,proto3" json:"guest_cart_id,omitempty"`
+	// The guest's crdt.State as crdt.Relabel gives it: every dot is of the guest's
+	// lineage.
+	State []byte    `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	Rule  MergeRule `protobuf:"varint,4,opt,name=rule,proto3,enum=region.v1.MergeRule" json:"rule,omitempty"`
+	// The guest's cart was merged into another user's as well.
+	Shared        bool `protobuf:"varint,5,opt,name=shared,proto3" json:"shared,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinGuest) Reset() {
+	*x = JoinGuest{}
+	mi := &file_region_v1_region_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinGuest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinGuest) ProtoMessage() {}
+
+func (x *JoinGuest) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinGuest.ProtoReflect.Descriptor instead.
+func (*JoinGuest) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *JoinGuest) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *JoinGuest) GetGuestCartId() string {
+	if x != nil {
+		return x.GuestCartId
+	}
+	return ""
+}
+
+func (x *JoinGuest) GetState() []byte {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+func (x *JoinGuest) GetRule() MergeRule {
+	if x != nil {
+		return x.Rule
+	}
+	return MergeRule_MERGE_RULE_MAX
+}
+
+func (x *JoinGuest) GetShared() bool {
+	if x != nil {
+		return x.Shared
+	}
+	return false
+}
+
+// GuestForwarded says that a guest's cart is in all carts that it was merged into,
+// as it was when it had this digest.
+type GuestForwarded struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	GuestCartId   string                 `protobuf:"bytes,1,opt,name=guest_cart_id,json=guestCartId,proto3" json:"guest_cart_id,omitempty"`
+	Digest        []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GuestForwarded) Reset() {
+	*x = GuestForwarded{}
+	mi := &file_region_v1_region_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GuestForwarded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GuestForwarded) ProtoMessage() {}
+
+func (x *GuestForwarded) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GuestForwarded.ProtoReflect.Descriptor instead.
+func (*GuestForwarded) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *GuestForwarded) GetGuestCartId() string {
+	if x != nil {
+		return x.GuestCartId
+	}
+	return ""
+}
+
+func (x *GuestForwarded) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+type MergedGuest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The guest's lines.
+	Items uint32 `protobuf:"varint,1,opt,name=items,proto3" json:"items,omitempty"`
+	// A crdt.Cart of those lines that the guest and the user had with other values.
+	// Outcome.lines has those that the rule decided, with what it decided between.
+	Conflicts []byte `protobuf:"bytes,2,opt,name=conflicts,proto3" json:"conflicts,omitempty"`
+	// The guest's cart was merged into another user's as well.
+	Shared        bool `protobuf:"varint,3,opt,name=shared,proto3" json:"shared,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MergedGuest) Reset() {
+	*x = MergedGuest{}
+	mi := &file_region_v1_region_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MergedGuest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MergedGuest) ProtoMessage() {}
+
+func (x *MergedGuest) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MergedGuest.ProtoReflect.Descriptor instead.
+func (*MergedGuest) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *MergedGuest) GetItems() uint32 {
+	if x != nil {
+		return x.Items
+	}
+	return 0
+}
+
+func (x *MergedGuest) GetConflicts() []byte {
+	if x != nil {
+		return x.Conflicts
+	}
+	return nil
+}
+
+func (x *MergedGuest) GetShared() bool {
+	if x != nil {
+		return x.Shared
+	}
+	return false
+}
+
 // Whether carts may be collected, as far as this region knows.
 type ShardRequest_Collectable struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2539,7 +2937,7 @@ type ShardRequest_Collectable struct {
 
 func (x *ShardRequest_Collectable) Reset() {
 	*x = ShardRequest_Collectable{}
-	mi := &file_region_v1_region_proto_msgTypes[30]
+	mi := &file_region_v1_region_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2551,7 +2949,7 @@ func (x *ShardRequest_Collectable) String() string {
 func (*ShardRequest_Collectable) ProtoMessage() {}
 
 func (x *ShardRequest_Collectable) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[30]
+	mi := &file_region_v1_region_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2583,7 +2981,7 @@ type ShardRequest_Standing struct {
 
 func (x *ShardRequest_Standing) Reset() {
 	*x = ShardRequest_Standing{}
-	mi := &file_region_v1_region_proto_msgTypes[31]
+	mi := &file_region_v1_region_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2595,7 +2993,7 @@ func (x *ShardRequest_Standing) String() string {
 func (*ShardRequest_Standing) ProtoMessage() {}
 
 func (x *ShardRequest_Standing) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[31]
+	mi := &file_region_v1_region_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2621,7 +3019,7 @@ type ShardRequest_Slots struct {
 
 func (x *ShardRequest_Slots) Reset() {
 	*x = ShardRequest_Slots{}
-	mi := &file_region_v1_region_proto_msgTypes[32]
+	mi := &file_region_v1_region_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2633,7 +3031,7 @@ func (x *ShardRequest_Slots) String() string {
 func (*ShardRequest_Slots) ProtoMessage() {}
 
 func (x *ShardRequest_Slots) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[32]
+	mi := &file_region_v1_region_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2674,7 +3072,7 @@ type ShardRequest_Bucket struct {
 
 func (x *ShardRequest_Bucket) Reset() {
 	*x = ShardRequest_Bucket{}
-	mi := &file_region_v1_region_proto_msgTypes[33]
+	mi := &file_region_v1_region_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2686,7 +3084,7 @@ func (x *ShardRequest_Bucket) String() string {
 func (*ShardRequest_Bucket) ProtoMessage() {}
 
 func (x *ShardRequest_Bucket) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[33]
+	mi := &file_region_v1_region_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2732,7 +3130,7 @@ type ShardRequest_Whole struct {
 
 func (x *ShardRequest_Whole) Reset() {
 	*x = ShardRequest_Whole{}
-	mi := &file_region_v1_region_proto_msgTypes[34]
+	mi := &file_region_v1_region_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2744,7 +3142,7 @@ func (x *ShardRequest_Whole) String() string {
 func (*ShardRequest_Whole) ProtoMessage() {}
 
 func (x *ShardRequest_Whole) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[34]
+	mi := &file_region_v1_region_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2778,7 +3176,7 @@ type ShardRequest_Stream struct {
 
 func (x *ShardRequest_Stream) Reset() {
 	*x = ShardRequest_Stream{}
-	mi := &file_region_v1_region_proto_msgTypes[35]
+	mi := &file_region_v1_region_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2790,7 +3188,7 @@ func (x *ShardRequest_Stream) String() string {
 func (*ShardRequest_Stream) ProtoMessage() {}
 
 func (x *ShardRequest_Stream) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[35]
+	mi := &file_region_v1_region_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2839,7 +3237,7 @@ type ShardRequest_Known struct {
 
 func (x *ShardRequest_Known) Reset() {
 	*x = ShardRequest_Known{}
-	mi := &file_region_v1_region_proto_msgTypes[36]
+	mi := &file_region_v1_region_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2851,7 +3249,7 @@ func (x *ShardRequest_Known) String() string {
 func (*ShardRequest_Known) ProtoMessage() {}
 
 func (x *ShardRequest_Known) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[36]
+	mi := &file_region_v1_region_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +3294,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_region_v1_region_proto_msgTypes[37]
+	mi := &file_region_v1_region_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2908,7 +3306,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[37]
+	mi := &file_region_v1_region_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3003,7 +3401,7 @@ type StatusResponse_Peer struct {
 
 func (x *StatusResponse_Peer) Reset() {
 	*x = StatusResponse_Peer{}
-	mi := &file_region_v1_region_proto_msgTypes[38]
+	mi := &file_region_v1_region_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3015,7 +3413,7 @@ func (x *StatusResponse_Peer) String() string {
 func (*StatusResponse_Peer) ProtoMessage() {}
 
 func (x *StatusResponse_Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[38]
+	mi := &file_region_v1_region_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3157,7 +3555,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05lines\x18\x01 \x01(\rR\x05lines\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x1c\n" +
 	"\n" +
-	"op_life_ms\x18\x03 \x01(\x04R\bopLifeMs\"\xbe\x05\n" +
+	"op_life_ms\x18\x03 \x01(\x04R\bopLifeMs\"\xf5\x06\n" +
 	"\aCommand\x12%\n" +
 	"\x04edit\x18\x01 \x01(\v2\x0f.region.v1.EditH\x00R\x04edit\x122\n" +
 	"\tjoin_rows\x18\x02 \x01(\v2\x13.region.v1.JoinRowsH\x00R\bjoinRows\x122\n" +
@@ -3174,7 +3572,12 @@ const file_region_v1_region_proto_rawDesc = "" +
 	" \x01(\v2\x1c.membership.v1.AcceptRequestH\x00R\x06accept\x12:\n" +
 	"\vreincarnate\x18\v \x01(\v2\x16.region.v1.ReincarnateH\x00R\vreincarnate\x12.\n" +
 	"\areissue\x18\f \x01(\v2\x12.region.v1.ReissueH\x00R\areissue\x12.\n" +
-	"\acollect\x18\r \x01(\v2\x12.region.v1.CollectH\x00R\acollectB\t\n" +
+	"\acollect\x18\r \x01(\v2\x12.region.v1.CollectH\x00R\acollect\x128\n" +
+	"\vclose_guest\x18\x0e \x01(\v2\x15.region.v1.CloseGuestH\x00R\n" +
+	"closeGuest\x125\n" +
+	"\n" +
+	"join_guest\x18\x0f \x01(\v2\x14.region.v1.JoinGuestH\x00R\tjoinGuest\x12D\n" +
+	"\x0fguest_forwarded\x18\x10 \x01(\v2\x19.region.v1.GuestForwardedH\x00R\x0eguestForwardedB\t\n" +
 	"\acommand\"6\n" +
 	"\aCollect\x12+\n" +
 	"\x05carts\x18\x01 \x03(\v2\x15.region.v1.CartDigestR\x05carts\"J\n" +
@@ -3204,7 +3607,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\n" +
 	"any_seller\x18\x04 \x01(\bR\tanySeller\x12\x1f\n" +
 	"\vany_options\x18\x05 \x01(\bR\n" +
-	"anyOptions\"\xa6\x02\n" +
+	"anyOptions\"\xe7\x02\n" +
 	"\x06Change\x12*\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x16.region.v1.Change.KindR\x04kind\x12&\n" +
 	"\x04line\x18\x02 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
@@ -3212,14 +3615,17 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05price\x18\x04 \x01(\x03R\x05price\x12\x1a\n" +
 	"\bcurrency\x18\x05 \x01(\tR\bcurrency\x12\x1f\n" +
 	"\vrenew_offer\x18\x06 \x01(\bR\n" +
-	"renewOffer\"Y\n" +
+	"renewOffer\x12\x17\n" +
+	"\afact_id\x18\b \x01(\tR\x06factId\x12\x14\n" +
+	"\x05value\x18\t \x01(\tR\x05value\"k\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bKIND_ADD\x10\x01\x12\f\n" +
 	"\bKIND_SET\x10\x02\x12\x0f\n" +
 	"\vKIND_REMOVE\x10\x03\x12\x0e\n" +
 	"\n" +
-	"KIND_CLEAR\x10\x04\"\xa0\x01\n" +
+	"KIND_CLEAR\x10\x04\x12\x10\n" +
+	"\fKIND_SETTING\x10\x1e\"\xa0\x01\n" +
 	"\bJoinRows\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\x12!\n" +
@@ -3241,7 +3647,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\aTrimLog\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"!\n" +
 	"\tExpireOps\x12\x14\n" +
-	"\x05limit\x18\x01 \x01(\rR\x05limit\"\xd9\x04\n" +
+	"\x05limit\x18\x01 \x01(\rR\x05limit\"\xc3\x05\n" +
 	"\aOutcome\x12+\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x17.region.v1.Outcome.CodeR\x04code\x12\x16\n" +
 	"\x06change\x18\x02 \x01(\rR\x06change\x12\x18\n" +
@@ -3256,7 +3662,10 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x06digest\x18\n" +
 	" \x01(\fR\x06digest\x12'\n" +
 	"\x04vote\x18\v \x01(\v2\x13.membership.v1.VoteR\x04vote\x12\x12\n" +
-	"\x04left\x18\f \x01(\x04R\x04left\"\xe8\x01\n" +
+	"\x04left\x18\f \x01(\x04R\x04left\x12\x1f\n" +
+	"\vguest_state\x18\r \x01(\fR\n" +
+	"guestState\x12.\n" +
+	"\x06merged\x18\x0e \x01(\v2\x16.region.v1.MergedGuestR\x06merged\"\x81\x02\n" +
 	"\x04Code\x12\v\n" +
 	"\aCODE_OK\x10\x00\x12\x17\n" +
 	"\x13CODE_LINE_NOT_FOUND\x10\x01\x12\x17\n" +
@@ -3267,7 +3676,9 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x15CODE_VERSION_CONFLICT\x10\x06\x12\x15\n" +
 	"\x11CODE_OP_ID_REUSED\x10\a\x12\f\n" +
 	"\bCODE_GAP\x10\b\x12\x0f\n" +
-	"\vCODE_FENCED\x10\t\"\xd8\x01\n" +
+	"\vCODE_FENCED\x10\t\x12\x17\n" +
+	"\x13CODE_ALREADY_MERGED\x10\n" +
+	"\"\xd8\x01\n" +
 	"\vChangedLine\x12&\n" +
 	"\x04line\x18\x01 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x14\n" +
@@ -3396,7 +3807,29 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\n" +
 	"last_error\x18\x0e \x01(\tR\tlastError\x12-\n" +
 	"\x13repaired_all_ago_ms\x18\x10 \x01(\x03R\x10repairedAllAgoMs\x12\x10\n" +
-	"\x03via\x18\x0f \x01(\tR\x03viaB7Z5github.com/samecart/samecart/proto/region/v1;regionv1b\x06proto3"
+	"\x03via\x18\x0f \x01(\tR\x03via\"R\n" +
+	"\n" +
+	"CloseGuest\x12\"\n" +
+	"\rguest_cart_id\x18\x01 \x01(\tR\vguestCartId\x12 \n" +
+	"\fuser_cart_id\x18\x02 \x01(\tR\n" +
+	"userCartId\"\xa0\x01\n" +
+	"\tJoinGuest\x12\x17\n" +
+	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\"\n" +
+	"\rguest_cart_id\x18\x02 \x01(\tR\vguestCartId\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\fR\x05state\x12(\n" +
+	"\x04rule\x18\x04 \x01(\x0e2\x14.region.v1.MergeRuleR\x04rule\x12\x16\n" +
+	"\x06shared\x18\x05 \x01(\bR\x06shared\"L\n" +
+	"\x0eGuestForwarded\x12\"\n" +
+	"\rguest_cart_id\x18\x01 \x01(\tR\vguestCartId\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\"Y\n" +
+	"\vMergedGuest\x12\x14\n" +
+	"\x05items\x18\x01 \x01(\rR\x05items\x12\x1c\n" +
+	"\tconflicts\x18\x02 \x01(\fR\tconflicts\x12\x16\n" +
+	"\x06shared\x18\x03 \x01(\bR\x06shared*J\n" +
+	"\tMergeRule\x12\x12\n" +
+	"\x0eMERGE_RULE_MAX\x10\x00\x12\x12\n" +
+	"\x0eMERGE_RULE_SUM\x10\x01\x12\x15\n" +
+	"\x11MERGE_RULE_LATEST\x10\x02B7Z5github.com/samecart/samecart/proto/region/v1;regionv1b\x06proto3"
 
 var (
 	file_region_v1_region_proto_rawDescOnce sync.Once
@@ -3410,100 +3843,110 @@ func file_region_v1_region_proto_rawDescGZIP() []byte {
 	return file_region_v1_region_proto_rawDescData
 }
 
-var file_region_v1_region_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_region_v1_region_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_region_v1_region_proto_goTypes = []any{
-	(Change_Kind)(0),                 // 0: region.v1.Change.Kind
-	(Outcome_Code)(0),                // 1: region.v1.Outcome.Code
-	(*Entry)(nil),                    // 2: region.v1.Entry
-	(*Limits)(nil),                   // 3: region.v1.Limits
-	(*Command)(nil),                  // 4: region.v1.Command
-	(*Collect)(nil),                  // 5: region.v1.Collect
-	(*SetMembership)(nil),            // 6: region.v1.SetMembership
-	(*Reincarnate)(nil),              // 7: region.v1.Reincarnate
-	(*Reissue)(nil),                  // 8: region.v1.Reissue
-	(*Init)(nil),                     // 9: region.v1.Init
-	(*Edit)(nil),                     // 10: region.v1.Edit
-	(*LineKey)(nil),                  // 11: region.v1.LineKey
-	(*Change)(nil),                   // 12: region.v1.Change
-	(*JoinRows)(nil),                 // 13: region.v1.JoinRows
-	(*JoinCart)(nil),                 // 14: region.v1.JoinCart
-	(*MoveCursor)(nil),               // 15: region.v1.MoveCursor
-	(*TrimLog)(nil),                  // 16: region.v1.TrimLog
-	(*ExpireOps)(nil),                // 17: region.v1.ExpireOps
-	(*Outcome)(nil),                  // 18: region.v1.Outcome
-	(*ChangedLine)(nil),              // 19: region.v1.ChangedLine
-	(*ReadRequest)(nil),              // 20: region.v1.ReadRequest
-	(*ReadResponse)(nil),             // 21: region.v1.ReadResponse
-	(*ProposeRequest)(nil),           // 22: region.v1.ProposeRequest
-	(*ShardRequest)(nil),             // 23: region.v1.ShardRequest
-	(*ShardResponse)(nil),            // 24: region.v1.ShardResponse
-	(*CartDigest)(nil),               // 25: region.v1.CartDigest
-	(*FormRequest)(nil),              // 26: region.v1.FormRequest
-	(*FormResponse)(nil),             // 27: region.v1.FormResponse
-	(*AdmitRequest)(nil),             // 28: region.v1.AdmitRequest
-	(*AdmitResponse)(nil),            // 29: region.v1.AdmitResponse
-	(*StatusRequest)(nil),            // 30: region.v1.StatusRequest
-	(*StatusResponse)(nil),           // 31: region.v1.StatusResponse
-	(*ShardRequest_Collectable)(nil), // 32: region.v1.ShardRequest.Collectable
-	(*ShardRequest_Standing)(nil),    // 33: region.v1.ShardRequest.Standing
-	(*ShardRequest_Slots)(nil),       // 34: region.v1.ShardRequest.Slots
-	(*ShardRequest_Bucket)(nil),      // 35: region.v1.ShardRequest.Bucket
-	(*ShardRequest_Whole)(nil),       // 36: region.v1.ShardRequest.Whole
-	(*ShardRequest_Stream)(nil),      // 37: region.v1.ShardRequest.Stream
-	(*ShardRequest_Known)(nil),       // 38: region.v1.ShardRequest.Known
-	(*StatusResponse_Shard)(nil),     // 39: region.v1.StatusResponse.Shard
-	(*StatusResponse_Peer)(nil),      // 40: region.v1.StatusResponse.Peer
-	(*v1.PrepareRequest)(nil),        // 41: membership.v1.PrepareRequest
-	(*v1.AcceptRequest)(nil),         // 42: membership.v1.AcceptRequest
-	(*v1.Membership)(nil),            // 43: membership.v1.Membership
-	(*v1.Vote)(nil),                  // 44: membership.v1.Vote
-	(v1.State)(0),                    // 45: membership.v1.State
+	(MergeRule)(0),                   // 0: region.v1.MergeRule
+	(Change_Kind)(0),                 // 1: region.v1.Change.Kind
+	(Outcome_Code)(0),                // 2: region.v1.Outcome.Code
+	(*Entry)(nil),                    // 3: region.v1.Entry
+	(*Limits)(nil),                   // 4: region.v1.Limits
+	(*Command)(nil),                  // 5: region.v1.Command
+	(*Collect)(nil),                  // 6: region.v1.Collect
+	(*SetMembership)(nil),            // 7: region.v1.SetMembership
+	(*Reincarnate)(nil),              // 8: region.v1.Reincarnate
+	(*Reissue)(nil),                  // 9: region.v1.Reissue
+	(*Init)(nil),                     // 10: region.v1.Init
+	(*Edit)(nil),                     // 11: region.v1.Edit
+	(*LineKey)(nil),                  // 12: region.v1.LineKey
+	(*Change)(nil),                   // 13: region.v1.Change
+	(*JoinRows)(nil),                 // 14: region.v1.JoinRows
+	(*JoinCart)(nil),                 // 15: region.v1.JoinCart
+	(*MoveCursor)(nil),               // 16: region.v1.MoveCursor
+	(*TrimLog)(nil),                  // 17: region.v1.TrimLog
+	(*ExpireOps)(nil),                // 18: region.v1.ExpireOps
+	(*Outcome)(nil),                  // 19: region.v1.Outcome
+	(*ChangedLine)(nil),              // 20: region.v1.ChangedLine
+	(*ReadRequest)(nil),              // 21: region.v1.ReadRequest
+	(*ReadResponse)(nil),             // 22: region.v1.ReadResponse
+	(*ProposeRequest)(nil),           // 23: region.v1.ProposeRequest
+	(*ShardRequest)(nil),             // 24: region.v1.ShardRequest
+	(*ShardResponse)(nil),            // 25: region.v1.ShardResponse
+	(*CartDigest)(nil),               // 26: region.v1.CartDigest
+	(*FormRequest)(nil),              // 27: region.v1.FormRequest
+	(*FormResponse)(nil),             // 28: region.v1.FormResponse
+	(*AdmitRequest)(nil),             // 29: region.v1.AdmitRequest
+	(*AdmitResponse)(nil),            // 30: region.v1.AdmitResponse
+	(*StatusRequest)(nil),            // 31: region.v1.StatusRequest
+	(*StatusResponse)(nil),           // 32: region.v1.StatusResponse
+	(*CloseGuest)(nil),               // 33: region.v1.CloseGuest
+	(*JoinGuest)(nil),                // 34: region.v1.JoinGuest
+	(*GuestForwarded)(nil),           // 35: region.v1.GuestForwarded
+	(*MergedGuest)(nil),              // 36: region.v1.MergedGuest
+	(*ShardRequest_Collectable)(nil), // 37: region.v1.ShardRequest.Collectable
+	(*ShardRequest_Standing)(nil),    // 38: region.v1.ShardRequest.Standing
+	(*ShardRequest_Slots)(nil),       // 39: region.v1.ShardRequest.Slots
+	(*ShardRequest_Bucket)(nil),      // 40: region.v1.ShardRequest.Bucket
+	(*ShardRequest_Whole)(nil),       // 41: region.v1.ShardRequest.Whole
+	(*ShardRequest_Stream)(nil),      // 42: region.v1.ShardRequest.Stream
+	(*ShardRequest_Known)(nil),       // 43: region.v1.ShardRequest.Known
+	(*StatusResponse_Shard)(nil),     // 44: region.v1.StatusResponse.Shard
+	(*StatusResponse_Peer)(nil),      // 45: region.v1.StatusResponse.Peer
+	(*v1.PrepareRequest)(nil),        // 46: membership.v1.PrepareRequest
+	(*v1.AcceptRequest)(nil),         // 47: membership.v1.AcceptRequest
+	(*v1.Membership)(nil),            // 48: membership.v1.Membership
+	(*v1.Vote)(nil),                  // 49: membership.v1.Vote
+	(v1.State)(0),                    // 50: membership.v1.State
 }
 var file_region_v1_region_proto_depIdxs = []int32{
-	3,  // 0: region.v1.Entry.limits:type_name -> region.v1.Limits
-	4,  // 1: region.v1.Entry.commands:type_name -> region.v1.Command
-	10, // 2: region.v1.Command.edit:type_name -> region.v1.Edit
-	13, // 3: region.v1.Command.join_rows:type_name -> region.v1.JoinRows
-	14, // 4: region.v1.Command.join_cart:type_name -> region.v1.JoinCart
-	15, // 5: region.v1.Command.move_cursor:type_name -> region.v1.MoveCursor
-	16, // 6: region.v1.Command.trim_log:type_name -> region.v1.TrimLog
-	9,  // 7: region.v1.Command.init:type_name -> region.v1.Init
-	17, // 8: region.v1.Command.expire_ops:type_name -> region.v1.ExpireOps
-	6,  // 9: region.v1.Command.set_membership:type_name -> region.v1.SetMembership
-	41, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
-	42, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
-	7,  // 12: region.v1.Command.reincarnate:type_name -> region.v1.Reincarnate
-	8,  // 13: region.v1.Command.reissue:type_name -> region.v1.Reissue
-	5,  // 14: region.v1.Command.collect:type_name -> region.v1.Collect
-	25, // 15: region.v1.Collect.carts:type_name -> region.v1.CartDigest
-	43, // 16: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
-	12, // 17: region.v1.Edit.changes:type_name -> region.v1.Change
-	0,  // 18: region.v1.Change.kind:type_name -> region.v1.Change.Kind
-	11, // 19: region.v1.Change.line:type_name -> region.v1.LineKey
-	1,  // 20: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
-	19, // 21: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
-	44, // 22: region.v1.Outcome.vote:type_name -> membership.v1.Vote
-	11, // 23: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
-	4,  // 24: region.v1.ProposeRequest.command:type_name -> region.v1.Command
-	34, // 25: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
-	35, // 26: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
-	36, // 27: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
-	37, // 28: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
-	38, // 29: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
-	33, // 30: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
-	32, // 31: region.v1.ShardRequest.collectable:type_name -> region.v1.ShardRequest.Collectable
-	25, // 32: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
-	43, // 33: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
-	39, // 34: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
-	45, // 35: region.v1.StatusResponse.state:type_name -> membership.v1.State
-	25, // 36: region.v1.ShardRequest.Collectable.carts:type_name -> region.v1.CartDigest
-	40, // 37: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	4,  // 0: region.v1.Entry.limits:type_name -> region.v1.Limits
+	5,  // 1: region.v1.Entry.commands:type_name -> region.v1.Command
+	11, // 2: region.v1.Command.edit:type_name -> region.v1.Edit
+	14, // 3: region.v1.Command.join_rows:type_name -> region.v1.JoinRows
+	15, // 4: region.v1.Command.join_cart:type_name -> region.v1.JoinCart
+	16, // 5: region.v1.Command.move_cursor:type_name -> region.v1.MoveCursor
+	17, // 6: region.v1.Command.trim_log:type_name -> region.v1.TrimLog
+	10, // 7: region.v1.Command.init:type_name -> region.v1.Init
+	18, // 8: region.v1.Command.expire_ops:type_name -> region.v1.ExpireOps
+	7,  // 9: region.v1.Command.set_membership:type_name -> region.v1.SetMembership
+	46, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
+	47, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
+	8,  // 12: region.v1.Command.reincarnate:type_name -> region.v1.Reincarnate
+	9,  // 13: region.v1.Command.reissue:type_name -> region.v1.Reissue
+	6,  // 14: region.v1.Command.collect:type_name -> region.v1.Collect
+	33, // 15: region.v1.Command.close_guest:type_name -> region.v1.CloseGuest
+	34, // 16: region.v1.Command.join_guest:type_name -> region.v1.JoinGuest
+	35, // 17: region.v1.Command.guest_forwarded:type_name -> region.v1.GuestForwarded
+	26, // 18: region.v1.Collect.carts:type_name -> region.v1.CartDigest
+	48, // 19: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
+	13, // 20: region.v1.Edit.changes:type_name -> region.v1.Change
+	1,  // 21: region.v1.Change.kind:type_name -> region.v1.Change.Kind
+	12, // 22: region.v1.Change.line:type_name -> region.v1.LineKey
+	2,  // 23: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
+	20, // 24: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
+	49, // 25: region.v1.Outcome.vote:type_name -> membership.v1.Vote
+	36, // 26: region.v1.Outcome.merged:type_name -> region.v1.MergedGuest
+	12, // 27: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
+	5,  // 28: region.v1.ProposeRequest.command:type_name -> region.v1.Command
+	39, // 29: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
+	40, // 30: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
+	41, // 31: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
+	42, // 32: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
+	43, // 33: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
+	38, // 34: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
+	37, // 35: region.v1.ShardRequest.collectable:type_name -> region.v1.ShardRequest.Collectable
+	26, // 36: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
+	48, // 37: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
+	44, // 38: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
+	50, // 39: region.v1.StatusResponse.state:type_name -> membership.v1.State
+	0,  // 40: region.v1.JoinGuest.rule:type_name -> region.v1.MergeRule
+	26, // 41: region.v1.ShardRequest.Collectable.carts:type_name -> region.v1.CartDigest
+	45, // 42: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_region_v1_region_proto_init() }
@@ -3525,6 +3968,9 @@ func file_region_v1_region_proto_init() {
 		(*Command_Reincarnate)(nil),
 		(*Command_Reissue)(nil),
 		(*Command_Collect)(nil),
+		(*Command_CloseGuest)(nil),
+		(*Command_JoinGuest)(nil),
+		(*Command_GuestForwarded)(nil),
 	}
 	file_region_v1_region_proto_msgTypes[21].OneofWrappers = []any{
 		(*ShardRequest_Digests)(nil),
@@ -3541,8 +3987,8 @@ func file_region_v1_region_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_region_v1_region_proto_rawDesc), len(file_region_v1_region_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   39,
+			NumEnums:      3,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -58,6 +58,8 @@ const (
 	AdminServiceImportProcedure = "/admin.v1.AdminService/Import"
 	// AdminServiceMemberProcedure is the fully-qualified name of the AdminService's Member RPC.
 	AdminServiceMemberProcedure = "/admin.v1.AdminService/Member"
+	// AdminServiceSettingsProcedure is the fully-qualified name of the AdminService's Settings RPC.
+	AdminServiceSettingsProcedure = "/admin.v1.AdminService/Settings"
 )
 
 // AdminServiceClient is a client for the admin.v1.AdminService service.
@@ -93,6 +95,9 @@ type AdminServiceClient interface {
 	// Member changes how a region stands; the regions decide it by majority. It
 	// answers when that is decided; Regions shows how it goes on.
 	Member(context.Context, *connect.Request[v1.MemberRequest]) (*connect.Response[v1.MemberResponse], error)
+	// Settings shows the shop's settings and, when one is named, changes it: in all
+	// regions, as carts are changed.
+	Settings(context.Context, *connect.Request[v1.SettingsRequest]) (*connect.Response[v1.SettingsResponse], error)
 }
 
 // NewAdminServiceClient constructs a client for the admin.v1.AdminService service. By default, it
@@ -178,6 +183,12 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("Member")),
 			connect.WithClientOptions(opts...),
 		),
+		settings: connect.NewClient[v1.SettingsRequest, v1.SettingsResponse](
+			httpClient,
+			baseURL+AdminServiceSettingsProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("Settings")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -195,6 +206,7 @@ type adminServiceClient struct {
 	export    *connect.Client[v1.ExportRequest, v1.ExportResponse]
 	_import   *connect.Client[v1.ImportRequest, v1.ImportResponse]
 	member    *connect.Client[v1.MemberRequest, v1.MemberResponse]
+	settings  *connect.Client[v1.SettingsRequest, v1.SettingsResponse]
 }
 
 // Regions calls admin.v1.AdminService.Regions.
@@ -257,6 +269,11 @@ func (c *adminServiceClient) Member(ctx context.Context, req *connect.Request[v1
 	return c.member.CallUnary(ctx, req)
 }
 
+// Settings calls admin.v1.AdminService.Settings.
+func (c *adminServiceClient) Settings(ctx context.Context, req *connect.Request[v1.SettingsRequest]) (*connect.Response[v1.SettingsResponse], error) {
+	return c.settings.CallUnary(ctx, req)
+}
+
 // AdminServiceHandler is an implementation of the admin.v1.AdminService service.
 type AdminServiceHandler interface {
 	// Regions shows regions, nodes, links, lag.
@@ -290,6 +307,9 @@ type AdminServiceHandler interface {
 	// Member changes how a region stands; the regions decide it by majority. It
 	// answers when that is decided; Regions shows how it goes on.
 	Member(context.Context, *connect.Request[v1.MemberRequest]) (*connect.Response[v1.MemberResponse], error)
+	// Settings shows the shop's settings and, when one is named, changes it: in all
+	// regions, as carts are changed.
+	Settings(context.Context, *connect.Request[v1.SettingsRequest]) (*connect.Response[v1.SettingsResponse], error)
 }
 
 // NewAdminServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -371,6 +391,12 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("Member")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceSettingsHandler := connect.NewUnaryHandler(
+		AdminServiceSettingsProcedure,
+		svc.Settings,
+		connect.WithSchema(adminServiceMethods.ByName("Settings")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/admin.v1.AdminService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AdminServiceRegionsProcedure:
@@ -397,6 +423,8 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceImportHandler.ServeHTTP(w, r)
 		case AdminServiceMemberProcedure:
 			adminServiceMemberHandler.ServeHTTP(w, r)
+		case AdminServiceSettingsProcedure:
+			adminServiceSettingsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -452,4 +480,8 @@ func (UnimplementedAdminServiceHandler) Import(context.Context, *connect.Request
 
 func (UnimplementedAdminServiceHandler) Member(context.Context, *connect.Request[v1.MemberRequest]) (*connect.Response[v1.MemberResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.Member is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) Settings(context.Context, *connect.Request[v1.SettingsRequest]) (*connect.Response[v1.SettingsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.Settings is not implemented"))
 }

@@ -57,6 +57,11 @@ const (
 	CartServiceWatchCartProcedure = "/cart.v1.CartService/WatchCart"
 	// CartServiceExplainCartProcedure is the fully-qualified name of the CartService's ExplainCart RPC.
 	CartServiceExplainCartProcedure = "/cart.v1.CartService/ExplainCart"
+	// CartServiceCreateGuestSessionProcedure is the fully-qualified name of the CartService's
+	// CreateGuestSession RPC.
+	CartServiceCreateGuestSessionProcedure = "/cart.v1.CartService/CreateGuestSession"
+	// CartServiceMergeCartProcedure is the fully-qualified name of the CartService's MergeCart RPC.
+	CartServiceMergeCartProcedure = "/cart.v1.CartService/MergeCart"
 )
 
 // CartServiceClient is a client for the cart.v1.CartService service.
@@ -79,6 +84,12 @@ type CartServiceClient interface {
 	WatchCart(context.Context, *connect.Request[v1.WatchCartRequest]) (*connect.ServerStreamForClient[v1.WatchCartResponse], error)
 	// ExplainCart returns the surviving writes behind every line.
 	ExplainCart(context.Context, *connect.Request[v1.ExplainCartRequest]) (*connect.Response[v1.ExplainCartResponse], error)
+	// Guests. CreateGuestSession makes a session for a shopper who has not logged
+	// in; anybody may call it.
+	CreateGuestSession(context.Context, *connect.Request[v1.CreateGuestSessionRequest]) (*connect.Response[v1.GuestSession], error)
+	// MergeCart brings a guest's cart into the caller's, who is a user. The same
+	// guest again changes nothing.
+	MergeCart(context.Context, *connect.Request[v1.MergeCartRequest]) (*connect.Response[v1.MergeCartResponse], error)
 }
 
 // NewCartServiceClient constructs a client for the cart.v1.CartService service. By default, it uses
@@ -149,20 +160,34 @@ func NewCartServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		createGuestSession: connect.NewClient[v1.CreateGuestSessionRequest, v1.GuestSession](
+			httpClient,
+			baseURL+CartServiceCreateGuestSessionProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("CreateGuestSession")),
+			connect.WithClientOptions(opts...),
+		),
+		mergeCart: connect.NewClient[v1.MergeCartRequest, v1.MergeCartResponse](
+			httpClient,
+			baseURL+CartServiceMergeCartProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("MergeCart")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // cartServiceClient implements CartServiceClient.
 type cartServiceClient struct {
-	addItem     *connect.Client[v1.AddItemRequest, v1.ItemResponse]
-	setQuantity *connect.Client[v1.SetQuantityRequest, v1.ItemResponse]
-	removeItem  *connect.Client[v1.RemoveItemRequest, v1.CountResponse]
-	clearCart   *connect.Client[v1.ClearCartRequest, v1.CountResponse]
-	getCart     *connect.Client[v1.GetCartRequest, v1.Cart]
-	getCount    *connect.Client[v1.GetCountRequest, v1.CountResponse]
-	batchEdit   *connect.Client[v1.BatchEditRequest, v1.BatchEditResponse]
-	watchCart   *connect.Client[v1.WatchCartRequest, v1.WatchCartResponse]
-	explainCart *connect.Client[v1.ExplainCartRequest, v1.ExplainCartResponse]
+	addItem            *connect.Client[v1.AddItemRequest, v1.ItemResponse]
+	setQuantity        *connect.Client[v1.SetQuantityRequest, v1.ItemResponse]
+	removeItem         *connect.Client[v1.RemoveItemRequest, v1.CountResponse]
+	clearCart          *connect.Client[v1.ClearCartRequest, v1.CountResponse]
+	getCart            *connect.Client[v1.GetCartRequest, v1.Cart]
+	getCount           *connect.Client[v1.GetCountRequest, v1.CountResponse]
+	batchEdit          *connect.Client[v1.BatchEditRequest, v1.BatchEditResponse]
+	watchCart          *connect.Client[v1.WatchCartRequest, v1.WatchCartResponse]
+	explainCart        *connect.Client[v1.ExplainCartRequest, v1.ExplainCartResponse]
+	createGuestSession *connect.Client[v1.CreateGuestSessionRequest, v1.GuestSession]
+	mergeCart          *connect.Client[v1.MergeCartRequest, v1.MergeCartResponse]
 }
 
 // AddItem calls cart.v1.CartService.AddItem.
@@ -210,6 +235,16 @@ func (c *cartServiceClient) ExplainCart(ctx context.Context, req *connect.Reques
 	return c.explainCart.CallUnary(ctx, req)
 }
 
+// CreateGuestSession calls cart.v1.CartService.CreateGuestSession.
+func (c *cartServiceClient) CreateGuestSession(ctx context.Context, req *connect.Request[v1.CreateGuestSessionRequest]) (*connect.Response[v1.GuestSession], error) {
+	return c.createGuestSession.CallUnary(ctx, req)
+}
+
+// MergeCart calls cart.v1.CartService.MergeCart.
+func (c *cartServiceClient) MergeCart(ctx context.Context, req *connect.Request[v1.MergeCartRequest]) (*connect.Response[v1.MergeCartResponse], error) {
+	return c.mergeCart.CallUnary(ctx, req)
+}
+
 // CartServiceHandler is an implementation of the cart.v1.CartService service.
 type CartServiceHandler interface {
 	// AddItem adds a quantity to a line, which it makes when there is none.
@@ -230,6 +265,12 @@ type CartServiceHandler interface {
 	WatchCart(context.Context, *connect.Request[v1.WatchCartRequest], *connect.ServerStream[v1.WatchCartResponse]) error
 	// ExplainCart returns the surviving writes behind every line.
 	ExplainCart(context.Context, *connect.Request[v1.ExplainCartRequest]) (*connect.Response[v1.ExplainCartResponse], error)
+	// Guests. CreateGuestSession makes a session for a shopper who has not logged
+	// in; anybody may call it.
+	CreateGuestSession(context.Context, *connect.Request[v1.CreateGuestSessionRequest]) (*connect.Response[v1.GuestSession], error)
+	// MergeCart brings a guest's cart into the caller's, who is a user. The same
+	// guest again changes nothing.
+	MergeCart(context.Context, *connect.Request[v1.MergeCartRequest]) (*connect.Response[v1.MergeCartResponse], error)
 }
 
 // NewCartServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -296,6 +337,18 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	cartServiceCreateGuestSessionHandler := connect.NewUnaryHandler(
+		CartServiceCreateGuestSessionProcedure,
+		svc.CreateGuestSession,
+		connect.WithSchema(cartServiceMethods.ByName("CreateGuestSession")),
+		connect.WithHandlerOptions(opts...),
+	)
+	cartServiceMergeCartHandler := connect.NewUnaryHandler(
+		CartServiceMergeCartProcedure,
+		svc.MergeCart,
+		connect.WithSchema(cartServiceMethods.ByName("MergeCart")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/cart.v1.CartService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case CartServiceAddItemProcedure:
@@ -316,6 +369,10 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 			cartServiceWatchCartHandler.ServeHTTP(w, r)
 		case CartServiceExplainCartProcedure:
 			cartServiceExplainCartHandler.ServeHTTP(w, r)
+		case CartServiceCreateGuestSessionProcedure:
+			cartServiceCreateGuestSessionHandler.ServeHTTP(w, r)
+		case CartServiceMergeCartProcedure:
+			cartServiceMergeCartHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -359,4 +416,12 @@ func (UnimplementedCartServiceHandler) WatchCart(context.Context, *connect.Reque
 
 func (UnimplementedCartServiceHandler) ExplainCart(context.Context, *connect.Request[v1.ExplainCartRequest]) (*connect.Response[v1.ExplainCartResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.ExplainCart is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) CreateGuestSession(context.Context, *connect.Request[v1.CreateGuestSessionRequest]) (*connect.Response[v1.GuestSession], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.CreateGuestSession is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) MergeCart(context.Context, *connect.Request[v1.MergeCartRequest]) (*connect.Response[v1.MergeCartResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.MergeCart is not implemented"))
 }

@@ -1,0 +1,182 @@
+package shard
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/samecart/samecart/crdt"
+	regionv1 "github.com/samecart/samecart/proto/region/v1"
+	"github.com/samecart/samecart/region/store"
+)
+
+// A guest's cart and a user's are two shards' matter as a rule, and there is no
+// transaction over both:
+//
+//	M1  CloseGuest writes into the guest's cart whose it is now. From then on each
+//	    change of it leaves a mark (store, S5), and the leader of its shard joins
+//	    it into the user's, in every region for itself.
+//	M2  JoinGuest is a join. It is made by the login itself, so that its answer
+//	    shows the lines, and again for the mark; nothing depends on how often.
+//	M3  A guest's cart is never emptied by a merge, and its lines are never taken
+//	    for removed: what was merged keeps standing in both.
+
+// writer is whom the shard writes a cart for, at the next moment.
+func (w *workspace) writer(id string) crdt.Writer {
+	m := w.tx.Marker()
+	return crdt.Writer{
+		Replica: crdt.Replica{Region: m.Region, Incarnation: m.Incarnation},
+		At:      w.now(), QuantityMax: w.limits.Quantity, Floor: w.tx.Floor(w.slots.Of(id)).Seq,
+	}
+}
+
+// closeGuest applies a CloseGuest.
+func (w *workspace) closeGuest(c *regionv1.CloseGuest) (*regionv1.Outcome, error) {
+	id := c.GuestCartId
+	old, err := w.record(id)
+	if err != nil {
+		return nil, err
+	}
+	if !w.members.TakesEdits(uint32(w.tx.Marker().Region)) {
+		return w.refused(id, old, 0, refusal{code: regionv1.Outcome_CODE_FENCED}), nil
+	}
+	state, rec := stateOf(old), old
+	_, merged := state.Cart.Fact(crdt.FactMerged, c.UserCartId)
+	if !merged {
+		for range state.Cart.Facts(crdt.FactMerged) {
+			return w.refused(id, old, 0, refusal{code: regionv1.Outcome_CODE_ALREADY_MERGED}), nil
+		}
+	}
+	if !merged && state.Cart.Joins() {
+		wr := w.writer(id)
+		d := state.Cart.SetFact(wr, crdt.FactMerged, c.UserCartId, "")
+		w.tx.AppendRow(crdt.Row{CartID: id, At: wr.At, Delta: d})
+		state.Cart = state.Cart.Apply(d)
+		asked, err := w.asked(id, old)
+		if err != nil {
+			return nil, err
+		}
+		rec = w.put(id, old, state, asked)
+	}
+	out := w.outcome(id, rec)
+	out.GuestState = state.Encode(nil)
+	return out, nil
+}
+
+// joinGuest applies a JoinGuest.
+func (w *workspace) joinGuest(j *regionv1.JoinGuest) (*regionv1.Outcome, error) {
+	old, err := w.record(j.CartId)
+	if err != nil {
+		return nil, err
+	}
+	if !w.members.TakesEdits(uint32(w.tx.Marker().Region)) {
+		return w.refused(j.CartId, old, 0, refusal{code: regionv1.Outcome_CODE_FENCED}), nil
+	}
+	guest, err := crdt.DecodeState(j.State)
+	if err != nil {
+		return nil, fmt.Errorf("guest %q of cart %q at index %d: %w", j.GuestCartId, j.CartId, w.index, err)
+	}
+	state, wr := stateOf(old), w.writer(j.CartId)
+	m := state.MergeGuest(wr, crdt.Guest{ID: j.GuestCartId, State: guest, Shared: j.Shared}, crdt.MergeRule(j.Rule))
+	ops := joinOps(state.Ops, byDot(guest.Ops))
+	for _, d := range m.Deltas {
+		w.tx.AppendRow(crdt.Row{CartID: j.CartId, At: wr.At, Delta: d, Ops: opsIn(ops, d.Context)})
+	}
+	held := crdt.CausalContext{}
+	for _, e := range m.Cart.Lines {
+		held = held.Join(e.Line.Dots())
+	}
+	oldest := w.opHorizon()
+	ops = slices.DeleteFunc(ops, func(o crdt.Op) bool { return o.At < oldest || !held.Has(o.Dot) })
+	rec := old
+	if !m.Cart.Equal(state.Cart) || !slices.Equal(ops, state.Ops) {
+		asked, err := w.asked(j.CartId, old)
+		if err != nil {
+			return nil, err
+		}
+		rec = w.put(j.CartId, old, crdt.State{Cart: m.Cart, Ops: ops}, asked)
+	}
+	out := w.outcome(j.CartId, rec)
+	out.Merged = &regionv1.MergedGuest{
+		Items: uint32(m.Items), Conflicts: m.Conflicts.Encode(nil), Shared: slices.Contains(m.Cart.SharedGuests(), j.GuestCartId),
+	}
+	for _, d := range m.Decided {
+		l := w.changed(m.Cart, d.Key, regionv1.Change_KIND_UNSPECIFIED)
+		l.Quantities = []uint32{d.User, d.Guest}
+		out.Lines = append(out.Lines, l)
+	}
+	return out, nil
+}
+
+// guestForwarded applies a GuestForwarded.
+func (w *workspace) guestForwarded(g *regionv1.GuestForwarded) (*regionv1.Outcome, error) {
+	var d store.Digest
+	copy(d[:], g.Digest)
+	return &regionv1.Outcome{Index: w.index}, w.tx.ForwardedGuest(g.GuestCartId, d)
+}
+
+// markGuest marks a guest's cart that was merged and has changed.
+func (w *workspace) markGuest(id string, old, r *store.Record) {
+	c := r.State.Cart
+	if len(c.Lines) == 0 || !c.Lines[0].Key.IsFact() || old != nil && old.Digest == r.Digest {
+		return // nearly every write ends here: facts come first
+	}
+	for range c.Facts(crdt.FactMerged) {
+		if c.Joins() {
+			w.tx.MarkGuest(id, r.Digest)
+		}
+		return
+	}
+}
+
+// MarkedGuests lists guests' carts that are to be forwarded, see
+// store.Space.MarkedGuests.
+func (s *Shard) MarkedGuests(after string, limit int) (marks []store.CartDigest, err error) {
+	err = s.fsm.read(func(sp *store.Space) (err error) {
+		marks, err = sp.MarkedGuests(after, limit)
+		return err
+	})
+	return marks, err
+}
+
+// GuestsMarked is closed when a guest's cart is marked after the call.
+func (s *Shard) GuestsMarked() <-chan struct{} {
+	s.fsm.mu.RLock()
+	defer s.fsm.mu.RUnlock()
+	return s.fsm.marked
+}
+
+// userIDBytesMax bounds the id of a user's cart, as that of every cart between
+// regions.
+const userIDBytesMax = 255
+
+func (s *Shard) checkGuest(cmd *regionv1.Command) error {
+	switch c := cmd.GetCommand().(type) {
+	case *regionv1.Command_CloseGuest:
+		user := c.CloseGuest.GetUserCartId()
+		if n := len(user); n < 1 || n > userIDBytesMax || user == c.CloseGuest.GetGuestCartId() {
+			return fmt.Errorf("guest %q cannot be merged into %.300q", c.CloseGuest.GetGuestCartId(), user)
+		}
+		return s.checkCart(c.CloseGuest.GetGuestCartId())
+	case *regionv1.Command_JoinGuest:
+		j := c.JoinGuest
+		guest, err := crdt.DecodeState(j.GetState())
+		switch {
+		case err != nil:
+			return fmt.Errorf("state of guest %q: %w", j.GetGuestCartId(), err)
+		case !guest.Cart.IsOfGuests():
+			return fmt.Errorf("state of guest %q has dots of no guest's", j.GetGuestCartId())
+		case j.GetGuestCartId() == "" || j.GetGuestCartId() == j.GetCartId():
+			return fmt.Errorf("guest %q cannot join %q", j.GetGuestCartId(), j.GetCartId())
+		case regionv1.MergeRule_name[int32(j.GetRule())] == "":
+			return fmt.Errorf("merge rule %d is not known here; install the version that sends it", j.GetRule())
+		}
+		return s.checkCart(j.GetCartId())
+	case *regionv1.Command_GuestForwarded:
+		if n := len(c.GuestForwarded.GetDigest()); n != len(store.Digest{}) {
+			return fmt.Errorf("digest of %d bytes, want %d", n, len(store.Digest{}))
+		}
+		return s.checkCart(c.GuestForwarded.GetGuestCartId())
+	}
+	return errors.New("no command of a guest's")
+}
