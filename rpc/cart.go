@@ -34,6 +34,7 @@ type applied struct {
 	count   uint64
 	stale   bool
 	results []*cartv1.ItemResponse // one for each edit
+	context crdt.CausalContext     // of the cart after them
 }
 
 // apply validates edits, asks the catalogue for what the shopper did not say,
@@ -133,10 +134,11 @@ func (s *service) changes(ctx context.Context, edits []edit, batch bool) ([]*reg
 		case regionv1.Change_KIND_CLEAR:
 		default:
 			change.Line = e.lineKey()
-			if e.quantity == 0 { // a set to 0 removes, and may do so twice
+			if e.kind == regionv1.Change_KIND_SET && e.quantity == 0 { // a set to 0 removes, and may do so twice
 				change.Kind = regionv1.Change_KIND_REMOVE
 			}
 		}
+		e.describes(change)
 		out[i] = change
 	}
 	return out, nil
@@ -249,7 +251,7 @@ func (s *service) describe(ctx context.Context, c call, edits []edit, out *regio
 	}
 	a := &applied{
 		meta:   meta{token: causal.Token{CartID: c.cartID, Context: cc}.Encode(), etag: etag(d), replayed: out.GetReplayed()},
-		cartID: c.cartID, count: out.GetItemCount(), stale: stale,
+		cartID: c.cartID, count: out.GetItemCount(), stale: stale, context: cc,
 		results: make([]*cartv1.ItemResponse, len(edits)),
 	}
 	if stale {
@@ -273,8 +275,9 @@ func (s *service) describe(ctx context.Context, c call, edits []edit, out *regio
 		key := crdt.LineKey{Seller: l.GetLine().GetSeller(), SKU: l.GetLine().GetSku(), Options: l.GetLine().GetOptions()}
 		r.Item = new(cartv1.Item)
 		item(r.Item, new(prices), key, crdt.Carried{
-			Quantity: min(l.GetQuantity(), s.cfg.QuantityMax),
-			Offer:    crdt.Offer{Price: l.GetPrice(), Currency: l.GetCurrency(), AddedAt: crdt.Timestamp(l.GetAddedAt())},
+			Quantity:   min(l.GetQuantity(), s.cfg.QuantityMax),
+			Offer:      crdt.Offer{Price: l.GetPrice(), Currency: l.GetCurrency(), AddedAt: crdt.Timestamp(l.GetAddedAt())},
+			Attributes: crdt.Attributes{Pairs: l.GetAttributes()},
 		}, known[i])
 		if q := l.GetQuantities(); len(q) > 1 {
 			r.Conflicts = []*cartv1.Conflict{quantityConflict(key, slices.Max(q), q)}

@@ -39,6 +39,7 @@ type itemJSON struct {
 	Image            *string           `json:"image"`
 	AddedAt          string            `json:"added_at"`
 	DeliveryEstimate *string           `json:"delivery_estimate"`
+	Attributes       map[string]string `json:"attributes,omitempty"`
 }
 
 type conflictJSON struct {
@@ -107,6 +108,7 @@ func itemJSONOf(it *cartv1.Item) itemJSON {
 		Options: options, Price: amountOf(it.GetPrice()), PriceAtAdd: amountOf(it.GetPriceAtAdd()),
 		CurrentPrice: amountOf(it.GetCurrentPrice()), PriceChanged: it.GetPriceChanged(), InStock: it.InStock,
 		Image: known(it.GetImage()), AddedAt: timeText(it.GetAddedAtMs()), DeliveryEstimate: known(it.GetDeliveryEstimate()),
+		Attributes: it.GetAttributes(),
 	}
 }
 
@@ -154,6 +156,8 @@ type shortItemJSON struct {
 	Price    amount            `json:"price"`
 	SellerID string            `json:"seller_id"`
 	Options  map[string]string `json:"options,omitempty"`
+
+	Attributes map[string]string `json:"attributes,omitempty"`
 }
 
 type lineJSON struct {
@@ -167,7 +171,7 @@ type lineJSON struct {
 func lineJSONOf(r *cartv1.ItemResponse) lineJSON {
 	out := lineJSON{CartID: r.GetCartId(), ItemCount: r.GetItemCount(), Conflicts: mapped(r.GetConflicts(), conflictJSONOf), Stale: r.GetStale()}
 	if it := r.GetItem(); it != nil {
-		out.Item = &shortItemJSON{it.GetSkuId(), it.GetQuantity(), amountOf(it.GetPrice()), it.GetSellerId(), it.GetOptions()}
+		out.Item = &shortItemJSON{it.GetSkuId(), it.GetQuantity(), amountOf(it.GetPrice()), it.GetSellerId(), it.GetOptions(), it.GetAttributes()}
 	}
 	return out
 }

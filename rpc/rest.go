@@ -48,6 +48,8 @@ var restRoutes = []restRoute{
 	{"GET", "cart/count", access{shopper: true}, false, false, rest.count},
 	{"GET", "cart/watch", access{shopper: true}, true, false, rest.watch},
 	{"GET", "cart/explain", access{shopper: true}, false, false, rest.explain},
+	{"POST", "cart/items/{sku_id}/save", access{shopper: true}, false, false, rest.save},
+	{"POST", "cart/saved/{sku_id}/move", access{shopper: true}, false, false, rest.move},
 	{"POST", "cart/batch", access{shopper: true}, false, true, rest.batch},
 	{"GET", "regions", access{public: true}, false, false, rest.regions},
 }

@@ -230,7 +230,7 @@ func (w *workspace) change(cart *crdt.Cart, writer crdt.Writer, c *regionv1.Chan
 		case c.Quantity > w.limits.Quantity:
 			return nil, key, w.tooLarge(uint64(c.Quantity))
 		}
-		return []crdt.Delta{cart.SetQuantity(writer, key, c.Quantity)}, key, nil
+		return described(cart, writer, key, c, cart.SetQuantity(writer, key, c.Quantity)), key, nil
 	case regionv1.Change_KIND_REMOVE:
 		key, r := resolve(cart, c)
 		switch {
@@ -242,6 +242,10 @@ func (w *workspace) change(cart *crdt.Cart, writer crdt.Writer, c *regionv1.Chan
 		return []crdt.Delta{cart.Remove(writer, key)}, key, nil
 	case regionv1.Change_KIND_CLEAR:
 		return cart.Clear(writer), crdt.LineKey{}, nil
+	case regionv1.Change_KIND_SAVE, regionv1.Change_KIND_MOVE:
+		return place(cart, writer, c)
+	case regionv1.Change_KIND_DESCRIBE:
+		return describe(cart, writer, c)
 	case regionv1.Change_KIND_UNSPECIFIED:
 	}
 	// The proposer checks kinds: an unknown one is of a format level that this
@@ -273,7 +277,7 @@ func (w *workspace) add(cart *crdt.Cart, writer crdt.Writer, c *regionv1.Change)
 		}
 	}
 	offer := crdt.Offer{Price: c.Price, Currency: c.Currency, AddedAt: writer.At}
-	return []crdt.Delta{cart.Add(writer, key, c.Quantity, offer, c.RenewOffer)}, key, nil
+	return described(cart, writer, key, c, cart.Add(writer, key, c.Quantity, offer, c.RenewOffer)), key, nil
 }
 
 func linesThere(cart *crdt.Cart) (n uint32) {
@@ -340,6 +344,7 @@ func (w *workspace) changed(cart *crdt.Cart, k crdt.LineKey, kind regionv1.Chang
 	v := l.Visible()
 	out.Quantity = min(v.Quantity, w.limits.Quantity)
 	out.Price, out.Currency, out.AddedAt = v.Offer.Price, v.Offer.Currency, uint64(v.Offer.AddedAt)
+	out.Attributes = v.Attributes.Pairs
 	if l.Quantity.Concurrent() {
 		for _, wr := range l.Quantity {
 			out.Quantities = append(out.Quantities, wr.Value)

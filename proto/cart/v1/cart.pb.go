@@ -153,7 +153,9 @@ type AddItemRequest struct {
 	// 1 to 999.
 	Quantity uint32 `protobuf:"varint,2,opt,name=quantity,proto3" json:"quantity,omitempty"`
 	// Only with the service scope "price"; else from the catalogue.
-	Price         *Money `protobuf:"bytes,3,opt,name=price,proto3" json:"price,omitempty"`
+	Price *Money `protobuf:"bytes,3,opt,name=price,proto3" json:"price,omitempty"`
+	// A gift note and the like: replace those that the line has. None: they stay.
+	Attributes    map[string]string `protobuf:"bytes,15,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -209,11 +211,20 @@ func (x *AddItemRequest) GetPrice() *Money {
 	return nil
 }
 
+func (x *AddItemRequest) GetAttributes() map[string]string {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
+}
+
 type SetQuantityRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Line  *LineRef               `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
 	// 0 to 999.
-	Quantity      uint32 `protobuf:"varint,2,opt,name=quantity,proto3" json:"quantity,omitempty"`
+	Quantity uint32 `protobuf:"varint,2,opt,name=quantity,proto3" json:"quantity,omitempty"`
+	// As in AddItemRequest; not with quantity 0.
+	Attributes    map[string]string `protobuf:"bytes,15,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -262,6 +273,154 @@ func (x *SetQuantityRequest) GetQuantity() uint32 {
 	return 0
 }
 
+func (x *SetQuantityRequest) GetAttributes() map[string]string {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
+}
+
+type SaveItemRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Line          *LineRef               `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveItemRequest) Reset() {
+	*x = SaveItemRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveItemRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveItemRequest) ProtoMessage() {}
+
+func (x *SaveItemRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveItemRequest.ProtoReflect.Descriptor instead.
+func (*SaveItemRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SaveItemRequest) GetLine() *LineRef {
+	if x != nil {
+		return x.Line
+	}
+	return nil
+}
+
+type MoveItemRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Line          *LineRef               `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveItemRequest) Reset() {
+	*x = MoveItemRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveItemRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveItemRequest) ProtoMessage() {}
+
+func (x *MoveItemRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveItemRequest.ProtoReflect.Descriptor instead.
+func (*MoveItemRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *MoveItemRequest) GetLine() *LineRef {
+	if x != nil {
+		return x.Line
+	}
+	return nil
+}
+
+type DescribeItemRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Line  *LineRef               `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
+	// None: the line has none from then on.
+	Attributes    map[string]string `protobuf:"bytes,15,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeItemRequest) Reset() {
+	*x = DescribeItemRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeItemRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeItemRequest) ProtoMessage() {}
+
+func (x *DescribeItemRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeItemRequest.ProtoReflect.Descriptor instead.
+func (*DescribeItemRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *DescribeItemRequest) GetLine() *LineRef {
+	if x != nil {
+		return x.Line
+	}
+	return nil
+}
+
+func (x *DescribeItemRequest) GetAttributes() map[string]string {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
+}
+
 type RemoveItemRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Line          *LineRef               `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
@@ -271,7 +430,7 @@ type RemoveItemRequest struct {
 
 func (x *RemoveItemRequest) Reset() {
 	*x = RemoveItemRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[4]
+	mi := &file_cart_v1_cart_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -283,7 +442,7 @@ func (x *RemoveItemRequest) String() string {
 func (*RemoveItemRequest) ProtoMessage() {}
 
 func (x *RemoveItemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[4]
+	mi := &file_cart_v1_cart_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -296,7 +455,7 @@ func (x *RemoveItemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveItemRequest.ProtoReflect.Descriptor instead.
 func (*RemoveItemRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{4}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RemoveItemRequest) GetLine() *LineRef {
@@ -314,7 +473,7 @@ type ClearCartRequest struct {
 
 func (x *ClearCartRequest) Reset() {
 	*x = ClearCartRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[5]
+	mi := &file_cart_v1_cart_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -326,7 +485,7 @@ func (x *ClearCartRequest) String() string {
 func (*ClearCartRequest) ProtoMessage() {}
 
 func (x *ClearCartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[5]
+	mi := &file_cart_v1_cart_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -339,7 +498,7 @@ func (x *ClearCartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearCartRequest.ProtoReflect.Descriptor instead.
 func (*ClearCartRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{5}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{8}
 }
 
 type GetCartRequest struct {
@@ -350,7 +509,7 @@ type GetCartRequest struct {
 
 func (x *GetCartRequest) Reset() {
 	*x = GetCartRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[6]
+	mi := &file_cart_v1_cart_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -362,7 +521,7 @@ func (x *GetCartRequest) String() string {
 func (*GetCartRequest) ProtoMessage() {}
 
 func (x *GetCartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[6]
+	mi := &file_cart_v1_cart_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -375,7 +534,7 @@ func (x *GetCartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCartRequest.ProtoReflect.Descriptor instead.
 func (*GetCartRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{6}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{9}
 }
 
 type GetCountRequest struct {
@@ -386,7 +545,7 @@ type GetCountRequest struct {
 
 func (x *GetCountRequest) Reset() {
 	*x = GetCountRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[7]
+	mi := &file_cart_v1_cart_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -398,7 +557,7 @@ func (x *GetCountRequest) String() string {
 func (*GetCountRequest) ProtoMessage() {}
 
 func (x *GetCountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[7]
+	mi := &file_cart_v1_cart_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -411,7 +570,7 @@ func (x *GetCountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCountRequest.ProtoReflect.Descriptor instead.
 func (*GetCountRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{7}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{10}
 }
 
 // Item is one line as it is shown.
@@ -434,14 +593,16 @@ type Item struct {
 	AddedAtMs        int64  `protobuf:"varint,12,opt,name=added_at_ms,json=addedAtMs,proto3" json:"added_at_ms,omitempty"`
 	DeliveryEstimate string `protobuf:"bytes,13,opt,name=delivery_estimate,json=deliveryEstimate,proto3" json:"delivery_estimate,omitempty"`
 	// The lower of price_at_add and current_price, or what is known of them.
-	Price         *Money `protobuf:"bytes,14,opt,name=price,proto3" json:"price,omitempty"`
+	Price *Money `protobuf:"bytes,14,opt,name=price,proto3" json:"price,omitempty"`
+	// A gift note and the like: no part of what the line is.
+	Attributes    map[string]string `protobuf:"bytes,15,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_cart_v1_cart_proto_msgTypes[8]
+	mi := &file_cart_v1_cart_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -453,7 +614,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[8]
+	mi := &file_cart_v1_cart_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -466,7 +627,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{8}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Item) GetSkuId() string {
@@ -567,6 +728,13 @@ func (x *Item) GetPrice() *Money {
 	return nil
 }
 
+func (x *Item) GetAttributes() map[string]string {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
+}
+
 // Conflict is a field that was written concurrently.
 type Conflict struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -584,7 +752,7 @@ type Conflict struct {
 
 func (x *Conflict) Reset() {
 	*x = Conflict{}
-	mi := &file_cart_v1_cart_proto_msgTypes[9]
+	mi := &file_cart_v1_cart_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -596,7 +764,7 @@ func (x *Conflict) String() string {
 func (*Conflict) ProtoMessage() {}
 
 func (x *Conflict) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[9]
+	mi := &file_cart_v1_cart_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -609,7 +777,7 @@ func (x *Conflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Conflict.ProtoReflect.Descriptor instead.
 func (*Conflict) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{9}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Conflict) GetSkuId() string {
@@ -658,7 +826,7 @@ type SellerTotal struct {
 
 func (x *SellerTotal) Reset() {
 	*x = SellerTotal{}
-	mi := &file_cart_v1_cart_proto_msgTypes[10]
+	mi := &file_cart_v1_cart_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -670,7 +838,7 @@ func (x *SellerTotal) String() string {
 func (*SellerTotal) ProtoMessage() {}
 
 func (x *SellerTotal) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[10]
+	mi := &file_cart_v1_cart_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -683,7 +851,7 @@ func (x *SellerTotal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SellerTotal.ProtoReflect.Descriptor instead.
 func (*SellerTotal) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{10}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SellerTotal) GetSellerId() string {
@@ -731,7 +899,7 @@ type Cart struct {
 
 func (x *Cart) Reset() {
 	*x = Cart{}
-	mi := &file_cart_v1_cart_proto_msgTypes[11]
+	mi := &file_cart_v1_cart_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -743,7 +911,7 @@ func (x *Cart) String() string {
 func (*Cart) ProtoMessage() {}
 
 func (x *Cart) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[11]
+	mi := &file_cart_v1_cart_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -756,7 +924,7 @@ func (x *Cart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cart.ProtoReflect.Descriptor instead.
 func (*Cart) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{11}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Cart) GetCartId() string {
@@ -854,7 +1022,7 @@ type Missing struct {
 
 func (x *Missing) Reset() {
 	*x = Missing{}
-	mi := &file_cart_v1_cart_proto_msgTypes[12]
+	mi := &file_cart_v1_cart_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +1034,7 @@ func (x *Missing) String() string {
 func (*Missing) ProtoMessage() {}
 
 func (x *Missing) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[12]
+	mi := &file_cart_v1_cart_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +1047,7 @@ func (x *Missing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Missing.ProtoReflect.Descriptor instead.
 func (*Missing) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{12}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Missing) GetRegion() string {
@@ -911,7 +1079,7 @@ type ItemResponse struct {
 
 func (x *ItemResponse) Reset() {
 	*x = ItemResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[13]
+	mi := &file_cart_v1_cart_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -923,7 +1091,7 @@ func (x *ItemResponse) String() string {
 func (*ItemResponse) ProtoMessage() {}
 
 func (x *ItemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[13]
+	mi := &file_cart_v1_cart_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -936,7 +1104,7 @@ func (x *ItemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ItemResponse.ProtoReflect.Descriptor instead.
 func (*ItemResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{13}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ItemResponse) GetCartId() string {
@@ -985,7 +1153,7 @@ type CountResponse struct {
 
 func (x *CountResponse) Reset() {
 	*x = CountResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[14]
+	mi := &file_cart_v1_cart_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +1165,7 @@ func (x *CountResponse) String() string {
 func (*CountResponse) ProtoMessage() {}
 
 func (x *CountResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[14]
+	mi := &file_cart_v1_cart_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1178,7 @@ func (x *CountResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountResponse.ProtoReflect.Descriptor instead.
 func (*CountResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{14}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CountResponse) GetCartId() string {
@@ -1042,6 +1210,9 @@ type Edit struct {
 	//	*Edit_Set
 	//	*Edit_Remove
 	//	*Edit_Clear
+	//	*Edit_Save
+	//	*Edit_Move
+	//	*Edit_Describe
 	Edit          isEdit_Edit `protobuf_oneof:"edit"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1049,7 +1220,7 @@ type Edit struct {
 
 func (x *Edit) Reset() {
 	*x = Edit{}
-	mi := &file_cart_v1_cart_proto_msgTypes[15]
+	mi := &file_cart_v1_cart_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1232,7 @@ func (x *Edit) String() string {
 func (*Edit) ProtoMessage() {}
 
 func (x *Edit) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[15]
+	mi := &file_cart_v1_cart_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1245,7 @@ func (x *Edit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edit.ProtoReflect.Descriptor instead.
 func (*Edit) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{15}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Edit) GetEdit() isEdit_Edit {
@@ -1120,6 +1291,33 @@ func (x *Edit) GetClear() *ClearCartRequest {
 	return nil
 }
 
+func (x *Edit) GetSave() *SaveItemRequest {
+	if x != nil {
+		if x, ok := x.Edit.(*Edit_Save); ok {
+			return x.Save
+		}
+	}
+	return nil
+}
+
+func (x *Edit) GetMove() *MoveItemRequest {
+	if x != nil {
+		if x, ok := x.Edit.(*Edit_Move); ok {
+			return x.Move
+		}
+	}
+	return nil
+}
+
+func (x *Edit) GetDescribe() *DescribeItemRequest {
+	if x != nil {
+		if x, ok := x.Edit.(*Edit_Describe); ok {
+			return x.Describe
+		}
+	}
+	return nil
+}
+
 type isEdit_Edit interface {
 	isEdit_Edit()
 }
@@ -1140,6 +1338,18 @@ type Edit_Clear struct {
 	Clear *ClearCartRequest `protobuf:"bytes,4,opt,name=clear,proto3,oneof"`
 }
 
+type Edit_Save struct {
+	Save *SaveItemRequest `protobuf:"bytes,15,opt,name=save,proto3,oneof"`
+}
+
+type Edit_Move struct {
+	Move *MoveItemRequest `protobuf:"bytes,16,opt,name=move,proto3,oneof"`
+}
+
+type Edit_Describe struct {
+	Describe *DescribeItemRequest `protobuf:"bytes,17,opt,name=describe,proto3,oneof"`
+}
+
 func (*Edit_Add) isEdit_Edit() {}
 
 func (*Edit_Set) isEdit_Edit() {}
@@ -1147,6 +1357,12 @@ func (*Edit_Set) isEdit_Edit() {}
 func (*Edit_Remove) isEdit_Edit() {}
 
 func (*Edit_Clear) isEdit_Edit() {}
+
+func (*Edit_Save) isEdit_Edit() {}
+
+func (*Edit_Move) isEdit_Edit() {}
+
+func (*Edit_Describe) isEdit_Edit() {}
 
 type BatchEditRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1158,7 +1374,7 @@ type BatchEditRequest struct {
 
 func (x *BatchEditRequest) Reset() {
 	*x = BatchEditRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[16]
+	mi := &file_cart_v1_cart_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1386,7 @@ func (x *BatchEditRequest) String() string {
 func (*BatchEditRequest) ProtoMessage() {}
 
 func (x *BatchEditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[16]
+	mi := &file_cart_v1_cart_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +1399,7 @@ func (x *BatchEditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchEditRequest.ProtoReflect.Descriptor instead.
 func (*BatchEditRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{16}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BatchEditRequest) GetEdits() []*Edit {
@@ -1206,7 +1422,7 @@ type BatchEditResponse struct {
 
 func (x *BatchEditResponse) Reset() {
 	*x = BatchEditResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[17]
+	mi := &file_cart_v1_cart_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1218,7 +1434,7 @@ func (x *BatchEditResponse) String() string {
 func (*BatchEditResponse) ProtoMessage() {}
 
 func (x *BatchEditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[17]
+	mi := &file_cart_v1_cart_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1231,7 +1447,7 @@ func (x *BatchEditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchEditResponse.ProtoReflect.Descriptor instead.
 func (*BatchEditResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{17}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BatchEditResponse) GetCartId() string {
@@ -1272,7 +1488,7 @@ type WatchCartRequest struct {
 
 func (x *WatchCartRequest) Reset() {
 	*x = WatchCartRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[18]
+	mi := &file_cart_v1_cart_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +1500,7 @@ func (x *WatchCartRequest) String() string {
 func (*WatchCartRequest) ProtoMessage() {}
 
 func (x *WatchCartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[18]
+	mi := &file_cart_v1_cart_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +1513,7 @@ func (x *WatchCartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCartRequest.ProtoReflect.Descriptor instead.
 func (*WatchCartRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{18}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WatchCartRequest) GetResume() string {
@@ -1318,7 +1534,7 @@ type WatchCartResponse struct {
 
 func (x *WatchCartResponse) Reset() {
 	*x = WatchCartResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[19]
+	mi := &file_cart_v1_cart_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1330,7 +1546,7 @@ func (x *WatchCartResponse) String() string {
 func (*WatchCartResponse) ProtoMessage() {}
 
 func (x *WatchCartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[19]
+	mi := &file_cart_v1_cart_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1343,7 +1559,7 @@ func (x *WatchCartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCartResponse.ProtoReflect.Descriptor instead.
 func (*WatchCartResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{19}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchCartResponse) GetCart() *Cart {
@@ -1368,7 +1584,7 @@ type ExplainCartRequest struct {
 
 func (x *ExplainCartRequest) Reset() {
 	*x = ExplainCartRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[20]
+	mi := &file_cart_v1_cart_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1380,7 +1596,7 @@ func (x *ExplainCartRequest) String() string {
 func (*ExplainCartRequest) ProtoMessage() {}
 
 func (x *ExplainCartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[20]
+	mi := &file_cart_v1_cart_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1393,7 +1609,7 @@ func (x *ExplainCartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainCartRequest.ProtoReflect.Descriptor instead.
 func (*ExplainCartRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{20}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{23}
 }
 
 type ExplainCartResponse struct {
@@ -1408,7 +1624,7 @@ type ExplainCartResponse struct {
 
 func (x *ExplainCartResponse) Reset() {
 	*x = ExplainCartResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[21]
+	mi := &file_cart_v1_cart_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1420,7 +1636,7 @@ func (x *ExplainCartResponse) String() string {
 func (*ExplainCartResponse) ProtoMessage() {}
 
 func (x *ExplainCartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[21]
+	mi := &file_cart_v1_cart_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1433,7 +1649,7 @@ func (x *ExplainCartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainCartResponse.ProtoReflect.Descriptor instead.
 func (*ExplainCartResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{21}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExplainCartResponse) GetCartId() string {
@@ -1469,7 +1685,7 @@ type ExplainedLine struct {
 
 func (x *ExplainedLine) Reset() {
 	*x = ExplainedLine{}
-	mi := &file_cart_v1_cart_proto_msgTypes[22]
+	mi := &file_cart_v1_cart_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1697,7 @@ func (x *ExplainedLine) String() string {
 func (*ExplainedLine) ProtoMessage() {}
 
 func (x *ExplainedLine) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[22]
+	mi := &file_cart_v1_cart_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1710,7 @@ func (x *ExplainedLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedLine.ProtoReflect.Descriptor instead.
 func (*ExplainedLine) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{22}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ExplainedLine) GetSkuId() string {
@@ -1539,7 +1755,7 @@ type ExplainedField struct {
 
 func (x *ExplainedField) Reset() {
 	*x = ExplainedField{}
-	mi := &file_cart_v1_cart_proto_msgTypes[23]
+	mi := &file_cart_v1_cart_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1767,7 @@ func (x *ExplainedField) String() string {
 func (*ExplainedField) ProtoMessage() {}
 
 func (x *ExplainedField) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[23]
+	mi := &file_cart_v1_cart_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1780,7 @@ func (x *ExplainedField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedField.ProtoReflect.Descriptor instead.
 func (*ExplainedField) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{23}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ExplainedField) GetField() string {
@@ -1613,7 +1829,7 @@ type ExplainedWrite struct {
 
 func (x *ExplainedWrite) Reset() {
 	*x = ExplainedWrite{}
-	mi := &file_cart_v1_cart_proto_msgTypes[24]
+	mi := &file_cart_v1_cart_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1625,7 +1841,7 @@ func (x *ExplainedWrite) String() string {
 func (*ExplainedWrite) ProtoMessage() {}
 
 func (x *ExplainedWrite) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[24]
+	mi := &file_cart_v1_cart_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1638,7 +1854,7 @@ func (x *ExplainedWrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedWrite.ProtoReflect.Descriptor instead.
 func (*ExplainedWrite) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{24}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ExplainedWrite) GetRegion() string {
@@ -1711,7 +1927,7 @@ type ErrorDetail struct {
 
 func (x *ErrorDetail) Reset() {
 	*x = ErrorDetail{}
-	mi := &file_cart_v1_cart_proto_msgTypes[25]
+	mi := &file_cart_v1_cart_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +1939,7 @@ func (x *ErrorDetail) String() string {
 func (*ErrorDetail) ProtoMessage() {}
 
 func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[25]
+	mi := &file_cart_v1_cart_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +1952,7 @@ func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorDetail.ProtoReflect.Descriptor instead.
 func (*ErrorDetail) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{25}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ErrorDetail) GetCode() string {
@@ -1775,19 +1991,43 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\aoptions\x18\x03 \x03(\v2\x1d.cart.v1.LineRef.OptionsEntryR\aoptions\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"x\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x80\x02\n" +
 	"\x0eAddItemRequest\x12$\n" +
 	"\x04line\x18\x01 \x01(\v2\x10.cart.v1.LineRefR\x04line\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12$\n" +
-	"\x05price\x18\x03 \x01(\v2\x0e.cart.v1.MoneyR\x05price\"V\n" +
+	"\x05price\x18\x03 \x01(\v2\x0e.cart.v1.MoneyR\x05price\x12G\n" +
+	"\n" +
+	"attributes\x18\x0f \x03(\v2'.cart.v1.AddItemRequest.AttributesEntryR\n" +
+	"attributes\x1a=\n" +
+	"\x0fAttributesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe2\x01\n" +
 	"\x12SetQuantityRequest\x12$\n" +
 	"\x04line\x18\x01 \x01(\v2\x10.cart.v1.LineRefR\x04line\x12\x1a\n" +
-	"\bquantity\x18\x02 \x01(\rR\bquantity\"9\n" +
+	"\bquantity\x18\x02 \x01(\rR\bquantity\x12K\n" +
+	"\n" +
+	"attributes\x18\x0f \x03(\v2+.cart.v1.SetQuantityRequest.AttributesEntryR\n" +
+	"attributes\x1a=\n" +
+	"\x0fAttributesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"7\n" +
+	"\x0fSaveItemRequest\x12$\n" +
+	"\x04line\x18\x01 \x01(\v2\x10.cart.v1.LineRefR\x04line\"7\n" +
+	"\x0fMoveItemRequest\x12$\n" +
+	"\x04line\x18\x01 \x01(\v2\x10.cart.v1.LineRefR\x04line\"\xc8\x01\n" +
+	"\x13DescribeItemRequest\x12$\n" +
+	"\x04line\x18\x01 \x01(\v2\x10.cart.v1.LineRefR\x04line\x12L\n" +
+	"\n" +
+	"attributes\x18\x0f \x03(\v2,.cart.v1.DescribeItemRequest.AttributesEntryR\n" +
+	"attributes\x1a=\n" +
+	"\x0fAttributesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"9\n" +
 	"\x11RemoveItemRequest\x12$\n" +
 	"\x04line\x18\x01 \x01(\v2\x10.cart.v1.LineRefR\x04line\"\x12\n" +
 	"\x10ClearCartRequest\"\x10\n" +
 	"\x0eGetCartRequest\"\x11\n" +
-	"\x0fGetCountRequest\"\xb6\x04\n" +
+	"\x0fGetCountRequest\"\xb4\x05\n" +
 	"\x04Item\x12\x15\n" +
 	"\x06sku_id\x18\x01 \x01(\tR\x05skuId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
@@ -1804,8 +2044,14 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x05image\x18\v \x01(\tR\x05image\x12\x1e\n" +
 	"\vadded_at_ms\x18\f \x01(\x03R\taddedAtMs\x12+\n" +
 	"\x11delivery_estimate\x18\r \x01(\tR\x10deliveryEstimate\x12$\n" +
-	"\x05price\x18\x0e \x01(\v2\x0e.cart.v1.MoneyR\x05price\x1a:\n" +
+	"\x05price\x18\x0e \x01(\v2\x0e.cart.v1.MoneyR\x05price\x12=\n" +
+	"\n" +
+	"attributes\x18\x0f \x03(\v2\x1d.cart.v1.Item.AttributesEntryR\n" +
+	"attributes\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
+	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
 	"\t_in_stock\"\x82\x01\n" +
@@ -1850,12 +2096,15 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x1d\n" +
 	"\n" +
 	"item_count\x18\x02 \x01(\x04R\titemCount\x12\x14\n" +
-	"\x05stale\x18\x03 \x01(\bR\x05stale\"\xd5\x01\n" +
+	"\x05stale\x18\x03 \x01(\bR\x05stale\"\xf1\x02\n" +
 	"\x04Edit\x12+\n" +
 	"\x03add\x18\x01 \x01(\v2\x17.cart.v1.AddItemRequestH\x00R\x03add\x12/\n" +
 	"\x03set\x18\x02 \x01(\v2\x1b.cart.v1.SetQuantityRequestH\x00R\x03set\x124\n" +
 	"\x06remove\x18\x03 \x01(\v2\x1a.cart.v1.RemoveItemRequestH\x00R\x06remove\x121\n" +
-	"\x05clear\x18\x04 \x01(\v2\x19.cart.v1.ClearCartRequestH\x00R\x05clearB\x06\n" +
+	"\x05clear\x18\x04 \x01(\v2\x19.cart.v1.ClearCartRequestH\x00R\x05clear\x12.\n" +
+	"\x04save\x18\x0f \x01(\v2\x18.cart.v1.SaveItemRequestH\x00R\x04save\x12.\n" +
+	"\x04move\x18\x10 \x01(\v2\x18.cart.v1.MoveItemRequestH\x00R\x04move\x12:\n" +
+	"\bdescribe\x18\x11 \x01(\v2\x1c.cart.v1.DescribeItemRequestH\x00R\bdescribeB\x06\n" +
 	"\x04edit\"7\n" +
 	"\x10BatchEditRequest\x12#\n" +
 	"\x05edits\x18\x01 \x03(\v2\r.cart.v1.EditR\x05edits\"\x92\x01\n" +
@@ -1903,7 +2152,7 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x04cart\x18\x03 \x01(\v2\r.cart.v1.CartR\x04cart\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xe1\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\x90\x06\n" +
 	"\vCartService\x129\n" +
 	"\aAddItem\x12\x17.cart.v1.AddItemRequest\x1a\x15.cart.v1.ItemResponse\x12A\n" +
 	"\vSetQuantity\x12\x1b.cart.v1.SetQuantityRequest\x1a\x15.cart.v1.ItemResponse\x12@\n" +
@@ -1914,7 +2163,10 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\bGetCount\x12\x18.cart.v1.GetCountRequest\x1a\x16.cart.v1.CountResponse\"\x03\x90\x02\x01\x12B\n" +
 	"\tBatchEdit\x12\x19.cart.v1.BatchEditRequest\x1a\x1a.cart.v1.BatchEditResponse\x12D\n" +
 	"\tWatchCart\x12\x19.cart.v1.WatchCartRequest\x1a\x1a.cart.v1.WatchCartResponse0\x01\x12M\n" +
-	"\vExplainCart\x12\x1b.cart.v1.ExplainCartRequest\x1a\x1c.cart.v1.ExplainCartResponse\"\x03\x90\x02\x01B3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
+	"\vExplainCart\x12\x1b.cart.v1.ExplainCartRequest\x1a\x1c.cart.v1.ExplainCartResponse\"\x03\x90\x02\x01\x123\n" +
+	"\bSaveItem\x12\x18.cart.v1.SaveItemRequest\x1a\r.cart.v1.Cart\x123\n" +
+	"\bMoveItem\x12\x18.cart.v1.MoveItemRequest\x1a\r.cart.v1.Cart\x12C\n" +
+	"\fDescribeItem\x12\x1c.cart.v1.DescribeItemRequest\x1a\x15.cart.v1.ItemResponseB3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
 
 var (
 	file_cart_v1_cart_proto_rawDescOnce sync.Once
@@ -1928,95 +2180,118 @@ func file_cart_v1_cart_proto_rawDescGZIP() []byte {
 	return file_cart_v1_cart_proto_rawDescData
 }
 
-var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_cart_v1_cart_proto_goTypes = []any{
 	(*Money)(nil),               // 0: cart.v1.Money
 	(*LineRef)(nil),             // 1: cart.v1.LineRef
 	(*AddItemRequest)(nil),      // 2: cart.v1.AddItemRequest
 	(*SetQuantityRequest)(nil),  // 3: cart.v1.SetQuantityRequest
-	(*RemoveItemRequest)(nil),   // 4: cart.v1.RemoveItemRequest
-	(*ClearCartRequest)(nil),    // 5: cart.v1.ClearCartRequest
-	(*GetCartRequest)(nil),      // 6: cart.v1.GetCartRequest
-	(*GetCountRequest)(nil),     // 7: cart.v1.GetCountRequest
-	(*Item)(nil),                // 8: cart.v1.Item
-	(*Conflict)(nil),            // 9: cart.v1.Conflict
-	(*SellerTotal)(nil),         // 10: cart.v1.SellerTotal
-	(*Cart)(nil),                // 11: cart.v1.Cart
-	(*Missing)(nil),             // 12: cart.v1.Missing
-	(*ItemResponse)(nil),        // 13: cart.v1.ItemResponse
-	(*CountResponse)(nil),       // 14: cart.v1.CountResponse
-	(*Edit)(nil),                // 15: cart.v1.Edit
-	(*BatchEditRequest)(nil),    // 16: cart.v1.BatchEditRequest
-	(*BatchEditResponse)(nil),   // 17: cart.v1.BatchEditResponse
-	(*WatchCartRequest)(nil),    // 18: cart.v1.WatchCartRequest
-	(*WatchCartResponse)(nil),   // 19: cart.v1.WatchCartResponse
-	(*ExplainCartRequest)(nil),  // 20: cart.v1.ExplainCartRequest
-	(*ExplainCartResponse)(nil), // 21: cart.v1.ExplainCartResponse
-	(*ExplainedLine)(nil),       // 22: cart.v1.ExplainedLine
-	(*ExplainedField)(nil),      // 23: cart.v1.ExplainedField
-	(*ExplainedWrite)(nil),      // 24: cart.v1.ExplainedWrite
-	(*ErrorDetail)(nil),         // 25: cart.v1.ErrorDetail
-	nil,                         // 26: cart.v1.LineRef.OptionsEntry
-	nil,                         // 27: cart.v1.Item.OptionsEntry
-	nil,                         // 28: cart.v1.ExplainedLine.OptionsEntry
-	nil,                         // 29: cart.v1.ErrorDetail.DetailsEntry
+	(*SaveItemRequest)(nil),     // 4: cart.v1.SaveItemRequest
+	(*MoveItemRequest)(nil),     // 5: cart.v1.MoveItemRequest
+	(*DescribeItemRequest)(nil), // 6: cart.v1.DescribeItemRequest
+	(*RemoveItemRequest)(nil),   // 7: cart.v1.RemoveItemRequest
+	(*ClearCartRequest)(nil),    // 8: cart.v1.ClearCartRequest
+	(*GetCartRequest)(nil),      // 9: cart.v1.GetCartRequest
+	(*GetCountRequest)(nil),     // 10: cart.v1.GetCountRequest
+	(*Item)(nil),                // 11: cart.v1.Item
+	(*Conflict)(nil),            // 12: cart.v1.Conflict
+	(*SellerTotal)(nil),         // 13: cart.v1.SellerTotal
+	(*Cart)(nil),                // 14: cart.v1.Cart
+	(*Missing)(nil),             // 15: cart.v1.Missing
+	(*ItemResponse)(nil),        // 16: cart.v1.ItemResponse
+	(*CountResponse)(nil),       // 17: cart.v1.CountResponse
+	(*Edit)(nil),                // 18: cart.v1.Edit
+	(*BatchEditRequest)(nil),    // 19: cart.v1.BatchEditRequest
+	(*BatchEditResponse)(nil),   // 20: cart.v1.BatchEditResponse
+	(*WatchCartRequest)(nil),    // 21: cart.v1.WatchCartRequest
+	(*WatchCartResponse)(nil),   // 22: cart.v1.WatchCartResponse
+	(*ExplainCartRequest)(nil),  // 23: cart.v1.ExplainCartRequest
+	(*ExplainCartResponse)(nil), // 24: cart.v1.ExplainCartResponse
+	(*ExplainedLine)(nil),       // 25: cart.v1.ExplainedLine
+	(*ExplainedField)(nil),      // 26: cart.v1.ExplainedField
+	(*ExplainedWrite)(nil),      // 27: cart.v1.ExplainedWrite
+	(*ErrorDetail)(nil),         // 28: cart.v1.ErrorDetail
+	nil,                         // 29: cart.v1.LineRef.OptionsEntry
+	nil,                         // 30: cart.v1.AddItemRequest.AttributesEntry
+	nil,                         // 31: cart.v1.SetQuantityRequest.AttributesEntry
+	nil,                         // 32: cart.v1.DescribeItemRequest.AttributesEntry
+	nil,                         // 33: cart.v1.Item.OptionsEntry
+	nil,                         // 34: cart.v1.Item.AttributesEntry
+	nil,                         // 35: cart.v1.ExplainedLine.OptionsEntry
+	nil,                         // 36: cart.v1.ErrorDetail.DetailsEntry
 }
 var file_cart_v1_cart_proto_depIdxs = []int32{
-	26, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
+	29, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
 	1,  // 1: cart.v1.AddItemRequest.line:type_name -> cart.v1.LineRef
 	0,  // 2: cart.v1.AddItemRequest.price:type_name -> cart.v1.Money
-	1,  // 3: cart.v1.SetQuantityRequest.line:type_name -> cart.v1.LineRef
-	1,  // 4: cart.v1.RemoveItemRequest.line:type_name -> cart.v1.LineRef
-	27, // 5: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
-	0,  // 6: cart.v1.Item.price_at_add:type_name -> cart.v1.Money
-	0,  // 7: cart.v1.Item.current_price:type_name -> cart.v1.Money
-	0,  // 8: cart.v1.Item.price:type_name -> cart.v1.Money
-	0,  // 9: cart.v1.SellerTotal.subtotal:type_name -> cart.v1.Money
-	8,  // 10: cart.v1.Cart.items:type_name -> cart.v1.Item
-	8,  // 11: cart.v1.Cart.saved_items:type_name -> cart.v1.Item
-	10, // 12: cart.v1.Cart.sellers:type_name -> cart.v1.SellerTotal
-	0,  // 13: cart.v1.Cart.subtotal:type_name -> cart.v1.Money
-	0,  // 14: cart.v1.Cart.estimated_total:type_name -> cart.v1.Money
-	9,  // 15: cart.v1.Cart.conflicts:type_name -> cart.v1.Conflict
-	12, // 16: cart.v1.Cart.missing:type_name -> cart.v1.Missing
-	8,  // 17: cart.v1.ItemResponse.item:type_name -> cart.v1.Item
-	9,  // 18: cart.v1.ItemResponse.conflicts:type_name -> cart.v1.Conflict
-	2,  // 19: cart.v1.Edit.add:type_name -> cart.v1.AddItemRequest
-	3,  // 20: cart.v1.Edit.set:type_name -> cart.v1.SetQuantityRequest
-	4,  // 21: cart.v1.Edit.remove:type_name -> cart.v1.RemoveItemRequest
-	5,  // 22: cart.v1.Edit.clear:type_name -> cart.v1.ClearCartRequest
-	15, // 23: cart.v1.BatchEditRequest.edits:type_name -> cart.v1.Edit
-	13, // 24: cart.v1.BatchEditResponse.results:type_name -> cart.v1.ItemResponse
-	11, // 25: cart.v1.WatchCartResponse.cart:type_name -> cart.v1.Cart
-	22, // 26: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
-	28, // 27: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
-	23, // 28: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
-	24, // 29: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
-	29, // 30: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
-	11, // 31: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
-	2,  // 32: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
-	3,  // 33: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
-	4,  // 34: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
-	5,  // 35: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
-	6,  // 36: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
-	7,  // 37: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
-	16, // 38: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
-	18, // 39: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
-	20, // 40: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
-	13, // 41: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
-	13, // 42: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
-	14, // 43: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
-	14, // 44: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
-	11, // 45: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
-	14, // 46: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
-	17, // 47: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
-	19, // 48: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
-	21, // 49: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
-	41, // [41:50] is the sub-list for method output_type
-	32, // [32:41] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	30, // 3: cart.v1.AddItemRequest.attributes:type_name -> cart.v1.AddItemRequest.AttributesEntry
+	1,  // 4: cart.v1.SetQuantityRequest.line:type_name -> cart.v1.LineRef
+	31, // 5: cart.v1.SetQuantityRequest.attributes:type_name -> cart.v1.SetQuantityRequest.AttributesEntry
+	1,  // 6: cart.v1.SaveItemRequest.line:type_name -> cart.v1.LineRef
+	1,  // 7: cart.v1.MoveItemRequest.line:type_name -> cart.v1.LineRef
+	1,  // 8: cart.v1.DescribeItemRequest.line:type_name -> cart.v1.LineRef
+	32, // 9: cart.v1.DescribeItemRequest.attributes:type_name -> cart.v1.DescribeItemRequest.AttributesEntry
+	1,  // 10: cart.v1.RemoveItemRequest.line:type_name -> cart.v1.LineRef
+	33, // 11: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
+	0,  // 12: cart.v1.Item.price_at_add:type_name -> cart.v1.Money
+	0,  // 13: cart.v1.Item.current_price:type_name -> cart.v1.Money
+	0,  // 14: cart.v1.Item.price:type_name -> cart.v1.Money
+	34, // 15: cart.v1.Item.attributes:type_name -> cart.v1.Item.AttributesEntry
+	0,  // 16: cart.v1.SellerTotal.subtotal:type_name -> cart.v1.Money
+	11, // 17: cart.v1.Cart.items:type_name -> cart.v1.Item
+	11, // 18: cart.v1.Cart.saved_items:type_name -> cart.v1.Item
+	13, // 19: cart.v1.Cart.sellers:type_name -> cart.v1.SellerTotal
+	0,  // 20: cart.v1.Cart.subtotal:type_name -> cart.v1.Money
+	0,  // 21: cart.v1.Cart.estimated_total:type_name -> cart.v1.Money
+	12, // 22: cart.v1.Cart.conflicts:type_name -> cart.v1.Conflict
+	15, // 23: cart.v1.Cart.missing:type_name -> cart.v1.Missing
+	11, // 24: cart.v1.ItemResponse.item:type_name -> cart.v1.Item
+	12, // 25: cart.v1.ItemResponse.conflicts:type_name -> cart.v1.Conflict
+	2,  // 26: cart.v1.Edit.add:type_name -> cart.v1.AddItemRequest
+	3,  // 27: cart.v1.Edit.set:type_name -> cart.v1.SetQuantityRequest
+	7,  // 28: cart.v1.Edit.remove:type_name -> cart.v1.RemoveItemRequest
+	8,  // 29: cart.v1.Edit.clear:type_name -> cart.v1.ClearCartRequest
+	4,  // 30: cart.v1.Edit.save:type_name -> cart.v1.SaveItemRequest
+	5,  // 31: cart.v1.Edit.move:type_name -> cart.v1.MoveItemRequest
+	6,  // 32: cart.v1.Edit.describe:type_name -> cart.v1.DescribeItemRequest
+	18, // 33: cart.v1.BatchEditRequest.edits:type_name -> cart.v1.Edit
+	16, // 34: cart.v1.BatchEditResponse.results:type_name -> cart.v1.ItemResponse
+	14, // 35: cart.v1.WatchCartResponse.cart:type_name -> cart.v1.Cart
+	25, // 36: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
+	35, // 37: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
+	26, // 38: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
+	27, // 39: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
+	36, // 40: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
+	14, // 41: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
+	2,  // 42: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
+	3,  // 43: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
+	7,  // 44: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
+	8,  // 45: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
+	9,  // 46: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
+	10, // 47: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
+	19, // 48: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
+	21, // 49: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
+	23, // 50: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
+	4,  // 51: cart.v1.CartService.SaveItem:input_type -> cart.v1.SaveItemRequest
+	5,  // 52: cart.v1.CartService.MoveItem:input_type -> cart.v1.MoveItemRequest
+	6,  // 53: cart.v1.CartService.DescribeItem:input_type -> cart.v1.DescribeItemRequest
+	16, // 54: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
+	16, // 55: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
+	17, // 56: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
+	17, // 57: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
+	14, // 58: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
+	17, // 59: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
+	20, // 60: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
+	22, // 61: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
+	24, // 62: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
+	14, // 63: cart.v1.CartService.SaveItem:output_type -> cart.v1.Cart
+	14, // 64: cart.v1.CartService.MoveItem:output_type -> cart.v1.Cart
+	16, // 65: cart.v1.CartService.DescribeItem:output_type -> cart.v1.ItemResponse
+	54, // [54:66] is the sub-list for method output_type
+	42, // [42:54] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_cart_v1_cart_proto_init() }
@@ -2024,12 +2299,15 @@ func file_cart_v1_cart_proto_init() {
 	if File_cart_v1_cart_proto != nil {
 		return
 	}
-	file_cart_v1_cart_proto_msgTypes[8].OneofWrappers = []any{}
-	file_cart_v1_cart_proto_msgTypes[15].OneofWrappers = []any{
+	file_cart_v1_cart_proto_msgTypes[11].OneofWrappers = []any{}
+	file_cart_v1_cart_proto_msgTypes[18].OneofWrappers = []any{
 		(*Edit_Add)(nil),
 		(*Edit_Set)(nil),
 		(*Edit_Remove)(nil),
 		(*Edit_Clear)(nil),
+		(*Edit_Save)(nil),
+		(*Edit_Move)(nil),
+		(*Edit_Describe)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2037,7 +2315,7 @@ func file_cart_v1_cart_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cart_v1_cart_proto_rawDesc), len(file_cart_v1_cart_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

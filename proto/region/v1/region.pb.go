@@ -34,6 +34,11 @@ const (
 	Change_KIND_SET         Change_Kind = 2
 	Change_KIND_REMOVE      Change_Kind = 3
 	Change_KIND_CLEAR       Change_Kind = 4
+	// Puts a line aside, and back into the cart.
+	Change_KIND_SAVE Change_Kind = 5
+	Change_KIND_MOVE Change_Kind = 6
+	// Replaces a line's attributes.
+	Change_KIND_DESCRIBE Change_Kind = 7
 )
 
 // Enum value maps for Change_Kind.
@@ -44,6 +49,9 @@ var (
 		2: "KIND_SET",
 		3: "KIND_REMOVE",
 		4: "KIND_CLEAR",
+		5: "KIND_SAVE",
+		6: "KIND_MOVE",
+		7: "KIND_DESCRIBE",
 	}
 	Change_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -51,6 +59,9 @@ var (
 		"KIND_SET":         2,
 		"KIND_REMOVE":      3,
 		"KIND_CLEAR":       4,
+		"KIND_SAVE":        5,
+		"KIND_MOVE":        6,
+		"KIND_DESCRIBE":    7,
 	}
 )
 
@@ -961,7 +972,9 @@ type Change struct {
 	Price    int64                  `protobuf:"varint,4,opt,name=price,proto3" json:"price,omitempty"`
 	Currency string                 `protobuf:"bytes,5,opt,name=currency,proto3" json:"currency,omitempty"`
 	// Write the offer although the line has one.
-	RenewOffer    bool `protobuf:"varint,6,opt,name=renew_offer,json=renewOffer,proto3" json:"renew_offer,omitempty"`
+	RenewOffer bool `protobuf:"varint,6,opt,name=renew_offer,json=renewOffer,proto3" json:"renew_offer,omitempty"`
+	// For DESCRIBE, and with ADD and SET: the line's attributes from then on.
+	Attributes    *string `protobuf:"bytes,7,opt,name=attributes,proto3,oneof" json:"attributes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1036,6 +1049,13 @@ func (x *Change) GetRenewOffer() bool {
 		return x.RenewOffer
 	}
 	return false
+}
+
+func (x *Change) GetAttributes() string {
+	if x != nil && x.Attributes != nil {
+		return *x.Attributes
+	}
+	return ""
 }
 
 // JoinRows are rows of one origin stream for one shard.
@@ -1508,6 +1528,7 @@ type ChangedLine struct {
 	Removed  bool                   `protobuf:"varint,6,opt,name=removed,proto3" json:"removed,omitempty"`
 	// Concurrent quantities, when there are several.
 	Quantities    []uint32 `protobuf:"varint,7,rep,packed,name=quantities,proto3" json:"quantities,omitempty"`
+	Attributes    string   `protobuf:"bytes,15,opt,name=attributes,proto3" json:"attributes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1589,6 +1610,13 @@ func (x *ChangedLine) GetQuantities() []uint32 {
 		return x.Quantities
 	}
 	return nil
+}
+
+func (x *ChangedLine) GetAttributes() string {
+	if x != nil {
+		return x.Attributes
+	}
+	return ""
 }
 
 // ReadRequest reads one cart.
@@ -3204,7 +3232,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\n" +
 	"any_seller\x18\x04 \x01(\bR\tanySeller\x12\x1f\n" +
 	"\vany_options\x18\x05 \x01(\bR\n" +
-	"anyOptions\"\xa6\x02\n" +
+	"anyOptions\"\x8c\x03\n" +
 	"\x06Change\x12*\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x16.region.v1.Change.KindR\x04kind\x12&\n" +
 	"\x04line\x18\x02 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
@@ -3212,14 +3240,21 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05price\x18\x04 \x01(\x03R\x05price\x12\x1a\n" +
 	"\bcurrency\x18\x05 \x01(\tR\bcurrency\x12\x1f\n" +
 	"\vrenew_offer\x18\x06 \x01(\bR\n" +
-	"renewOffer\"Y\n" +
+	"renewOffer\x12#\n" +
+	"\n" +
+	"attributes\x18\a \x01(\tH\x00R\n" +
+	"attributes\x88\x01\x01\"\x8a\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bKIND_ADD\x10\x01\x12\f\n" +
 	"\bKIND_SET\x10\x02\x12\x0f\n" +
 	"\vKIND_REMOVE\x10\x03\x12\x0e\n" +
 	"\n" +
-	"KIND_CLEAR\x10\x04\"\xa0\x01\n" +
+	"KIND_CLEAR\x10\x04\x12\r\n" +
+	"\tKIND_SAVE\x10\x05\x12\r\n" +
+	"\tKIND_MOVE\x10\x06\x12\x11\n" +
+	"\rKIND_DESCRIBE\x10\aB\r\n" +
+	"\v_attributes\"\xa0\x01\n" +
 	"\bJoinRows\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\x12!\n" +
@@ -3267,7 +3302,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x15CODE_VERSION_CONFLICT\x10\x06\x12\x15\n" +
 	"\x11CODE_OP_ID_REUSED\x10\a\x12\f\n" +
 	"\bCODE_GAP\x10\b\x12\x0f\n" +
-	"\vCODE_FENCED\x10\t\"\xd8\x01\n" +
+	"\vCODE_FENCED\x10\t\"\xf8\x01\n" +
 	"\vChangedLine\x12&\n" +
 	"\x04line\x18\x01 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x14\n" +
@@ -3277,7 +3312,10 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\aremoved\x18\x06 \x01(\bR\aremoved\x12\x1e\n" +
 	"\n" +
 	"quantities\x18\a \x03(\rR\n" +
-	"quantities\"\xae\x01\n" +
+	"quantities\x12\x1e\n" +
+	"\n" +
+	"attributes\x18\x0f \x01(\tR\n" +
+	"attributes\"\xae\x01\n" +
 	"\vReadRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x17\n" +
 	"\acart_id\x18\x02 \x01(\tR\x06cartId\x12\x16\n" +
@@ -3526,6 +3564,7 @@ func file_region_v1_region_proto_init() {
 		(*Command_Reissue)(nil),
 		(*Command_Collect)(nil),
 	}
+	file_region_v1_region_proto_msgTypes[10].OneofWrappers = []any{}
 	file_region_v1_region_proto_msgTypes[21].OneofWrappers = []any{
 		(*ShardRequest_Digests)(nil),
 		(*ShardRequest_Bucket_)(nil),

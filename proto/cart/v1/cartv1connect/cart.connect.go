@@ -57,6 +57,13 @@ const (
 	CartServiceWatchCartProcedure = "/cart.v1.CartService/WatchCart"
 	// CartServiceExplainCartProcedure is the fully-qualified name of the CartService's ExplainCart RPC.
 	CartServiceExplainCartProcedure = "/cart.v1.CartService/ExplainCart"
+	// CartServiceSaveItemProcedure is the fully-qualified name of the CartService's SaveItem RPC.
+	CartServiceSaveItemProcedure = "/cart.v1.CartService/SaveItem"
+	// CartServiceMoveItemProcedure is the fully-qualified name of the CartService's MoveItem RPC.
+	CartServiceMoveItemProcedure = "/cart.v1.CartService/MoveItem"
+	// CartServiceDescribeItemProcedure is the fully-qualified name of the CartService's DescribeItem
+	// RPC.
+	CartServiceDescribeItemProcedure = "/cart.v1.CartService/DescribeItem"
 )
 
 // CartServiceClient is a client for the cart.v1.CartService service.
@@ -79,6 +86,13 @@ type CartServiceClient interface {
 	WatchCart(context.Context, *connect.Request[v1.WatchCartRequest]) (*connect.ServerStreamForClient[v1.WatchCartResponse], error)
 	// ExplainCart returns the surviving writes behind every line.
 	ExplainCart(context.Context, *connect.Request[v1.ExplainCartRequest]) (*connect.Response[v1.ExplainCartResponse], error)
+	// SaveItem puts a line aside for later; one that is aside stays as it is.
+	SaveItem(context.Context, *connect.Request[v1.SaveItemRequest]) (*connect.Response[v1.Cart], error)
+	// MoveItem puts a saved line back into the cart; one that is in it stays as
+	// it is.
+	MoveItem(context.Context, *connect.Request[v1.MoveItemRequest]) (*connect.Response[v1.Cart], error)
+	// DescribeItem replaces the attributes of a line that is there.
+	DescribeItem(context.Context, *connect.Request[v1.DescribeItemRequest]) (*connect.Response[v1.ItemResponse], error)
 }
 
 // NewCartServiceClient constructs a client for the cart.v1.CartService service. By default, it uses
@@ -149,20 +163,41 @@ func NewCartServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		saveItem: connect.NewClient[v1.SaveItemRequest, v1.Cart](
+			httpClient,
+			baseURL+CartServiceSaveItemProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("SaveItem")),
+			connect.WithClientOptions(opts...),
+		),
+		moveItem: connect.NewClient[v1.MoveItemRequest, v1.Cart](
+			httpClient,
+			baseURL+CartServiceMoveItemProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("MoveItem")),
+			connect.WithClientOptions(opts...),
+		),
+		describeItem: connect.NewClient[v1.DescribeItemRequest, v1.ItemResponse](
+			httpClient,
+			baseURL+CartServiceDescribeItemProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("DescribeItem")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // cartServiceClient implements CartServiceClient.
 type cartServiceClient struct {
-	addItem     *connect.Client[v1.AddItemRequest, v1.ItemResponse]
-	setQuantity *connect.Client[v1.SetQuantityRequest, v1.ItemResponse]
-	removeItem  *connect.Client[v1.RemoveItemRequest, v1.CountResponse]
-	clearCart   *connect.Client[v1.ClearCartRequest, v1.CountResponse]
-	getCart     *connect.Client[v1.GetCartRequest, v1.Cart]
-	getCount    *connect.Client[v1.GetCountRequest, v1.CountResponse]
-	batchEdit   *connect.Client[v1.BatchEditRequest, v1.BatchEditResponse]
-	watchCart   *connect.Client[v1.WatchCartRequest, v1.WatchCartResponse]
-	explainCart *connect.Client[v1.ExplainCartRequest, v1.ExplainCartResponse]
+	addItem      *connect.Client[v1.AddItemRequest, v1.ItemResponse]
+	setQuantity  *connect.Client[v1.SetQuantityRequest, v1.ItemResponse]
+	removeItem   *connect.Client[v1.RemoveItemRequest, v1.CountResponse]
+	clearCart    *connect.Client[v1.ClearCartRequest, v1.CountResponse]
+	getCart      *connect.Client[v1.GetCartRequest, v1.Cart]
+	getCount     *connect.Client[v1.GetCountRequest, v1.CountResponse]
+	batchEdit    *connect.Client[v1.BatchEditRequest, v1.BatchEditResponse]
+	watchCart    *connect.Client[v1.WatchCartRequest, v1.WatchCartResponse]
+	explainCart  *connect.Client[v1.ExplainCartRequest, v1.ExplainCartResponse]
+	saveItem     *connect.Client[v1.SaveItemRequest, v1.Cart]
+	moveItem     *connect.Client[v1.MoveItemRequest, v1.Cart]
+	describeItem *connect.Client[v1.DescribeItemRequest, v1.ItemResponse]
 }
 
 // AddItem calls cart.v1.CartService.AddItem.
@@ -210,6 +245,21 @@ func (c *cartServiceClient) ExplainCart(ctx context.Context, req *connect.Reques
 	return c.explainCart.CallUnary(ctx, req)
 }
 
+// SaveItem calls cart.v1.CartService.SaveItem.
+func (c *cartServiceClient) SaveItem(ctx context.Context, req *connect.Request[v1.SaveItemRequest]) (*connect.Response[v1.Cart], error) {
+	return c.saveItem.CallUnary(ctx, req)
+}
+
+// MoveItem calls cart.v1.CartService.MoveItem.
+func (c *cartServiceClient) MoveItem(ctx context.Context, req *connect.Request[v1.MoveItemRequest]) (*connect.Response[v1.Cart], error) {
+	return c.moveItem.CallUnary(ctx, req)
+}
+
+// DescribeItem calls cart.v1.CartService.DescribeItem.
+func (c *cartServiceClient) DescribeItem(ctx context.Context, req *connect.Request[v1.DescribeItemRequest]) (*connect.Response[v1.ItemResponse], error) {
+	return c.describeItem.CallUnary(ctx, req)
+}
+
 // CartServiceHandler is an implementation of the cart.v1.CartService service.
 type CartServiceHandler interface {
 	// AddItem adds a quantity to a line, which it makes when there is none.
@@ -230,6 +280,13 @@ type CartServiceHandler interface {
 	WatchCart(context.Context, *connect.Request[v1.WatchCartRequest], *connect.ServerStream[v1.WatchCartResponse]) error
 	// ExplainCart returns the surviving writes behind every line.
 	ExplainCart(context.Context, *connect.Request[v1.ExplainCartRequest]) (*connect.Response[v1.ExplainCartResponse], error)
+	// SaveItem puts a line aside for later; one that is aside stays as it is.
+	SaveItem(context.Context, *connect.Request[v1.SaveItemRequest]) (*connect.Response[v1.Cart], error)
+	// MoveItem puts a saved line back into the cart; one that is in it stays as
+	// it is.
+	MoveItem(context.Context, *connect.Request[v1.MoveItemRequest]) (*connect.Response[v1.Cart], error)
+	// DescribeItem replaces the attributes of a line that is there.
+	DescribeItem(context.Context, *connect.Request[v1.DescribeItemRequest]) (*connect.Response[v1.ItemResponse], error)
 }
 
 // NewCartServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -296,6 +353,24 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	cartServiceSaveItemHandler := connect.NewUnaryHandler(
+		CartServiceSaveItemProcedure,
+		svc.SaveItem,
+		connect.WithSchema(cartServiceMethods.ByName("SaveItem")),
+		connect.WithHandlerOptions(opts...),
+	)
+	cartServiceMoveItemHandler := connect.NewUnaryHandler(
+		CartServiceMoveItemProcedure,
+		svc.MoveItem,
+		connect.WithSchema(cartServiceMethods.ByName("MoveItem")),
+		connect.WithHandlerOptions(opts...),
+	)
+	cartServiceDescribeItemHandler := connect.NewUnaryHandler(
+		CartServiceDescribeItemProcedure,
+		svc.DescribeItem,
+		connect.WithSchema(cartServiceMethods.ByName("DescribeItem")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/cart.v1.CartService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case CartServiceAddItemProcedure:
@@ -316,6 +391,12 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 			cartServiceWatchCartHandler.ServeHTTP(w, r)
 		case CartServiceExplainCartProcedure:
 			cartServiceExplainCartHandler.ServeHTTP(w, r)
+		case CartServiceSaveItemProcedure:
+			cartServiceSaveItemHandler.ServeHTTP(w, r)
+		case CartServiceMoveItemProcedure:
+			cartServiceMoveItemHandler.ServeHTTP(w, r)
+		case CartServiceDescribeItemProcedure:
+			cartServiceDescribeItemHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -359,4 +440,16 @@ func (UnimplementedCartServiceHandler) WatchCart(context.Context, *connect.Reque
 
 func (UnimplementedCartServiceHandler) ExplainCart(context.Context, *connect.Request[v1.ExplainCartRequest]) (*connect.Response[v1.ExplainCartResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.ExplainCart is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) SaveItem(context.Context, *connect.Request[v1.SaveItemRequest]) (*connect.Response[v1.Cart], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.SaveItem is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) MoveItem(context.Context, *connect.Request[v1.MoveItemRequest]) (*connect.Response[v1.Cart], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.MoveItem is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) DescribeItem(context.Context, *connect.Request[v1.DescribeItemRequest]) (*connect.Response[v1.ItemResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.DescribeItem is not implemented"))
 }
