@@ -204,6 +204,7 @@ func everyCall() [][3]string {
 		{"GET", "/api/v1/cart/explain", ""},
 		{"POST", "/api/v1/cart/batch", `{"edits":[{"clear":{}}]}`},
 		{"POST", cartItems + "/SKU-1/save", ""},
+		{"POST", "/api/v1/cart/undo", ""},
 		{"POST", "/api/v1/cart/saved/SKU-1/move", ""},
 	}
 	methods := cartv1.File_cart_v1_cart_proto.Services().ByName("CartService").Methods()

@@ -131,7 +131,7 @@ func (s *service) changes(ctx context.Context, edits []edit, batch bool) ([]*reg
 				}
 				return nil, err
 			}
-		case regionv1.Change_KIND_CLEAR:
+		case regionv1.Change_KIND_CLEAR, regionv1.Change_KIND_UNDO:
 		default:
 			change.Line = e.lineKey()
 			if e.kind == regionv1.Change_KIND_SET && e.quantity == 0 { // a set to 0 removes, and may do so twice
@@ -211,6 +211,8 @@ func (s *service) refusal(ctx context.Context, c call, edits []edit, out *region
 		}
 	case regionv1.Outcome_CODE_VERSION_CONFLICT:
 		return s.versionConflict(ctx, c)
+	case regionv1.Outcome_CODE_NOTHING_TO_UNDO:
+		return fault(LineNotFound, "there is nothing to undo: the last remove, clear or merge was undone already, or was longer ago than it can be undone")
 	case regionv1.Outcome_CODE_OP_ID_REUSED:
 		return fault(IdempotencyKeyReused, "Idempotency-Key %q was used for another request: use a new one", c.key)
 	default:

@@ -46,7 +46,7 @@ type statedPrice struct {
 
 // validate checks all that can be checked without the catalogue and the cart.
 func (e *edit) validate(c call, quantityMax uint32) error {
-	if e.kind == regionv1.Change_KIND_CLEAR {
+	if e.kind == regionv1.Change_KIND_CLEAR || e.kind == regionv1.Change_KIND_UNDO {
 		return nil
 	}
 	if e.sku == "" {

@@ -98,6 +98,11 @@ func (h cartServer) forCart(ctx context.Context, header http.Header, e edit) (*c
 	return reading(ctx, header, func(ctx context.Context, c call) (*cartv1.Cart, meta, error) { return h.s.applyForCart(ctx, c, e) })
 }
 
+// Undo implements cartv1connect.CartServiceHandler.
+func (h cartServer) Undo(ctx context.Context, req *connect.Request[cartv1.UndoRequest]) (*connect.Response[cartv1.Cart], error) {
+	return h.forCart(ctx, req.Header(), edit{kind: regionv1.Change_KIND_UNDO})
+}
+
 // SaveItem implements cartv1connect.CartServiceHandler.
 func (h cartServer) SaveItem(ctx context.Context, req *connect.Request[cartv1.SaveItemRequest]) (*connect.Response[cartv1.Cart], error) {
 	return h.forCart(ctx, req.Header(), saveEdit(req.Msg))
@@ -145,4 +150,8 @@ func (h rest) move(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	return h.applyForCart(w, r, e)
+}
+
+func (h rest) undo(w http.ResponseWriter, r *request) error {
+	return h.applyForCart(w, r, edit{kind: regionv1.Change_KIND_UNDO})
 }

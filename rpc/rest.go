@@ -50,6 +50,7 @@ var restRoutes = []restRoute{
 	{"GET", "cart/explain", access{shopper: true}, false, false, rest.explain},
 	{"POST", "cart/items/{sku_id}/save", access{shopper: true}, false, false, rest.save},
 	{"POST", "cart/saved/{sku_id}/move", access{shopper: true}, false, false, rest.move},
+	{"POST", "cart/undo", access{shopper: true}, false, false, rest.undo},
 	{"POST", "cart/batch", access{shopper: true}, false, true, rest.batch},
 	{"GET", "regions", access{public: true}, false, false, rest.regions},
 }

@@ -533,9 +533,9 @@ func parseOptions(words []string, c *call) (*call, error) {
 
 // parseEdit reads "add LINE N", "set LINE N", "remove LINE" or "clear".
 func parseEdit(words []string) (e edit, err error) {
-	want := map[string]int{"add": 3, "set": 3, "remove": 2, "clear": 1, "save": 2, "move": 2, "describe": 3}
+	want := map[string]int{"add": 3, "set": 3, "remove": 2, "clear": 1, "save": 2, "move": 2, "describe": 3, "undo": 1}
 	if len(words) == 0 || len(words) != want[words[0]] {
-		return e, fmt.Errorf("%v is none of: add LINE N, set LINE N, remove LINE, clear, save LINE, move LINE, describe LINE NAME:VALUE, batch EDIT; EDIT…, get, explain", words)
+		return e, fmt.Errorf("%v is none of: add LINE N, set LINE N, remove LINE, clear, save LINE, move LINE, describe LINE NAME:VALUE, undo, batch EDIT; EDIT…, get, explain", words)
 	}
 	e.verb = words[0]
 	if len(words) > 1 {
@@ -736,6 +736,9 @@ func (st *stage) send(s *client.Session, c call, opts []client.Option) (string, 
 		return cartText(a.Msg, c.prices) + flagsText(a.Replayed, a.Stale), err
 	case "move":
 		a, err := s.Move(st.ctx, &cartv1.MoveItemRequest{Line: c.edits[0].line}, opts...)
+		return cartText(a.Msg, c.prices) + flagsText(a.Replayed, a.Stale), err
+	case "undo":
+		a, err := s.Undo(st.ctx, opts...)
 		return cartText(a.Msg, c.prices) + flagsText(a.Replayed, a.Stale), err
 	case "describe":
 		a, err := s.Describe(st.ctx, &cartv1.DescribeItemRequest{Line: c.edits[0].line, Attributes: c.edits[0].attributes}, opts...)

@@ -14,6 +14,7 @@ type (
 		edit
 		line
 	}
+	undoCmd struct{ edit }
 	noteCmd struct {
 		edit
 		line
@@ -35,4 +36,9 @@ func (c *moveCmd) Run(a *app) error {
 func (c *noteCmd) Run(a *app) error {
 	msg := &cartv1.DescribeItemRequest{Line: c.ref(), Attributes: c.Attributes}
 	return printItem(a)(call(a, c.shopper, c.key(), nil, msg, cartv1connect.CartServiceClient.DescribeItem))
+}
+
+// Run undoes what was taken out last.
+func (c *undoCmd) Run(a *app) error {
+	return printCart(a)(call(a, c.shopper, c.key(), nil, &cartv1.UndoRequest{}, cartv1connect.CartServiceClient.Undo))
 }

@@ -50,6 +50,7 @@ type cli struct {
 	Save    saveCmd    `cmd:"" help:"Put a line aside for later." group:"One cart"`
 	Move    moveCmd    `cmd:"" help:"Put a saved line back into the cart." group:"One cart"`
 	Note    noteCmd    `cmd:"" help:"Replace the attributes of a line, such as its gift note." group:"One cart"`
+	Undo    undoCmd    `cmd:"" help:"Undo the last remove, clear or merge." group:"One cart"`
 	Explain explainCmd `cmd:"" help:"Show the surviving writes behind every line." group:"One cart"`
 
 	Regions regionsCmd `cmd:"" help:"Show regions, nodes, links and lag." group:"Cluster"`

@@ -76,6 +76,10 @@ func (s *Shard) checkEdit(e *regionv1.Edit) error {
 		switch c.GetKind() {
 		case regionv1.Change_KIND_ADD, regionv1.Change_KIND_SET, regionv1.Change_KIND_REMOVE, regionv1.Change_KIND_CLEAR:
 		case regionv1.Change_KIND_SAVE, regionv1.Change_KIND_MOVE, regionv1.Change_KIND_DESCRIBE:
+		case regionv1.Change_KIND_UNDO:
+			if len(e.GetChanges()) > 1 {
+				return fmt.Errorf("change %d is %v, which goes alone, of %d", i, c.GetKind(), len(e.GetChanges()))
+			}
 		case regionv1.Change_KIND_UNSPECIFIED:
 			return fmt.Errorf("change %d has no kind", i)
 		default:

@@ -25,6 +25,9 @@ type workspace struct {
 	at     crdt.Timestamp // the entry's time
 	// members is the newest membership, this batch's included; nil: none yet.
 	members *membershipv1.Membership
+	// editing is the cart that an edit is of, edited its record before the edit.
+	editing string
+	edited  *store.Record
 }
 
 // record returns the newest record of a cart, nil when there is none.
@@ -46,7 +49,7 @@ func stateOf(r *store.Record) crdt.State {
 }
 
 func (w *workspace) put(id string, old *store.Record, s crdt.State, asked store.Asked) *store.Record {
-	r := store.NewRecord(id, w.index, s, asked)
+	r := store.NewRecord(id, w.index, s, asked, w.head(id, old, s.Cart))
 	w.tx.PutRecord(w.slots.Of(id), id, old, r)
 	return r
 }
@@ -84,6 +87,7 @@ func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
 		return nil, err
 	}
 	state := stateOf(old)
+	w.editing, w.edited = e.CartId, old
 	var op crdt.OpID
 	hasOp := len(e.OpId) == len(op)
 	if hasOp {
@@ -122,6 +126,7 @@ func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
 		}
 	}
 	rec := old
+	w.noteEdit(e, old, cart, at)
 	if len(deltas) > 0 {
 		ops := state.Ops
 		for _, d := range deltas {
@@ -246,6 +251,9 @@ func (w *workspace) change(cart *crdt.Cart, writer crdt.Writer, c *regionv1.Chan
 		return place(cart, writer, c)
 	case regionv1.Change_KIND_DESCRIBE:
 		return describe(cart, writer, c)
+	case regionv1.Change_KIND_UNDO:
+		deltas, r := w.undo(cart, writer)
+		return deltas, crdt.LineKey{}, r
 	case regionv1.Change_KIND_UNSPECIFIED:
 	}
 	// The proposer checks kinds: an unknown one is of a format level that this
@@ -481,6 +489,7 @@ func (w *workspace) joinRow(row crdt.Row, flush func() error) error {
 	if err != nil {
 		return err
 	}
+	w.noteRow(row, old, cart) // in the transaction that has the record
 	w.put(row.CartID, old, crdt.State{Cart: cart, Ops: w.nextOps(state.Ops, byDot(row.Ops), row.Delta, cart)}, asked)
 	w.observe(row.At)
 	return nil
@@ -570,6 +579,7 @@ func (w *workspace) joinCart(j *regionv1.JoinCart, flush func() error) (*regionv
 	}
 	state := stateOf(old)
 	cart := crdt.Join(state.Cart, remote.Cart)
+	w.noteBack(j.CartId, old, cart)
 	held := crdt.CausalContext{}
 	for _, e := range cart.Lines {
 		held = held.Join(e.Line.Dots())

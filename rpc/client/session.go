@@ -302,6 +302,11 @@ func (s *Session) Describe(ctx context.Context, msg *cartv1.DescribeItemRequest,
 	return perform(ctx, s, cartv1connect.CartServiceDescribeItemProcedure, mutation, msg, cartv1connect.CartServiceClient.DescribeItem, opts)
 }
 
+// Undo undoes the last remove, clear or merge.
+func (s *Session) Undo(ctx context.Context, opts ...Option) (Answer[cartv1.Cart], error) {
+	return perform(ctx, s, cartv1connect.CartServiceUndoProcedure, mutation, &cartv1.UndoRequest{}, cartv1connect.CartServiceClient.Undo, opts)
+}
+
 // perform makes one logical call: its attempts, in whatever regions, go under
 // one op id.
 func perform[Req, Res any](

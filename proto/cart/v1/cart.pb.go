@@ -421,6 +421,42 @@ func (x *DescribeItemRequest) GetAttributes() map[string]string {
 	return nil
 }
 
+type UndoRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndoRequest) Reset() {
+	*x = UndoRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndoRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndoRequest) ProtoMessage() {}
+
+func (x *UndoRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndoRequest.ProtoReflect.Descriptor instead.
+func (*UndoRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{7}
+}
+
 type RemoveItemRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Line          *LineRef               `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
@@ -430,7 +466,7 @@ type RemoveItemRequest struct {
 
 func (x *RemoveItemRequest) Reset() {
 	*x = RemoveItemRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[7]
+	mi := &file_cart_v1_cart_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +478,7 @@ func (x *RemoveItemRequest) String() string {
 func (*RemoveItemRequest) ProtoMessage() {}
 
 func (x *RemoveItemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[7]
+	mi := &file_cart_v1_cart_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +491,7 @@ func (x *RemoveItemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveItemRequest.ProtoReflect.Descriptor instead.
 func (*RemoveItemRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{7}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RemoveItemRequest) GetLine() *LineRef {
@@ -473,7 +509,7 @@ type ClearCartRequest struct {
 
 func (x *ClearCartRequest) Reset() {
 	*x = ClearCartRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[8]
+	mi := &file_cart_v1_cart_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -485,7 +521,7 @@ func (x *ClearCartRequest) String() string {
 func (*ClearCartRequest) ProtoMessage() {}
 
 func (x *ClearCartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[8]
+	mi := &file_cart_v1_cart_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -498,7 +534,7 @@ func (x *ClearCartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearCartRequest.ProtoReflect.Descriptor instead.
 func (*ClearCartRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{8}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{9}
 }
 
 type GetCartRequest struct {
@@ -509,7 +545,7 @@ type GetCartRequest struct {
 
 func (x *GetCartRequest) Reset() {
 	*x = GetCartRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[9]
+	mi := &file_cart_v1_cart_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +557,7 @@ func (x *GetCartRequest) String() string {
 func (*GetCartRequest) ProtoMessage() {}
 
 func (x *GetCartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[9]
+	mi := &file_cart_v1_cart_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +570,7 @@ func (x *GetCartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCartRequest.ProtoReflect.Descriptor instead.
 func (*GetCartRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{9}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{10}
 }
 
 type GetCountRequest struct {
@@ -545,7 +581,7 @@ type GetCountRequest struct {
 
 func (x *GetCountRequest) Reset() {
 	*x = GetCountRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[10]
+	mi := &file_cart_v1_cart_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -557,7 +593,7 @@ func (x *GetCountRequest) String() string {
 func (*GetCountRequest) ProtoMessage() {}
 
 func (x *GetCountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[10]
+	mi := &file_cart_v1_cart_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -570,7 +606,7 @@ func (x *GetCountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCountRequest.ProtoReflect.Descriptor instead.
 func (*GetCountRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{10}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{11}
 }
 
 // Item is one line as it is shown.
@@ -602,7 +638,7 @@ type Item struct {
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_cart_v1_cart_proto_msgTypes[11]
+	mi := &file_cart_v1_cart_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -614,7 +650,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[11]
+	mi := &file_cart_v1_cart_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -627,7 +663,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{11}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Item) GetSkuId() string {
@@ -752,7 +788,7 @@ type Conflict struct {
 
 func (x *Conflict) Reset() {
 	*x = Conflict{}
-	mi := &file_cart_v1_cart_proto_msgTypes[12]
+	mi := &file_cart_v1_cart_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +800,7 @@ func (x *Conflict) String() string {
 func (*Conflict) ProtoMessage() {}
 
 func (x *Conflict) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[12]
+	mi := &file_cart_v1_cart_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +813,7 @@ func (x *Conflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Conflict.ProtoReflect.Descriptor instead.
 func (*Conflict) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{12}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Conflict) GetSkuId() string {
@@ -826,7 +862,7 @@ type SellerTotal struct {
 
 func (x *SellerTotal) Reset() {
 	*x = SellerTotal{}
-	mi := &file_cart_v1_cart_proto_msgTypes[13]
+	mi := &file_cart_v1_cart_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -838,7 +874,7 @@ func (x *SellerTotal) String() string {
 func (*SellerTotal) ProtoMessage() {}
 
 func (x *SellerTotal) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[13]
+	mi := &file_cart_v1_cart_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -851,7 +887,7 @@ func (x *SellerTotal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SellerTotal.ProtoReflect.Descriptor instead.
 func (*SellerTotal) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{13}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SellerTotal) GetSellerId() string {
@@ -899,7 +935,7 @@ type Cart struct {
 
 func (x *Cart) Reset() {
 	*x = Cart{}
-	mi := &file_cart_v1_cart_proto_msgTypes[14]
+	mi := &file_cart_v1_cart_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -911,7 +947,7 @@ func (x *Cart) String() string {
 func (*Cart) ProtoMessage() {}
 
 func (x *Cart) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[14]
+	mi := &file_cart_v1_cart_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -924,7 +960,7 @@ func (x *Cart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cart.ProtoReflect.Descriptor instead.
 func (*Cart) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{14}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Cart) GetCartId() string {
@@ -1022,7 +1058,7 @@ type Missing struct {
 
 func (x *Missing) Reset() {
 	*x = Missing{}
-	mi := &file_cart_v1_cart_proto_msgTypes[15]
+	mi := &file_cart_v1_cart_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1034,7 +1070,7 @@ func (x *Missing) String() string {
 func (*Missing) ProtoMessage() {}
 
 func (x *Missing) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[15]
+	mi := &file_cart_v1_cart_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1047,7 +1083,7 @@ func (x *Missing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Missing.ProtoReflect.Descriptor instead.
 func (*Missing) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{15}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Missing) GetRegion() string {
@@ -1079,7 +1115,7 @@ type ItemResponse struct {
 
 func (x *ItemResponse) Reset() {
 	*x = ItemResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[16]
+	mi := &file_cart_v1_cart_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1091,7 +1127,7 @@ func (x *ItemResponse) String() string {
 func (*ItemResponse) ProtoMessage() {}
 
 func (x *ItemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[16]
+	mi := &file_cart_v1_cart_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1104,7 +1140,7 @@ func (x *ItemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ItemResponse.ProtoReflect.Descriptor instead.
 func (*ItemResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{16}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ItemResponse) GetCartId() string {
@@ -1153,7 +1189,7 @@ type CountResponse struct {
 
 func (x *CountResponse) Reset() {
 	*x = CountResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[17]
+	mi := &file_cart_v1_cart_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1165,7 +1201,7 @@ func (x *CountResponse) String() string {
 func (*CountResponse) ProtoMessage() {}
 
 func (x *CountResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[17]
+	mi := &file_cart_v1_cart_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1178,7 +1214,7 @@ func (x *CountResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountResponse.ProtoReflect.Descriptor instead.
 func (*CountResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{17}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CountResponse) GetCartId() string {
@@ -1220,7 +1256,7 @@ type Edit struct {
 
 func (x *Edit) Reset() {
 	*x = Edit{}
-	mi := &file_cart_v1_cart_proto_msgTypes[18]
+	mi := &file_cart_v1_cart_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +1268,7 @@ func (x *Edit) String() string {
 func (*Edit) ProtoMessage() {}
 
 func (x *Edit) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[18]
+	mi := &file_cart_v1_cart_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +1281,7 @@ func (x *Edit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edit.ProtoReflect.Descriptor instead.
 func (*Edit) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{18}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Edit) GetEdit() isEdit_Edit {
@@ -1374,7 +1410,7 @@ type BatchEditRequest struct {
 
 func (x *BatchEditRequest) Reset() {
 	*x = BatchEditRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[19]
+	mi := &file_cart_v1_cart_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1422,7 @@ func (x *BatchEditRequest) String() string {
 func (*BatchEditRequest) ProtoMessage() {}
 
 func (x *BatchEditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[19]
+	mi := &file_cart_v1_cart_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1435,7 @@ func (x *BatchEditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchEditRequest.ProtoReflect.Descriptor instead.
 func (*BatchEditRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{19}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BatchEditRequest) GetEdits() []*Edit {
@@ -1422,7 +1458,7 @@ type BatchEditResponse struct {
 
 func (x *BatchEditResponse) Reset() {
 	*x = BatchEditResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[20]
+	mi := &file_cart_v1_cart_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1470,7 @@ func (x *BatchEditResponse) String() string {
 func (*BatchEditResponse) ProtoMessage() {}
 
 func (x *BatchEditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[20]
+	mi := &file_cart_v1_cart_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1483,7 @@ func (x *BatchEditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchEditResponse.ProtoReflect.Descriptor instead.
 func (*BatchEditResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{20}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *BatchEditResponse) GetCartId() string {
@@ -1488,7 +1524,7 @@ type WatchCartRequest struct {
 
 func (x *WatchCartRequest) Reset() {
 	*x = WatchCartRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[21]
+	mi := &file_cart_v1_cart_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1500,7 +1536,7 @@ func (x *WatchCartRequest) String() string {
 func (*WatchCartRequest) ProtoMessage() {}
 
 func (x *WatchCartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[21]
+	mi := &file_cart_v1_cart_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1513,7 +1549,7 @@ func (x *WatchCartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCartRequest.ProtoReflect.Descriptor instead.
 func (*WatchCartRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{21}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchCartRequest) GetResume() string {
@@ -1534,7 +1570,7 @@ type WatchCartResponse struct {
 
 func (x *WatchCartResponse) Reset() {
 	*x = WatchCartResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[22]
+	mi := &file_cart_v1_cart_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1546,7 +1582,7 @@ func (x *WatchCartResponse) String() string {
 func (*WatchCartResponse) ProtoMessage() {}
 
 func (x *WatchCartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[22]
+	mi := &file_cart_v1_cart_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1559,7 +1595,7 @@ func (x *WatchCartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCartResponse.ProtoReflect.Descriptor instead.
 func (*WatchCartResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{22}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WatchCartResponse) GetCart() *Cart {
@@ -1584,7 +1620,7 @@ type ExplainCartRequest struct {
 
 func (x *ExplainCartRequest) Reset() {
 	*x = ExplainCartRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[23]
+	mi := &file_cart_v1_cart_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1596,7 +1632,7 @@ func (x *ExplainCartRequest) String() string {
 func (*ExplainCartRequest) ProtoMessage() {}
 
 func (x *ExplainCartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[23]
+	mi := &file_cart_v1_cart_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1609,7 +1645,7 @@ func (x *ExplainCartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainCartRequest.ProtoReflect.Descriptor instead.
 func (*ExplainCartRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{23}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{24}
 }
 
 type ExplainCartResponse struct {
@@ -1624,7 +1660,7 @@ type ExplainCartResponse struct {
 
 func (x *ExplainCartResponse) Reset() {
 	*x = ExplainCartResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[24]
+	mi := &file_cart_v1_cart_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1636,7 +1672,7 @@ func (x *ExplainCartResponse) String() string {
 func (*ExplainCartResponse) ProtoMessage() {}
 
 func (x *ExplainCartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[24]
+	mi := &file_cart_v1_cart_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1649,7 +1685,7 @@ func (x *ExplainCartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainCartResponse.ProtoReflect.Descriptor instead.
 func (*ExplainCartResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{24}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ExplainCartResponse) GetCartId() string {
@@ -1685,7 +1721,7 @@ type ExplainedLine struct {
 
 func (x *ExplainedLine) Reset() {
 	*x = ExplainedLine{}
-	mi := &file_cart_v1_cart_proto_msgTypes[25]
+	mi := &file_cart_v1_cart_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +1733,7 @@ func (x *ExplainedLine) String() string {
 func (*ExplainedLine) ProtoMessage() {}
 
 func (x *ExplainedLine) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[25]
+	mi := &file_cart_v1_cart_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +1746,7 @@ func (x *ExplainedLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedLine.ProtoReflect.Descriptor instead.
 func (*ExplainedLine) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{25}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ExplainedLine) GetSkuId() string {
@@ -1755,7 +1791,7 @@ type ExplainedField struct {
 
 func (x *ExplainedField) Reset() {
 	*x = ExplainedField{}
-	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	mi := &file_cart_v1_cart_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1767,7 +1803,7 @@ func (x *ExplainedField) String() string {
 func (*ExplainedField) ProtoMessage() {}
 
 func (x *ExplainedField) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	mi := &file_cart_v1_cart_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1780,7 +1816,7 @@ func (x *ExplainedField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedField.ProtoReflect.Descriptor instead.
 func (*ExplainedField) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{26}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ExplainedField) GetField() string {
@@ -1829,7 +1865,7 @@ type ExplainedWrite struct {
 
 func (x *ExplainedWrite) Reset() {
 	*x = ExplainedWrite{}
-	mi := &file_cart_v1_cart_proto_msgTypes[27]
+	mi := &file_cart_v1_cart_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1841,7 +1877,7 @@ func (x *ExplainedWrite) String() string {
 func (*ExplainedWrite) ProtoMessage() {}
 
 func (x *ExplainedWrite) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[27]
+	mi := &file_cart_v1_cart_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1854,7 +1890,7 @@ func (x *ExplainedWrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedWrite.ProtoReflect.Descriptor instead.
 func (*ExplainedWrite) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{27}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ExplainedWrite) GetRegion() string {
@@ -1927,7 +1963,7 @@ type ErrorDetail struct {
 
 func (x *ErrorDetail) Reset() {
 	*x = ErrorDetail{}
-	mi := &file_cart_v1_cart_proto_msgTypes[28]
+	mi := &file_cart_v1_cart_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1939,7 +1975,7 @@ func (x *ErrorDetail) String() string {
 func (*ErrorDetail) ProtoMessage() {}
 
 func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[28]
+	mi := &file_cart_v1_cart_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1952,7 +1988,7 @@ func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorDetail.ProtoReflect.Descriptor instead.
 func (*ErrorDetail) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{28}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ErrorDetail) GetCode() string {
@@ -2022,7 +2058,8 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"attributes\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"9\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\r\n" +
+	"\vUndoRequest\"9\n" +
 	"\x11RemoveItemRequest\x12$\n" +
 	"\x04line\x18\x01 \x01(\v2\x10.cart.v1.LineRefR\x04line\"\x12\n" +
 	"\x10ClearCartRequest\"\x10\n" +
@@ -2152,7 +2189,7 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x04cart\x18\x03 \x01(\v2\r.cart.v1.CartR\x04cart\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\x90\x06\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xbd\x06\n" +
 	"\vCartService\x129\n" +
 	"\aAddItem\x12\x17.cart.v1.AddItemRequest\x1a\x15.cart.v1.ItemResponse\x12A\n" +
 	"\vSetQuantity\x12\x1b.cart.v1.SetQuantityRequest\x1a\x15.cart.v1.ItemResponse\x12@\n" +
@@ -2166,7 +2203,8 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\vExplainCart\x12\x1b.cart.v1.ExplainCartRequest\x1a\x1c.cart.v1.ExplainCartResponse\"\x03\x90\x02\x01\x123\n" +
 	"\bSaveItem\x12\x18.cart.v1.SaveItemRequest\x1a\r.cart.v1.Cart\x123\n" +
 	"\bMoveItem\x12\x18.cart.v1.MoveItemRequest\x1a\r.cart.v1.Cart\x12C\n" +
-	"\fDescribeItem\x12\x1c.cart.v1.DescribeItemRequest\x1a\x15.cart.v1.ItemResponseB3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
+	"\fDescribeItem\x12\x1c.cart.v1.DescribeItemRequest\x1a\x15.cart.v1.ItemResponse\x12+\n" +
+	"\x04Undo\x12\x14.cart.v1.UndoRequest\x1a\r.cart.v1.CartB3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
 
 var (
 	file_cart_v1_cart_proto_rawDescOnce sync.Once
@@ -2180,7 +2218,7 @@ func file_cart_v1_cart_proto_rawDescGZIP() []byte {
 	return file_cart_v1_cart_proto_rawDescData
 }
 
-var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_cart_v1_cart_proto_goTypes = []any{
 	(*Money)(nil),               // 0: cart.v1.Money
 	(*LineRef)(nil),             // 1: cart.v1.LineRef
@@ -2189,106 +2227,109 @@ var file_cart_v1_cart_proto_goTypes = []any{
 	(*SaveItemRequest)(nil),     // 4: cart.v1.SaveItemRequest
 	(*MoveItemRequest)(nil),     // 5: cart.v1.MoveItemRequest
 	(*DescribeItemRequest)(nil), // 6: cart.v1.DescribeItemRequest
-	(*RemoveItemRequest)(nil),   // 7: cart.v1.RemoveItemRequest
-	(*ClearCartRequest)(nil),    // 8: cart.v1.ClearCartRequest
-	(*GetCartRequest)(nil),      // 9: cart.v1.GetCartRequest
-	(*GetCountRequest)(nil),     // 10: cart.v1.GetCountRequest
-	(*Item)(nil),                // 11: cart.v1.Item
-	(*Conflict)(nil),            // 12: cart.v1.Conflict
-	(*SellerTotal)(nil),         // 13: cart.v1.SellerTotal
-	(*Cart)(nil),                // 14: cart.v1.Cart
-	(*Missing)(nil),             // 15: cart.v1.Missing
-	(*ItemResponse)(nil),        // 16: cart.v1.ItemResponse
-	(*CountResponse)(nil),       // 17: cart.v1.CountResponse
-	(*Edit)(nil),                // 18: cart.v1.Edit
-	(*BatchEditRequest)(nil),    // 19: cart.v1.BatchEditRequest
-	(*BatchEditResponse)(nil),   // 20: cart.v1.BatchEditResponse
-	(*WatchCartRequest)(nil),    // 21: cart.v1.WatchCartRequest
-	(*WatchCartResponse)(nil),   // 22: cart.v1.WatchCartResponse
-	(*ExplainCartRequest)(nil),  // 23: cart.v1.ExplainCartRequest
-	(*ExplainCartResponse)(nil), // 24: cart.v1.ExplainCartResponse
-	(*ExplainedLine)(nil),       // 25: cart.v1.ExplainedLine
-	(*ExplainedField)(nil),      // 26: cart.v1.ExplainedField
-	(*ExplainedWrite)(nil),      // 27: cart.v1.ExplainedWrite
-	(*ErrorDetail)(nil),         // 28: cart.v1.ErrorDetail
-	nil,                         // 29: cart.v1.LineRef.OptionsEntry
-	nil,                         // 30: cart.v1.AddItemRequest.AttributesEntry
-	nil,                         // 31: cart.v1.SetQuantityRequest.AttributesEntry
-	nil,                         // 32: cart.v1.DescribeItemRequest.AttributesEntry
-	nil,                         // 33: cart.v1.Item.OptionsEntry
-	nil,                         // 34: cart.v1.Item.AttributesEntry
-	nil,                         // 35: cart.v1.ExplainedLine.OptionsEntry
-	nil,                         // 36: cart.v1.ErrorDetail.DetailsEntry
+	(*UndoRequest)(nil),         // 7: cart.v1.UndoRequest
+	(*RemoveItemRequest)(nil),   // 8: cart.v1.RemoveItemRequest
+	(*ClearCartRequest)(nil),    // 9: cart.v1.ClearCartRequest
+	(*GetCartRequest)(nil),      // 10: cart.v1.GetCartRequest
+	(*GetCountRequest)(nil),     // 11: cart.v1.GetCountRequest
+	(*Item)(nil),                // 12: cart.v1.Item
+	(*Conflict)(nil),            // 13: cart.v1.Conflict
+	(*SellerTotal)(nil),         // 14: cart.v1.SellerTotal
+	(*Cart)(nil),                // 15: cart.v1.Cart
+	(*Missing)(nil),             // 16: cart.v1.Missing
+	(*ItemResponse)(nil),        // 17: cart.v1.ItemResponse
+	(*CountResponse)(nil),       // 18: cart.v1.CountResponse
+	(*Edit)(nil),                // 19: cart.v1.Edit
+	(*BatchEditRequest)(nil),    // 20: cart.v1.BatchEditRequest
+	(*BatchEditResponse)(nil),   // 21: cart.v1.BatchEditResponse
+	(*WatchCartRequest)(nil),    // 22: cart.v1.WatchCartRequest
+	(*WatchCartResponse)(nil),   // 23: cart.v1.WatchCartResponse
+	(*ExplainCartRequest)(nil),  // 24: cart.v1.ExplainCartRequest
+	(*ExplainCartResponse)(nil), // 25: cart.v1.ExplainCartResponse
+	(*ExplainedLine)(nil),       // 26: cart.v1.ExplainedLine
+	(*ExplainedField)(nil),      // 27: cart.v1.ExplainedField
+	(*ExplainedWrite)(nil),      // 28: cart.v1.ExplainedWrite
+	(*ErrorDetail)(nil),         // 29: cart.v1.ErrorDetail
+	nil,                         // 30: cart.v1.LineRef.OptionsEntry
+	nil,                         // 31: cart.v1.AddItemRequest.AttributesEntry
+	nil,                         // 32: cart.v1.SetQuantityRequest.AttributesEntry
+	nil,                         // 33: cart.v1.DescribeItemRequest.AttributesEntry
+	nil,                         // 34: cart.v1.Item.OptionsEntry
+	nil,                         // 35: cart.v1.Item.AttributesEntry
+	nil,                         // 36: cart.v1.ExplainedLine.OptionsEntry
+	nil,                         // 37: cart.v1.ErrorDetail.DetailsEntry
 }
 var file_cart_v1_cart_proto_depIdxs = []int32{
-	29, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
+	30, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
 	1,  // 1: cart.v1.AddItemRequest.line:type_name -> cart.v1.LineRef
 	0,  // 2: cart.v1.AddItemRequest.price:type_name -> cart.v1.Money
-	30, // 3: cart.v1.AddItemRequest.attributes:type_name -> cart.v1.AddItemRequest.AttributesEntry
+	31, // 3: cart.v1.AddItemRequest.attributes:type_name -> cart.v1.AddItemRequest.AttributesEntry
 	1,  // 4: cart.v1.SetQuantityRequest.line:type_name -> cart.v1.LineRef
-	31, // 5: cart.v1.SetQuantityRequest.attributes:type_name -> cart.v1.SetQuantityRequest.AttributesEntry
+	32, // 5: cart.v1.SetQuantityRequest.attributes:type_name -> cart.v1.SetQuantityRequest.AttributesEntry
 	1,  // 6: cart.v1.SaveItemRequest.line:type_name -> cart.v1.LineRef
 	1,  // 7: cart.v1.MoveItemRequest.line:type_name -> cart.v1.LineRef
 	1,  // 8: cart.v1.DescribeItemRequest.line:type_name -> cart.v1.LineRef
-	32, // 9: cart.v1.DescribeItemRequest.attributes:type_name -> cart.v1.DescribeItemRequest.AttributesEntry
+	33, // 9: cart.v1.DescribeItemRequest.attributes:type_name -> cart.v1.DescribeItemRequest.AttributesEntry
 	1,  // 10: cart.v1.RemoveItemRequest.line:type_name -> cart.v1.LineRef
-	33, // 11: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
+	34, // 11: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
 	0,  // 12: cart.v1.Item.price_at_add:type_name -> cart.v1.Money
 	0,  // 13: cart.v1.Item.current_price:type_name -> cart.v1.Money
 	0,  // 14: cart.v1.Item.price:type_name -> cart.v1.Money
-	34, // 15: cart.v1.Item.attributes:type_name -> cart.v1.Item.AttributesEntry
+	35, // 15: cart.v1.Item.attributes:type_name -> cart.v1.Item.AttributesEntry
 	0,  // 16: cart.v1.SellerTotal.subtotal:type_name -> cart.v1.Money
-	11, // 17: cart.v1.Cart.items:type_name -> cart.v1.Item
-	11, // 18: cart.v1.Cart.saved_items:type_name -> cart.v1.Item
-	13, // 19: cart.v1.Cart.sellers:type_name -> cart.v1.SellerTotal
+	12, // 17: cart.v1.Cart.items:type_name -> cart.v1.Item
+	12, // 18: cart.v1.Cart.saved_items:type_name -> cart.v1.Item
+	14, // 19: cart.v1.Cart.sellers:type_name -> cart.v1.SellerTotal
 	0,  // 20: cart.v1.Cart.subtotal:type_name -> cart.v1.Money
 	0,  // 21: cart.v1.Cart.estimated_total:type_name -> cart.v1.Money
-	12, // 22: cart.v1.Cart.conflicts:type_name -> cart.v1.Conflict
-	15, // 23: cart.v1.Cart.missing:type_name -> cart.v1.Missing
-	11, // 24: cart.v1.ItemResponse.item:type_name -> cart.v1.Item
-	12, // 25: cart.v1.ItemResponse.conflicts:type_name -> cart.v1.Conflict
+	13, // 22: cart.v1.Cart.conflicts:type_name -> cart.v1.Conflict
+	16, // 23: cart.v1.Cart.missing:type_name -> cart.v1.Missing
+	12, // 24: cart.v1.ItemResponse.item:type_name -> cart.v1.Item
+	13, // 25: cart.v1.ItemResponse.conflicts:type_name -> cart.v1.Conflict
 	2,  // 26: cart.v1.Edit.add:type_name -> cart.v1.AddItemRequest
 	3,  // 27: cart.v1.Edit.set:type_name -> cart.v1.SetQuantityRequest
-	7,  // 28: cart.v1.Edit.remove:type_name -> cart.v1.RemoveItemRequest
-	8,  // 29: cart.v1.Edit.clear:type_name -> cart.v1.ClearCartRequest
+	8,  // 28: cart.v1.Edit.remove:type_name -> cart.v1.RemoveItemRequest
+	9,  // 29: cart.v1.Edit.clear:type_name -> cart.v1.ClearCartRequest
 	4,  // 30: cart.v1.Edit.save:type_name -> cart.v1.SaveItemRequest
 	5,  // 31: cart.v1.Edit.move:type_name -> cart.v1.MoveItemRequest
 	6,  // 32: cart.v1.Edit.describe:type_name -> cart.v1.DescribeItemRequest
-	18, // 33: cart.v1.BatchEditRequest.edits:type_name -> cart.v1.Edit
-	16, // 34: cart.v1.BatchEditResponse.results:type_name -> cart.v1.ItemResponse
-	14, // 35: cart.v1.WatchCartResponse.cart:type_name -> cart.v1.Cart
-	25, // 36: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
-	35, // 37: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
-	26, // 38: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
-	27, // 39: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
-	36, // 40: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
-	14, // 41: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
+	19, // 33: cart.v1.BatchEditRequest.edits:type_name -> cart.v1.Edit
+	17, // 34: cart.v1.BatchEditResponse.results:type_name -> cart.v1.ItemResponse
+	15, // 35: cart.v1.WatchCartResponse.cart:type_name -> cart.v1.Cart
+	26, // 36: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
+	36, // 37: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
+	27, // 38: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
+	28, // 39: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
+	37, // 40: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
+	15, // 41: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
 	2,  // 42: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
 	3,  // 43: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
-	7,  // 44: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
-	8,  // 45: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
-	9,  // 46: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
-	10, // 47: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
-	19, // 48: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
-	21, // 49: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
-	23, // 50: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
+	8,  // 44: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
+	9,  // 45: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
+	10, // 46: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
+	11, // 47: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
+	20, // 48: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
+	22, // 49: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
+	24, // 50: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
 	4,  // 51: cart.v1.CartService.SaveItem:input_type -> cart.v1.SaveItemRequest
 	5,  // 52: cart.v1.CartService.MoveItem:input_type -> cart.v1.MoveItemRequest
 	6,  // 53: cart.v1.CartService.DescribeItem:input_type -> cart.v1.DescribeItemRequest
-	16, // 54: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
-	16, // 55: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
-	17, // 56: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
-	17, // 57: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
-	14, // 58: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
-	17, // 59: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
-	20, // 60: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
-	22, // 61: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
-	24, // 62: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
-	14, // 63: cart.v1.CartService.SaveItem:output_type -> cart.v1.Cart
-	14, // 64: cart.v1.CartService.MoveItem:output_type -> cart.v1.Cart
-	16, // 65: cart.v1.CartService.DescribeItem:output_type -> cart.v1.ItemResponse
-	54, // [54:66] is the sub-list for method output_type
-	42, // [42:54] is the sub-list for method input_type
+	7,  // 54: cart.v1.CartService.Undo:input_type -> cart.v1.UndoRequest
+	17, // 55: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
+	17, // 56: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
+	18, // 57: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
+	18, // 58: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
+	15, // 59: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
+	18, // 60: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
+	21, // 61: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
+	23, // 62: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
+	25, // 63: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
+	15, // 64: cart.v1.CartService.SaveItem:output_type -> cart.v1.Cart
+	15, // 65: cart.v1.CartService.MoveItem:output_type -> cart.v1.Cart
+	17, // 66: cart.v1.CartService.DescribeItem:output_type -> cart.v1.ItemResponse
+	15, // 67: cart.v1.CartService.Undo:output_type -> cart.v1.Cart
+	55, // [55:68] is the sub-list for method output_type
+	42, // [42:55] is the sub-list for method input_type
 	42, // [42:42] is the sub-list for extension type_name
 	42, // [42:42] is the sub-list for extension extendee
 	0,  // [0:42] is the sub-list for field type_name
@@ -2299,8 +2340,8 @@ func file_cart_v1_cart_proto_init() {
 	if File_cart_v1_cart_proto != nil {
 		return
 	}
-	file_cart_v1_cart_proto_msgTypes[11].OneofWrappers = []any{}
-	file_cart_v1_cart_proto_msgTypes[18].OneofWrappers = []any{
+	file_cart_v1_cart_proto_msgTypes[12].OneofWrappers = []any{}
+	file_cart_v1_cart_proto_msgTypes[19].OneofWrappers = []any{
 		(*Edit_Add)(nil),
 		(*Edit_Set)(nil),
 		(*Edit_Remove)(nil),
@@ -2315,7 +2356,7 @@ func file_cart_v1_cart_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cart_v1_cart_proto_rawDesc), len(file_cart_v1_cart_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -39,19 +39,22 @@ const (
 	Change_KIND_MOVE Change_Kind = 6
 	// Replaces a line's attributes.
 	Change_KIND_DESCRIBE Change_Kind = 7
+	// Undoes the last remove, clear or merge; the only change of its edit.
+	Change_KIND_UNDO Change_Kind = 10
 )
 
 // Enum value maps for Change_Kind.
 var (
 	Change_Kind_name = map[int32]string{
-		0: "KIND_UNSPECIFIED",
-		1: "KIND_ADD",
-		2: "KIND_SET",
-		3: "KIND_REMOVE",
-		4: "KIND_CLEAR",
-		5: "KIND_SAVE",
-		6: "KIND_MOVE",
-		7: "KIND_DESCRIBE",
+		0:  "KIND_UNSPECIFIED",
+		1:  "KIND_ADD",
+		2:  "KIND_SET",
+		3:  "KIND_REMOVE",
+		4:  "KIND_CLEAR",
+		5:  "KIND_SAVE",
+		6:  "KIND_MOVE",
+		7:  "KIND_DESCRIBE",
+		10: "KIND_UNDO",
 	}
 	Change_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -62,6 +65,7 @@ var (
 		"KIND_SAVE":        5,
 		"KIND_MOVE":        6,
 		"KIND_DESCRIBE":    7,
+		"KIND_UNDO":        10,
 	}
 )
 
@@ -106,21 +110,24 @@ const (
 	Outcome_CODE_GAP                Outcome_Code = 8
 	// This region, or the one that sent it, is fenced or drained.
 	Outcome_CODE_FENCED Outcome_Code = 9
+	// The cart has no removal, nor merge, that could be undone.
+	Outcome_CODE_NOTHING_TO_UNDO Outcome_Code = 16
 )
 
 // Enum value maps for Outcome_Code.
 var (
 	Outcome_Code_name = map[int32]string{
-		0: "CODE_OK",
-		1: "CODE_LINE_NOT_FOUND",
-		2: "CODE_AMBIGUOUS_LINE",
-		3: "CODE_TOO_MANY_LINES",
-		4: "CODE_QUANTITY_TOO_LARGE",
-		5: "CODE_CURRENCY_MISMATCH",
-		6: "CODE_VERSION_CONFLICT",
-		7: "CODE_OP_ID_REUSED",
-		8: "CODE_GAP",
-		9: "CODE_FENCED",
+		0:  "CODE_OK",
+		1:  "CODE_LINE_NOT_FOUND",
+		2:  "CODE_AMBIGUOUS_LINE",
+		3:  "CODE_TOO_MANY_LINES",
+		4:  "CODE_QUANTITY_TOO_LARGE",
+		5:  "CODE_CURRENCY_MISMATCH",
+		6:  "CODE_VERSION_CONFLICT",
+		7:  "CODE_OP_ID_REUSED",
+		8:  "CODE_GAP",
+		9:  "CODE_FENCED",
+		16: "CODE_NOTHING_TO_UNDO",
 	}
 	Outcome_Code_value = map[string]int32{
 		"CODE_OK":                 0,
@@ -133,6 +140,7 @@ var (
 		"CODE_OP_ID_REUSED":       7,
 		"CODE_GAP":                8,
 		"CODE_FENCED":             9,
+		"CODE_NOTHING_TO_UNDO":    16,
 	}
 )
 
@@ -239,7 +247,9 @@ type Limits struct {
 	Lines    uint32                 `protobuf:"varint,1,opt,name=lines,proto3" json:"lines,omitempty"`
 	Quantity uint32                 `protobuf:"varint,2,opt,name=quantity,proto3" json:"quantity,omitempty"`
 	// How long op ids are remembered.
-	OpLifeMs      uint64 `protobuf:"varint,3,opt,name=op_life_ms,json=opLifeMs,proto3" json:"op_life_ms,omitempty"`
+	OpLifeMs uint64 `protobuf:"varint,3,opt,name=op_life_ms,json=opLifeMs,proto3" json:"op_life_ms,omitempty"`
+	// How long a remove, a clear or a merge can be undone; 0: not at all.
+	UndoMs        uint64 `protobuf:"varint,15,opt,name=undo_ms,json=undoMs,proto3" json:"undo_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -291,6 +301,13 @@ func (x *Limits) GetQuantity() uint32 {
 func (x *Limits) GetOpLifeMs() uint64 {
 	if x != nil {
 		return x.OpLifeMs
+	}
+	return 0
+}
+
+func (x *Limits) GetUndoMs() uint64 {
+	if x != nil {
+		return x.UndoMs
 	}
 	return 0
 }
@@ -1331,8 +1348,10 @@ func (x *TrimLog) GetSeq() uint64 {
 // ExpireOps forgets op ids older than the entry's time less their life; at
 // most limit of them.
 type ExpireOps struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Limit         uint32                 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Limit uint32                 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Carts whose last removal can be undone no more.
+	Undone        []string `protobuf:"bytes,15,rep,name=undone,proto3" json:"undone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1372,6 +1391,13 @@ func (x *ExpireOps) GetLimit() uint32 {
 		return x.Limit
 	}
 	return 0
+}
+
+func (x *ExpireOps) GetUndone() []string {
+	if x != nil {
+		return x.Undone
+	}
+	return nil
 }
 
 // Outcome is what a command did. It is kept under the op id and given again
@@ -3180,12 +3206,13 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05level\x18\x01 \x01(\rR\x05level\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x04R\x02at\x12)\n" +
 	"\x06limits\x18\x03 \x01(\v2\x11.region.v1.LimitsR\x06limits\x12.\n" +
-	"\bcommands\x18\x04 \x03(\v2\x12.region.v1.CommandR\bcommands\"X\n" +
+	"\bcommands\x18\x04 \x03(\v2\x12.region.v1.CommandR\bcommands\"q\n" +
 	"\x06Limits\x12\x14\n" +
 	"\x05lines\x18\x01 \x01(\rR\x05lines\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x1c\n" +
 	"\n" +
-	"op_life_ms\x18\x03 \x01(\x04R\bopLifeMs\"\xbe\x05\n" +
+	"op_life_ms\x18\x03 \x01(\x04R\bopLifeMs\x12\x17\n" +
+	"\aundo_ms\x18\x0f \x01(\x04R\x06undoMs\"\xbe\x05\n" +
 	"\aCommand\x12%\n" +
 	"\x04edit\x18\x01 \x01(\v2\x0f.region.v1.EditH\x00R\x04edit\x122\n" +
 	"\tjoin_rows\x18\x02 \x01(\v2\x13.region.v1.JoinRowsH\x00R\bjoinRows\x122\n" +
@@ -3232,7 +3259,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\n" +
 	"any_seller\x18\x04 \x01(\bR\tanySeller\x12\x1f\n" +
 	"\vany_options\x18\x05 \x01(\bR\n" +
-	"anyOptions\"\x8c\x03\n" +
+	"anyOptions\"\x9b\x03\n" +
 	"\x06Change\x12*\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x16.region.v1.Change.KindR\x04kind\x12&\n" +
 	"\x04line\x18\x02 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
@@ -3243,7 +3270,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"renewOffer\x12#\n" +
 	"\n" +
 	"attributes\x18\a \x01(\tH\x00R\n" +
-	"attributes\x88\x01\x01\"\x8a\x01\n" +
+	"attributes\x88\x01\x01\"\x99\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bKIND_ADD\x10\x01\x12\f\n" +
@@ -3253,7 +3280,9 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"KIND_CLEAR\x10\x04\x12\r\n" +
 	"\tKIND_SAVE\x10\x05\x12\r\n" +
 	"\tKIND_MOVE\x10\x06\x12\x11\n" +
-	"\rKIND_DESCRIBE\x10\aB\r\n" +
+	"\rKIND_DESCRIBE\x10\a\x12\r\n" +
+	"\tKIND_UNDO\x10\n" +
+	"B\r\n" +
 	"\v_attributes\"\xa0\x01\n" +
 	"\bJoinRows\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12 \n" +
@@ -3274,9 +3303,10 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\forigin_shard\x18\x03 \x01(\rR\voriginShard\x12\x16\n" +
 	"\x06cursor\x18\x04 \x01(\x04R\x06cursor\"\x1b\n" +
 	"\aTrimLog\x12\x10\n" +
-	"\x03seq\x18\x01 \x01(\x04R\x03seq\"!\n" +
+	"\x03seq\x18\x01 \x01(\x04R\x03seq\"9\n" +
 	"\tExpireOps\x12\x14\n" +
-	"\x05limit\x18\x01 \x01(\rR\x05limit\"\xd9\x04\n" +
+	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x16\n" +
+	"\x06undone\x18\x0f \x03(\tR\x06undone\"\xf3\x04\n" +
 	"\aOutcome\x12+\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x17.region.v1.Outcome.CodeR\x04code\x12\x16\n" +
 	"\x06change\x18\x02 \x01(\rR\x06change\x12\x18\n" +
@@ -3291,7 +3321,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x06digest\x18\n" +
 	" \x01(\fR\x06digest\x12'\n" +
 	"\x04vote\x18\v \x01(\v2\x13.membership.v1.VoteR\x04vote\x12\x12\n" +
-	"\x04left\x18\f \x01(\x04R\x04left\"\xe8\x01\n" +
+	"\x04left\x18\f \x01(\x04R\x04left\"\x82\x02\n" +
 	"\x04Code\x12\v\n" +
 	"\aCODE_OK\x10\x00\x12\x17\n" +
 	"\x13CODE_LINE_NOT_FOUND\x10\x01\x12\x17\n" +
@@ -3302,7 +3332,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x15CODE_VERSION_CONFLICT\x10\x06\x12\x15\n" +
 	"\x11CODE_OP_ID_REUSED\x10\a\x12\f\n" +
 	"\bCODE_GAP\x10\b\x12\x0f\n" +
-	"\vCODE_FENCED\x10\t\"\xf8\x01\n" +
+	"\vCODE_FENCED\x10\t\x12\x18\n" +
+	"\x14CODE_NOTHING_TO_UNDO\x10\x10\"\xf8\x01\n" +
 	"\vChangedLine\x12&\n" +
 	"\x04line\x18\x01 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x14\n" +

@@ -64,6 +64,8 @@ const (
 	// CartServiceDescribeItemProcedure is the fully-qualified name of the CartService's DescribeItem
 	// RPC.
 	CartServiceDescribeItemProcedure = "/cart.v1.CartService/DescribeItem"
+	// CartServiceUndoProcedure is the fully-qualified name of the CartService's Undo RPC.
+	CartServiceUndoProcedure = "/cart.v1.CartService/Undo"
 )
 
 // CartServiceClient is a client for the cart.v1.CartService service.
@@ -93,6 +95,8 @@ type CartServiceClient interface {
 	MoveItem(context.Context, *connect.Request[v1.MoveItemRequest]) (*connect.Response[v1.Cart], error)
 	// DescribeItem replaces the attributes of a line that is there.
 	DescribeItem(context.Context, *connect.Request[v1.DescribeItemRequest]) (*connect.Response[v1.ItemResponse], error)
+	// Undo undoes the last remove, clear or merge, for some minutes and once.
+	Undo(context.Context, *connect.Request[v1.UndoRequest]) (*connect.Response[v1.Cart], error)
 }
 
 // NewCartServiceClient constructs a client for the cart.v1.CartService service. By default, it uses
@@ -181,6 +185,12 @@ func NewCartServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(cartServiceMethods.ByName("DescribeItem")),
 			connect.WithClientOptions(opts...),
 		),
+		undo: connect.NewClient[v1.UndoRequest, v1.Cart](
+			httpClient,
+			baseURL+CartServiceUndoProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("Undo")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -198,6 +208,7 @@ type cartServiceClient struct {
 	saveItem     *connect.Client[v1.SaveItemRequest, v1.Cart]
 	moveItem     *connect.Client[v1.MoveItemRequest, v1.Cart]
 	describeItem *connect.Client[v1.DescribeItemRequest, v1.ItemResponse]
+	undo         *connect.Client[v1.UndoRequest, v1.Cart]
 }
 
 // AddItem calls cart.v1.CartService.AddItem.
@@ -260,6 +271,11 @@ func (c *cartServiceClient) DescribeItem(ctx context.Context, req *connect.Reque
 	return c.describeItem.CallUnary(ctx, req)
 }
 
+// Undo calls cart.v1.CartService.Undo.
+func (c *cartServiceClient) Undo(ctx context.Context, req *connect.Request[v1.UndoRequest]) (*connect.Response[v1.Cart], error) {
+	return c.undo.CallUnary(ctx, req)
+}
+
 // CartServiceHandler is an implementation of the cart.v1.CartService service.
 type CartServiceHandler interface {
 	// AddItem adds a quantity to a line, which it makes when there is none.
@@ -287,6 +303,8 @@ type CartServiceHandler interface {
 	MoveItem(context.Context, *connect.Request[v1.MoveItemRequest]) (*connect.Response[v1.Cart], error)
 	// DescribeItem replaces the attributes of a line that is there.
 	DescribeItem(context.Context, *connect.Request[v1.DescribeItemRequest]) (*connect.Response[v1.ItemResponse], error)
+	// Undo undoes the last remove, clear or merge, for some minutes and once.
+	Undo(context.Context, *connect.Request[v1.UndoRequest]) (*connect.Response[v1.Cart], error)
 }
 
 // NewCartServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -371,6 +389,12 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(cartServiceMethods.ByName("DescribeItem")),
 		connect.WithHandlerOptions(opts...),
 	)
+	cartServiceUndoHandler := connect.NewUnaryHandler(
+		CartServiceUndoProcedure,
+		svc.Undo,
+		connect.WithSchema(cartServiceMethods.ByName("Undo")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/cart.v1.CartService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case CartServiceAddItemProcedure:
@@ -397,6 +421,8 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 			cartServiceMoveItemHandler.ServeHTTP(w, r)
 		case CartServiceDescribeItemProcedure:
 			cartServiceDescribeItemHandler.ServeHTTP(w, r)
+		case CartServiceUndoProcedure:
+			cartServiceUndoHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -452,4 +478,8 @@ func (UnimplementedCartServiceHandler) MoveItem(context.Context, *connect.Reques
 
 func (UnimplementedCartServiceHandler) DescribeItem(context.Context, *connect.Request[v1.DescribeItemRequest]) (*connect.Response[v1.ItemResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.DescribeItem is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) Undo(context.Context, *connect.Request[v1.UndoRequest]) (*connect.Response[v1.Cart], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.Undo is not implemented"))
 }
