@@ -208,11 +208,20 @@ type writeJSONForm struct {
 	At          *string `json:"at"`
 	Value       string  `json:"value"`
 	Wins        bool    `json:"wins"`
+	Lost        string  `json:"lost,omitempty"`
 }
 
 type fieldJSON struct {
 	Field  string          `json:"field"`
 	Value  string          `json:"value"`
+	Rule   string          `json:"rule"`
+	Why    string          `json:"why"`
+	Writes []writeJSONForm `json:"writes"`
+}
+
+type factJSON struct {
+	Kind   string          `json:"kind"`
+	ID     string          `json:"id"`
 	Rule   string          `json:"rule"`
 	Writes []writeJSONForm `json:"writes"`
 }
@@ -228,13 +237,14 @@ type explainJSON struct {
 	CartID  string              `json:"cart_id"`
 	Context string              `json:"context"`
 	Lines   []explainedLineJSON `json:"lines"`
+	Facts   []factJSON          `json:"facts,omitempty"`
 }
 
 func explainJSONOf(x *cartv1.ExplainCartResponse) explainJSON {
 	write := func(w *cartv1.ExplainedWrite) writeJSONForm {
 		out := writeJSONForm{
 			Region: w.GetRegion(), Incarnation: w.GetIncarnation(), Lineage: w.GetLineage(), Seq: w.GetSeq(),
-			OpID: known(w.GetOpId()), Value: w.GetValue(), Wins: w.GetWins(),
+			OpID: known(w.GetOpId()), Value: w.GetValue(), Wins: w.GetWins(), Lost: w.GetLost(),
 		}
 		if w.GetAtMs() != 0 {
 			out.At = known(timeText(w.GetAtMs()))
@@ -242,7 +252,7 @@ func explainJSONOf(x *cartv1.ExplainCartResponse) explainJSON {
 		return out
 	}
 	field := func(f *cartv1.ExplainedField) fieldJSON {
-		return fieldJSON{f.GetField(), f.GetValue(), f.GetRule(), mapped(f.GetWrites(), write)}
+		return fieldJSON{f.GetField(), f.GetValue(), f.GetRule(), f.GetWhy(), mapped(f.GetWrites(), write)}
 	}
 	return explainJSON{
 		CartID: x.GetCartId(), Context: x.GetContext(),
@@ -252,6 +262,9 @@ func explainJSONOf(x *cartv1.ExplainCartResponse) explainJSON {
 				options = map[string]string{}
 			}
 			return explainedLineJSON{l.GetSkuId(), l.GetSellerId(), options, mapped(l.GetFields(), field)}
+		}),
+		Facts: mapped(x.GetFacts(), func(f *cartv1.ExplainedFact) factJSON {
+			return factJSON{f.GetKind(), f.GetId(), f.GetRule(), mapped(f.GetWrites(), write)}
 		}),
 	}
 }

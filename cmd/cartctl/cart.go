@@ -252,6 +252,18 @@ func (c *explainCmd) Run(a *app) error {
 	m := answer.Msg
 	return a.print(shown(m.ProtoReflect(), answer.Header()), func(w *tabwriter.Writer) {
 		row(w, fmt.Sprintf("%s, seen: %s", m.GetCartId(), m.GetContext()))
+		for _, f := range m.GetFacts() {
+			for _, write := range f.GetWrites() {
+				row(w, fmt.Sprintf("%s %s, written by %s.%d:%d: %s", f.GetKind(), f.GetId(), write.GetRegion(), write.GetIncarnation(), write.GetSeq(), f.GetRule()))
+			}
+		}
+		for _, line := range m.GetLines() {
+			for _, field := range line.GetFields() {
+				if len(field.GetWrites()) > 1 && field.GetField() != "presence" {
+					row(w, fmt.Sprintf("%s: %s", line.GetSkuId(), field.GetWhy()))
+				}
+			}
+		}
 		if len(m.GetLines()) == 0 {
 			return
 		}

@@ -1652,8 +1652,11 @@ type ExplainCartResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	CartId string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
 	// All that the cart has seen, as ranges of dots for each replica.
-	Context       string           `protobuf:"bytes,2,opt,name=context,proto3" json:"context,omitempty"`
-	Lines         []*ExplainedLine `protobuf:"bytes,3,rep,name=lines,proto3" json:"lines,omitempty"`
+	Context string           `protobuf:"bytes,2,opt,name=context,proto3" json:"context,omitempty"`
+	Lines   []*ExplainedLine `protobuf:"bytes,3,rep,name=lines,proto3" json:"lines,omitempty"`
+	// What the cart knows beside its lines: codes, guests that were merged in,
+	// links that share it.
+	Facts         []*ExplainedFact `protobuf:"bytes,15,rep,name=facts,proto3" json:"facts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1709,6 +1712,82 @@ func (x *ExplainCartResponse) GetLines() []*ExplainedLine {
 	return nil
 }
 
+func (x *ExplainCartResponse) GetFacts() []*ExplainedFact {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+type ExplainedFact struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// code, guest, share and the like.
+	Kind          string            `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Id            string            `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Rule          string            `protobuf:"bytes,3,opt,name=rule,proto3" json:"rule,omitempty"`
+	Writes        []*ExplainedWrite `protobuf:"bytes,4,rep,name=writes,proto3" json:"writes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainedFact) Reset() {
+	*x = ExplainedFact{}
+	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainedFact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainedFact) ProtoMessage() {}
+
+func (x *ExplainedFact) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainedFact.ProtoReflect.Descriptor instead.
+func (*ExplainedFact) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ExplainedFact) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ExplainedFact) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ExplainedFact) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *ExplainedFact) GetWrites() []*ExplainedWrite {
+	if x != nil {
+		return x.Writes
+	}
+	return nil
+}
+
 type ExplainedLine struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SkuId         string                 `protobuf:"bytes,1,opt,name=sku_id,json=skuId,proto3" json:"sku_id,omitempty"`
@@ -1721,7 +1800,7 @@ type ExplainedLine struct {
 
 func (x *ExplainedLine) Reset() {
 	*x = ExplainedLine{}
-	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	mi := &file_cart_v1_cart_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1733,7 +1812,7 @@ func (x *ExplainedLine) String() string {
 func (*ExplainedLine) ProtoMessage() {}
 
 func (x *ExplainedLine) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	mi := &file_cart_v1_cart_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1746,7 +1825,7 @@ func (x *ExplainedLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedLine.ProtoReflect.Descriptor instead.
 func (*ExplainedLine) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{26}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ExplainedLine) GetSkuId() string {
@@ -1783,15 +1862,17 @@ type ExplainedField struct {
 	Field string `protobuf:"bytes,1,opt,name=field,proto3" json:"field,omitempty"`
 	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	// Why this value counts.
-	Rule          string            `protobuf:"bytes,3,opt,name=rule,proto3" json:"rule,omitempty"`
-	Writes        []*ExplainedWrite `protobuf:"bytes,4,rep,name=writes,proto3" json:"writes,omitempty"`
+	Rule   string            `protobuf:"bytes,3,opt,name=rule,proto3" json:"rule,omitempty"`
+	Writes []*ExplainedWrite `protobuf:"bytes,4,rep,name=writes,proto3" json:"writes,omitempty"`
+	// The same in words, with the values: why it is this value.
+	Why           string `protobuf:"bytes,15,opt,name=why,proto3" json:"why,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExplainedField) Reset() {
 	*x = ExplainedField{}
-	mi := &file_cart_v1_cart_proto_msgTypes[27]
+	mi := &file_cart_v1_cart_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1803,7 +1884,7 @@ func (x *ExplainedField) String() string {
 func (*ExplainedField) ProtoMessage() {}
 
 func (x *ExplainedField) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[27]
+	mi := &file_cart_v1_cart_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1816,7 +1897,7 @@ func (x *ExplainedField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedField.ProtoReflect.Descriptor instead.
 func (*ExplainedField) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{27}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ExplainedField) GetField() string {
@@ -1847,6 +1928,13 @@ func (x *ExplainedField) GetWrites() []*ExplainedWrite {
 	return nil
 }
 
+func (x *ExplainedField) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
 type ExplainedWrite struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Region      string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
@@ -1856,16 +1944,18 @@ type ExplainedWrite struct {
 	// Hex digest of the request's idempotency key; empty when it had none.
 	OpId string `protobuf:"bytes,5,opt,name=op_id,json=opId,proto3" json:"op_id,omitempty"`
 	// Milliseconds since the Unix epoch; 0 when it is not known.
-	AtMs          int64  `protobuf:"varint,6,opt,name=at_ms,json=atMs,proto3" json:"at_ms,omitempty"`
-	Value         string `protobuf:"bytes,7,opt,name=value,proto3" json:"value,omitempty"`
-	Wins          bool   `protobuf:"varint,8,opt,name=wins,proto3" json:"wins,omitempty"`
+	AtMs  int64  `protobuf:"varint,6,opt,name=at_ms,json=atMs,proto3" json:"at_ms,omitempty"`
+	Value string `protobuf:"bytes,7,opt,name=value,proto3" json:"value,omitempty"`
+	Wins  bool   `protobuf:"varint,8,opt,name=wins,proto3" json:"wins,omitempty"`
+	// Of a write that does not win: what it lost to, and by which rule.
+	Lost          string `protobuf:"bytes,15,opt,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExplainedWrite) Reset() {
 	*x = ExplainedWrite{}
-	mi := &file_cart_v1_cart_proto_msgTypes[28]
+	mi := &file_cart_v1_cart_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1877,7 +1967,7 @@ func (x *ExplainedWrite) String() string {
 func (*ExplainedWrite) ProtoMessage() {}
 
 func (x *ExplainedWrite) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[28]
+	mi := &file_cart_v1_cart_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1890,7 +1980,7 @@ func (x *ExplainedWrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedWrite.ProtoReflect.Descriptor instead.
 func (*ExplainedWrite) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{28}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ExplainedWrite) GetRegion() string {
@@ -1949,6 +2039,13 @@ func (x *ExplainedWrite) GetWins() bool {
 	return false
 }
 
+func (x *ExplainedWrite) GetLost() string {
+	if x != nil {
+		return x.Lost
+	}
+	return ""
+}
+
 // ErrorDetail carries the API's error code beside the Connect code.
 type ErrorDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1963,7 +2060,7 @@ type ErrorDetail struct {
 
 func (x *ErrorDetail) Reset() {
 	*x = ErrorDetail{}
-	mi := &file_cart_v1_cart_proto_msgTypes[29]
+	mi := &file_cart_v1_cart_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2072,7 @@ func (x *ErrorDetail) String() string {
 func (*ErrorDetail) ProtoMessage() {}
 
 func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[29]
+	mi := &file_cart_v1_cart_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2085,7 @@ func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorDetail.ProtoReflect.Descriptor instead.
 func (*ErrorDetail) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{29}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ErrorDetail) GetCode() string {
@@ -2156,11 +2253,17 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x11WatchCartResponse\x12!\n" +
 	"\x04cart\x18\x01 \x01(\v2\r.cart.v1.CartR\x04cart\x12\x16\n" +
 	"\x06resume\x18\x02 \x01(\tR\x06resume\"\x14\n" +
-	"\x12ExplainCartRequest\"v\n" +
+	"\x12ExplainCartRequest\"\xa4\x01\n" +
 	"\x13ExplainCartResponse\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x18\n" +
 	"\acontext\x18\x02 \x01(\tR\acontext\x12,\n" +
-	"\x05lines\x18\x03 \x03(\v2\x16.cart.v1.ExplainedLineR\x05lines\"\xef\x01\n" +
+	"\x05lines\x18\x03 \x03(\v2\x16.cart.v1.ExplainedLineR\x05lines\x12,\n" +
+	"\x05facts\x18\x0f \x03(\v2\x16.cart.v1.ExplainedFactR\x05facts\"x\n" +
+	"\rExplainedFact\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
+	"\x04rule\x18\x03 \x01(\tR\x04rule\x12/\n" +
+	"\x06writes\x18\x04 \x03(\v2\x17.cart.v1.ExplainedWriteR\x06writes\"\xef\x01\n" +
 	"\rExplainedLine\x12\x15\n" +
 	"\x06sku_id\x18\x01 \x01(\tR\x05skuId\x12\x1b\n" +
 	"\tseller_id\x18\x02 \x01(\tR\bsellerId\x12=\n" +
@@ -2168,12 +2271,13 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x06fields\x18\x04 \x03(\v2\x17.cart.v1.ExplainedFieldR\x06fields\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x81\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x93\x01\n" +
 	"\x0eExplainedField\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12\x12\n" +
 	"\x04rule\x18\x03 \x01(\tR\x04rule\x12/\n" +
-	"\x06writes\x18\x04 \x03(\v2\x17.cart.v1.ExplainedWriteR\x06writes\"\xca\x01\n" +
+	"\x06writes\x18\x04 \x03(\v2\x17.cart.v1.ExplainedWriteR\x06writes\x12\x10\n" +
+	"\x03why\x18\x0f \x01(\tR\x03why\"\xde\x01\n" +
 	"\x0eExplainedWrite\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\x12\x18\n" +
@@ -2182,7 +2286,8 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x05op_id\x18\x05 \x01(\tR\x04opId\x12\x13\n" +
 	"\x05at_ms\x18\x06 \x01(\x03R\x04atMs\x12\x14\n" +
 	"\x05value\x18\a \x01(\tR\x05value\x12\x12\n" +
-	"\x04wins\x18\b \x01(\bR\x04wins\"\xbd\x01\n" +
+	"\x04wins\x18\b \x01(\bR\x04wins\x12\x12\n" +
+	"\x04lost\x18\x0f \x01(\tR\x04lost\"\xbd\x01\n" +
 	"\vErrorDetail\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12;\n" +
 	"\adetails\x18\x02 \x03(\v2!.cart.v1.ErrorDetail.DetailsEntryR\adetails\x12!\n" +
@@ -2218,7 +2323,7 @@ func file_cart_v1_cart_proto_rawDescGZIP() []byte {
 	return file_cart_v1_cart_proto_rawDescData
 }
 
-var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_cart_v1_cart_proto_goTypes = []any{
 	(*Money)(nil),               // 0: cart.v1.Money
 	(*LineRef)(nil),             // 1: cart.v1.LineRef
@@ -2246,36 +2351,37 @@ var file_cart_v1_cart_proto_goTypes = []any{
 	(*WatchCartResponse)(nil),   // 23: cart.v1.WatchCartResponse
 	(*ExplainCartRequest)(nil),  // 24: cart.v1.ExplainCartRequest
 	(*ExplainCartResponse)(nil), // 25: cart.v1.ExplainCartResponse
-	(*ExplainedLine)(nil),       // 26: cart.v1.ExplainedLine
-	(*ExplainedField)(nil),      // 27: cart.v1.ExplainedField
-	(*ExplainedWrite)(nil),      // 28: cart.v1.ExplainedWrite
-	(*ErrorDetail)(nil),         // 29: cart.v1.ErrorDetail
-	nil,                         // 30: cart.v1.LineRef.OptionsEntry
-	nil,                         // 31: cart.v1.AddItemRequest.AttributesEntry
-	nil,                         // 32: cart.v1.SetQuantityRequest.AttributesEntry
-	nil,                         // 33: cart.v1.DescribeItemRequest.AttributesEntry
-	nil,                         // 34: cart.v1.Item.OptionsEntry
-	nil,                         // 35: cart.v1.Item.AttributesEntry
-	nil,                         // 36: cart.v1.ExplainedLine.OptionsEntry
-	nil,                         // 37: cart.v1.ErrorDetail.DetailsEntry
+	(*ExplainedFact)(nil),       // 26: cart.v1.ExplainedFact
+	(*ExplainedLine)(nil),       // 27: cart.v1.ExplainedLine
+	(*ExplainedField)(nil),      // 28: cart.v1.ExplainedField
+	(*ExplainedWrite)(nil),      // 29: cart.v1.ExplainedWrite
+	(*ErrorDetail)(nil),         // 30: cart.v1.ErrorDetail
+	nil,                         // 31: cart.v1.LineRef.OptionsEntry
+	nil,                         // 32: cart.v1.AddItemRequest.AttributesEntry
+	nil,                         // 33: cart.v1.SetQuantityRequest.AttributesEntry
+	nil,                         // 34: cart.v1.DescribeItemRequest.AttributesEntry
+	nil,                         // 35: cart.v1.Item.OptionsEntry
+	nil,                         // 36: cart.v1.Item.AttributesEntry
+	nil,                         // 37: cart.v1.ExplainedLine.OptionsEntry
+	nil,                         // 38: cart.v1.ErrorDetail.DetailsEntry
 }
 var file_cart_v1_cart_proto_depIdxs = []int32{
-	30, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
+	31, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
 	1,  // 1: cart.v1.AddItemRequest.line:type_name -> cart.v1.LineRef
 	0,  // 2: cart.v1.AddItemRequest.price:type_name -> cart.v1.Money
-	31, // 3: cart.v1.AddItemRequest.attributes:type_name -> cart.v1.AddItemRequest.AttributesEntry
+	32, // 3: cart.v1.AddItemRequest.attributes:type_name -> cart.v1.AddItemRequest.AttributesEntry
 	1,  // 4: cart.v1.SetQuantityRequest.line:type_name -> cart.v1.LineRef
-	32, // 5: cart.v1.SetQuantityRequest.attributes:type_name -> cart.v1.SetQuantityRequest.AttributesEntry
+	33, // 5: cart.v1.SetQuantityRequest.attributes:type_name -> cart.v1.SetQuantityRequest.AttributesEntry
 	1,  // 6: cart.v1.SaveItemRequest.line:type_name -> cart.v1.LineRef
 	1,  // 7: cart.v1.MoveItemRequest.line:type_name -> cart.v1.LineRef
 	1,  // 8: cart.v1.DescribeItemRequest.line:type_name -> cart.v1.LineRef
-	33, // 9: cart.v1.DescribeItemRequest.attributes:type_name -> cart.v1.DescribeItemRequest.AttributesEntry
+	34, // 9: cart.v1.DescribeItemRequest.attributes:type_name -> cart.v1.DescribeItemRequest.AttributesEntry
 	1,  // 10: cart.v1.RemoveItemRequest.line:type_name -> cart.v1.LineRef
-	34, // 11: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
+	35, // 11: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
 	0,  // 12: cart.v1.Item.price_at_add:type_name -> cart.v1.Money
 	0,  // 13: cart.v1.Item.current_price:type_name -> cart.v1.Money
 	0,  // 14: cart.v1.Item.price:type_name -> cart.v1.Money
-	35, // 15: cart.v1.Item.attributes:type_name -> cart.v1.Item.AttributesEntry
+	36, // 15: cart.v1.Item.attributes:type_name -> cart.v1.Item.AttributesEntry
 	0,  // 16: cart.v1.SellerTotal.subtotal:type_name -> cart.v1.Money
 	12, // 17: cart.v1.Cart.items:type_name -> cart.v1.Item
 	12, // 18: cart.v1.Cart.saved_items:type_name -> cart.v1.Item
@@ -2296,43 +2402,45 @@ var file_cart_v1_cart_proto_depIdxs = []int32{
 	19, // 33: cart.v1.BatchEditRequest.edits:type_name -> cart.v1.Edit
 	17, // 34: cart.v1.BatchEditResponse.results:type_name -> cart.v1.ItemResponse
 	15, // 35: cart.v1.WatchCartResponse.cart:type_name -> cart.v1.Cart
-	26, // 36: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
-	36, // 37: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
-	27, // 38: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
-	28, // 39: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
-	37, // 40: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
-	15, // 41: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
-	2,  // 42: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
-	3,  // 43: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
-	8,  // 44: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
-	9,  // 45: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
-	10, // 46: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
-	11, // 47: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
-	20, // 48: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
-	22, // 49: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
-	24, // 50: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
-	4,  // 51: cart.v1.CartService.SaveItem:input_type -> cart.v1.SaveItemRequest
-	5,  // 52: cart.v1.CartService.MoveItem:input_type -> cart.v1.MoveItemRequest
-	6,  // 53: cart.v1.CartService.DescribeItem:input_type -> cart.v1.DescribeItemRequest
-	7,  // 54: cart.v1.CartService.Undo:input_type -> cart.v1.UndoRequest
-	17, // 55: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
-	17, // 56: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
-	18, // 57: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
-	18, // 58: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
-	15, // 59: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
-	18, // 60: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
-	21, // 61: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
-	23, // 62: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
-	25, // 63: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
-	15, // 64: cart.v1.CartService.SaveItem:output_type -> cart.v1.Cart
-	15, // 65: cart.v1.CartService.MoveItem:output_type -> cart.v1.Cart
-	17, // 66: cart.v1.CartService.DescribeItem:output_type -> cart.v1.ItemResponse
-	15, // 67: cart.v1.CartService.Undo:output_type -> cart.v1.Cart
-	55, // [55:68] is the sub-list for method output_type
-	42, // [42:55] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	27, // 36: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
+	26, // 37: cart.v1.ExplainCartResponse.facts:type_name -> cart.v1.ExplainedFact
+	29, // 38: cart.v1.ExplainedFact.writes:type_name -> cart.v1.ExplainedWrite
+	37, // 39: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
+	28, // 40: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
+	29, // 41: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
+	38, // 42: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
+	15, // 43: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
+	2,  // 44: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
+	3,  // 45: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
+	8,  // 46: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
+	9,  // 47: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
+	10, // 48: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
+	11, // 49: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
+	20, // 50: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
+	22, // 51: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
+	24, // 52: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
+	4,  // 53: cart.v1.CartService.SaveItem:input_type -> cart.v1.SaveItemRequest
+	5,  // 54: cart.v1.CartService.MoveItem:input_type -> cart.v1.MoveItemRequest
+	6,  // 55: cart.v1.CartService.DescribeItem:input_type -> cart.v1.DescribeItemRequest
+	7,  // 56: cart.v1.CartService.Undo:input_type -> cart.v1.UndoRequest
+	17, // 57: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
+	17, // 58: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
+	18, // 59: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
+	18, // 60: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
+	15, // 61: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
+	18, // 62: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
+	21, // 63: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
+	23, // 64: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
+	25, // 65: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
+	15, // 66: cart.v1.CartService.SaveItem:output_type -> cart.v1.Cart
+	15, // 67: cart.v1.CartService.MoveItem:output_type -> cart.v1.Cart
+	17, // 68: cart.v1.CartService.DescribeItem:output_type -> cart.v1.ItemResponse
+	15, // 69: cart.v1.CartService.Undo:output_type -> cart.v1.Cart
+	57, // [57:70] is the sub-list for method output_type
+	44, // [44:57] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_cart_v1_cart_proto_init() }
@@ -2356,7 +2464,7 @@ func file_cart_v1_cart_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cart_v1_cart_proto_rawDesc), len(file_cart_v1_cart_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
