@@ -30,6 +30,11 @@
 //	save ∥ remove          saved, with the quantity it had
 //	remove ∥ remove        removed
 //	clear ∥ write of L     all lines gone but L
+//	save ∥ add             aside, with what was added
+//	move ∥ remove          the line stays, in the cart
+//	save ∥ move            in the cart, where both saw it aside
+//	describe ∥ describe    the newest
+//	undo ∥ write of L      as two writes of L; of quantities the larger
 //
 // Remove, clear, expiry and checkout drop the dots they have seen.
 //

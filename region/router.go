@@ -325,6 +325,11 @@ func validEdit(e *regionv1.Edit) error {
 	for i, c := range e.GetChanges() {
 		switch c.GetKind() {
 		case regionv1.Change_KIND_ADD, regionv1.Change_KIND_SET, regionv1.Change_KIND_REMOVE, regionv1.Change_KIND_CLEAR, regionv1.Change_KIND_SETTING:
+		case regionv1.Change_KIND_SAVE, regionv1.Change_KIND_MOVE, regionv1.Change_KIND_DESCRIBE:
+		case regionv1.Change_KIND_UNDO:
+			if len(e.GetChanges()) > 1 {
+				return fmt.Errorf("edit of cart %q: change %d is %v, which goes alone", e.GetCartId(), i, c.GetKind())
+			}
 		case regionv1.Change_KIND_UNSPECIFIED:
 			return fmt.Errorf("edit of cart %q: change %d has no kind", e.GetCartId(), i)
 		default:

@@ -583,12 +583,12 @@ func TestCache(t *testing.T) {
 	evil := newForeign("another shopper's").add(1, "secret", 1)
 	evil.cart.Context = evil.cart.Context.Join(rec.State.Cart.Context)
 	stolen := func(index uint64) []byte {
-		return store.NewRecord("another shopper's", index, crdt.State{Cart: evil.cart}, store.Asked{}).Encode()
+		return store.NewRecord("another shopper's", index, crdt.State{Cart: evil.cart}, store.Asked{}, store.Head{}).Encode()
 	}
 	// Under the index that it says itself, so that nothing but its digest tells.
 	changed := func(index uint64) []byte {
 		more := rec.State.Cart.Apply(rec.State.Cart.SetQuantity(crdt.Writer{Replica: crdt.Replica{Region: testID, Incarnation: 1}}, rec.State.Cart.Lines[0].Key, 77))
-		b := store.NewRecord(cart, index, crdt.State{Cart: more}, store.Asked{}).Encode()
+		b := store.NewRecord(cart, index, crdt.State{Cart: more}, store.Asked{}, store.Head{}).Encode()
 		return append(append(b[:8:8], old.Data[8:8+len(Digest{})]...), b[8+len(Digest{}):]...)
 	}
 	torn := slices.Clone(old.Data)

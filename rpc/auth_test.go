@@ -204,6 +204,9 @@ func everyCall() [][3]string {
 		{"GET", "/api/v1/cart/explain", ""},
 		{"POST", "/api/v1/cart/batch", `{"edits":[{"clear":{}}]}`},
 		{"POST", "/api/v1/cart/merge", `{"guest_session_id":"ada"}`},
+		{"POST", cartItems + "/SKU-1/save", ""},
+		{"POST", "/api/v1/cart/undo", ""},
+		{"POST", "/api/v1/cart/saved/SKU-1/move", ""},
 	}
 	methods := cartv1.File_cart_v1_cart_proto.Services().ByName("CartService").Methods()
 	for i := range methods.Len() {

@@ -35,6 +35,7 @@ type applied struct {
 	count   uint64
 	stale   bool
 	results []*cartv1.ItemResponse // one for each edit
+	context crdt.CausalContext     // of the cart after them
 }
 
 // apply validates edits, asks the catalogue for what the shopper did not say,
@@ -131,13 +132,14 @@ func (s *service) changes(ctx context.Context, edits []edit, batch bool) ([]*reg
 				}
 				return nil, err
 			}
-		case regionv1.Change_KIND_CLEAR:
+		case regionv1.Change_KIND_CLEAR, regionv1.Change_KIND_UNDO:
 		default:
 			change.Line = e.lineKey()
-			if e.quantity == 0 { // a set to 0 removes, and may do so twice
+			if e.kind == regionv1.Change_KIND_SET && e.quantity == 0 { // a set to 0 removes, and may do so twice
 				change.Kind = regionv1.Change_KIND_REMOVE
 			}
 		}
+		e.describes(change)
 		out[i] = change
 	}
 	return out, nil
@@ -210,6 +212,8 @@ func (s *service) refusal(ctx context.Context, c call, edits []edit, out *region
 		}
 	case regionv1.Outcome_CODE_VERSION_CONFLICT:
 		return s.versionConflict(ctx, c)
+	case regionv1.Outcome_CODE_NOTHING_TO_UNDO:
+		return fault(LineNotFound, "there is nothing to undo: the last remove, clear or merge was undone already, or was longer ago than it can be undone")
 	case regionv1.Outcome_CODE_OP_ID_REUSED:
 		return fault(IdempotencyKeyReused, "Idempotency-Key %q was used for another request: use a new one", c.key)
 	default:
@@ -250,7 +254,7 @@ func (s *service) describe(ctx context.Context, c call, edits []edit, out *regio
 	}
 	a := &applied{
 		meta:   meta{token: causal.Token{CartID: c.cartID, Context: cc}.Encode(), etag: etag(d), replayed: out.GetReplayed()},
-		cartID: c.cartID, count: out.GetItemCount(), stale: stale,
+		cartID: c.cartID, count: out.GetItemCount(), stale: stale, context: cc,
 		results: make([]*cartv1.ItemResponse, len(edits)),
 	}
 	if stale {
@@ -274,8 +278,9 @@ func (s *service) describe(ctx context.Context, c call, edits []edit, out *regio
 		key := crdt.LineKey{Seller: l.GetLine().GetSeller(), SKU: l.GetLine().GetSku(), Options: l.GetLine().GetOptions()}
 		r.Item = new(cartv1.Item)
 		item(r.Item, new(prices), key, crdt.Carried{
-			Quantity: min(l.GetQuantity(), s.cfg.QuantityMax),
-			Offer:    crdt.Offer{Price: l.GetPrice(), Currency: l.GetCurrency(), AddedAt: crdt.Timestamp(l.GetAddedAt())},
+			Quantity:   min(l.GetQuantity(), s.cfg.QuantityMax),
+			Offer:      crdt.Offer{Price: l.GetPrice(), Currency: l.GetCurrency(), AddedAt: crdt.Timestamp(l.GetAddedAt())},
+			Attributes: crdt.Attributes{Pairs: l.GetAttributes()},
 		}, known[i])
 		if q := l.GetQuantities(); len(q) > 1 {
 			r.Conflicts = []*cartv1.Conflict{quantityConflict(key, slices.Max(q), q)}

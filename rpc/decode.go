@@ -116,7 +116,7 @@ func decodeAdd(body []byte) (edit, error) {
 	err := decodeObject(body, fields{
 		"sku_id": text(&e.sku, "sku_id", InvalidSKU), "seller_id": text(&e.seller, "seller_id", InvalidField),
 		"quantity": quantity(&e.quantity, &has), "options": options(&e.options),
-		"currency": text(&currency, "currency", InvalidField),
+		"currency": text(&currency, "currency", InvalidField), "attributes": attributes(&e),
 		"price": func(v json.RawMessage) error {
 			if price = string(v); price[0] != '-' && (price[0] < '0' || price[0] > '9') {
 				return fault(InvalidField, "price must be a decimal number such as 29.99").with("field", "price")
@@ -140,15 +140,19 @@ func decodeAdd(body []byte) (edit, error) {
 	return e, nil
 }
 
-// decodeQuantity reads the body of a set, whose line is in the path.
+// decodeQuantity reads the body of a set, whose line is in the path. One with
+// attributes alone leaves the quantity as it is.
 func decodeQuantity(body []byte, e *edit) error {
 	var has bool
 	var inBody map[string]string
-	err := decodeObject(body, fields{"quantity": quantity(&e.quantity, &has), "options": options(&inBody)})
+	err := decodeObject(body, fields{"quantity": quantity(&e.quantity, &has), "options": options(&inBody), "attributes": attributes(e)})
+	if !has && e.hasAttributes {
+		e.kind = regionv1.Change_KIND_DESCRIBE
+	}
 	switch {
 	case err != nil:
 		return err
-	case !has:
+	case !has && !e.hasAttributes:
 		return missing("quantity")
 	case len(inBody) > 0 && len(e.options) > 0:
 		return fault(InvalidField, "options are in the body and in the query: give them once").with("field", "options")
@@ -158,7 +162,7 @@ func decodeQuantity(body []byte, e *edit) error {
 	return nil
 }
 
-// decodeLine reads a set or a remove of a batch.
+// decodeLine reads an edit of a batch that names a line which is there.
 func decodeLine(body []byte, kind regionv1.Change_Kind) (edit, error) {
 	e := edit{kind: kind}
 	var has bool
@@ -169,6 +173,9 @@ func decodeLine(body []byte, kind regionv1.Change_Kind) (edit, error) {
 	if kind == regionv1.Change_KIND_SET {
 		want["quantity"] = quantity(&e.quantity, &has)
 	}
+	if kind == regionv1.Change_KIND_SET || kind == regionv1.Change_KIND_DESCRIBE {
+		want["attributes"] = attributes(&e)
+	}
 	err := decodeObject(body, want)
 	switch {
 	case err != nil:
@@ -177,11 +184,14 @@ func decodeLine(body []byte, kind regionv1.Change_Kind) (edit, error) {
 		return e, missing("sku_id")
 	case kind == regionv1.Change_KIND_SET && !has:
 		return e, missing("quantity")
+	case kind == regionv1.Change_KIND_DESCRIBE && !e.hasAttributes:
+		return e, missing("attributes")
 	}
 	return e, nil
 }
 
-// decodeBatch reads {"edits":[{"add":{…}},{"set":{…}},{"remove":{…}},{"clear":{}}]}.
+// decodeBatch reads {"edits":[{"add":{…}},{"set":{…}},{"remove":{…}},{"clear":{}},
+// {"save":{…}},{"move":{…}},{"describe":{…}}]}.
 // check says whether so many edits are allowed.
 func decodeBatch(body []byte, check func(n int) error) ([]edit, error) {
 	var raw []json.RawMessage
@@ -225,6 +235,11 @@ func decodeEdit(body []byte) (e edit, err error) {
 		"remove": as(func(v json.RawMessage) (edit, error) {
 			return decodeLine(v, regionv1.Change_KIND_REMOVE)
 		}),
+		"save": as(func(v json.RawMessage) (edit, error) { return decodeLine(v, regionv1.Change_KIND_SAVE) }),
+		"move": as(func(v json.RawMessage) (edit, error) { return decodeLine(v, regionv1.Change_KIND_MOVE) }),
+		"describe": as(func(v json.RawMessage) (edit, error) {
+			return decodeLine(v, regionv1.Change_KIND_DESCRIBE)
+		}),
 		"clear": as(func(v json.RawMessage) (edit, error) {
 			return edit{kind: regionv1.Change_KIND_CLEAR}, decodeObject(v, nil)
 		}),
@@ -233,9 +248,9 @@ func decodeEdit(body []byte) (e edit, err error) {
 	case err != nil:
 		return e, err
 	case n == 0:
-		return e, fault(MissingField, "one of add, set, remove and clear is missing")
+		return e, fault(MissingField, "one of %s is missing", batchEdits)
 	case n > 1:
-		return e, fault(InvalidField, "an edit is one of add, set, remove and clear; this has %d", n)
+		return e, fault(InvalidField, "an edit is one of %s; this has %d", batchEdits, n)
 	}
 	return e, nil
 }

@@ -30,7 +30,10 @@ type edit struct {
 	seller   string // empty: not given
 	options  map[string]string
 	quantity uint64 // as sent; checked by validate
-	price    *statedPrice
+	// attributes replace those of the line, when hasAttributes says so.
+	attributes    map[string]string
+	hasAttributes bool
+	price         *statedPrice
 }
 
 // statedPrice is a price that a service states. In REST it has no currency of
@@ -43,7 +46,7 @@ type statedPrice struct {
 
 // validate checks all that can be checked without the catalogue and the cart.
 func (e *edit) validate(c call, quantityMax uint32) error {
-	if e.kind == regionv1.Change_KIND_CLEAR {
+	if e.kind == regionv1.Change_KIND_CLEAR || e.kind == regionv1.Change_KIND_UNDO {
 		return nil
 	}
 	if e.sku == "" {
@@ -56,6 +59,9 @@ func (e *edit) validate(c call, quantityMax uint32) error {
 		return fault(InvalidField, "seller_id %.80q must be 1 to %d letters, digits, spaces and -_.:", e.seller, nameBytesMax).with("field", "seller_id")
 	}
 	if err := validateOptions(e.options); err != nil {
+		return err
+	}
+	if err := e.validateAttributes(); err != nil {
 		return err
 	}
 	switch e.kind {
@@ -124,22 +130,28 @@ func isName(s string) bool {
 }
 
 func validateOptions(options map[string]string) error {
+	return validatePairs("option", options, optionValueMax, isText)
+}
+
+// validatePairs checks names and values of what is called what, in the field
+// of that name in the plural.
+func validatePairs(what string, pairs map[string]string, valueMax int, isValue func(string) bool) error {
 	invalid := func(format string, args ...any) error {
-		return fault(InvalidField, format, args...).with("field", "options")
+		return fault(InvalidField, format, args...).with("field", what+"s")
 	}
-	if len(options) > optionsMax {
-		return invalid("options has %d entries; at most %d are allowed", len(options), optionsMax)
+	if len(pairs) > optionsMax {
+		return invalid("%ss has %d entries; at most %d are allowed", what, len(pairs), optionsMax)
 	}
-	for name, value := range options {
+	for name, value := range pairs {
 		switch {
 		case name == "" || len(name) > optionNameMax || !isText(name):
-			return invalid("option name %.80q must be 1 to %d bytes of text", name, optionNameMax)
-		case len(value) > optionValueMax || !isText(value):
-			return invalid("option %.80q has a value of %d bytes; it must be text of at most %d", name, len(value), optionValueMax)
+			return invalid("%s name %.80q must be 1 to %d bytes of text", what, name, optionNameMax)
+		case len(value) > valueMax || !isValue(value):
+			return invalid("%s %.80q has a value of %d bytes; it must be text of at most %d", what, name, len(value), valueMax)
 		}
 	}
-	if n := len(crdt.CanonicalPairs(options)); n > optionsBytesMax {
-		return invalid("options take %d bytes together; at most %d are allowed", n, optionsBytesMax)
+	if n := len(crdt.CanonicalPairs(pairs)); n > optionsBytesMax {
+		return invalid("%ss take %d bytes together, escaped as in a URL; at most %d are allowed", what, n, optionsBytesMax)
 	}
 	return nil
 }
@@ -188,11 +200,15 @@ func fingerprint(edits []edit) uint64 {
 		b = binary.AppendUvarint(b, e.quantity)
 		if e.price == nil {
 			b = append(b, 0)
-			continue
+		} else {
+			b = append(b, 1)
+			text(e.price.currency)
+			text(canonicalDecimal(e.price.decimal))
 		}
-		b = append(b, 1)
-		text(e.price.currency)
-		text(canonicalDecimal(e.price.decimal))
+		if e.hasAttributes {
+			b = append(b, 0) // no kind of edit: it does not begin the next one
+			text(crdt.CanonicalPairs(e.attributes))
+		}
 	}
 	sum := sha256.Sum256(b)
 	return binary.BigEndian.Uint64(sum[:])
@@ -226,8 +242,14 @@ func editsOf(edits []*cartv1.Edit) ([]edit, error) {
 			out[i] = removeEdit(e.GetRemove())
 		case e.GetClear() != nil:
 			out[i] = edit{kind: regionv1.Change_KIND_CLEAR}
+		case e.GetSave() != nil:
+			out[i] = saveEdit(e.GetSave())
+		case e.GetMove() != nil:
+			out[i] = moveEdit(e.GetMove())
+		case e.GetDescribe() != nil:
+			out[i] = describeEdit(e.GetDescribe())
 		default:
-			return nil, inEdit(fault(MissingField, "one of add, set, remove and clear is missing"), i)
+			return nil, inEdit(fault(MissingField, "one of %s is missing", batchEdits), i)
 		}
 	}
 	return out, nil
@@ -242,11 +264,11 @@ func addEdit(r *cartv1.AddItemRequest) edit {
 	if p := r.GetPrice(); p != nil {
 		e.price = &statedPrice{decimal: formatMoney(p.GetMinorUnits(), p.GetCurrency()), currency: p.GetCurrency(), minor: true}
 	}
-	return e
+	return e.with(r.GetAttributes())
 }
 
 func setEdit(r *cartv1.SetQuantityRequest) edit {
-	return lineEdit(regionv1.Change_KIND_SET, r.GetLine(), r.GetQuantity())
+	return lineEdit(regionv1.Change_KIND_SET, r.GetLine(), r.GetQuantity()).with(r.GetAttributes())
 }
 
 func removeEdit(r *cartv1.RemoveItemRequest) edit {

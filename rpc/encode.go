@@ -39,6 +39,7 @@ type itemJSON struct {
 	Image            *string           `json:"image"`
 	AddedAt          string            `json:"added_at"`
 	DeliveryEstimate *string           `json:"delivery_estimate"`
+	Attributes       map[string]string `json:"attributes,omitempty"`
 }
 
 type conflictJSON struct {
@@ -107,6 +108,7 @@ func itemJSONOf(it *cartv1.Item) itemJSON {
 		Options: options, Price: amountOf(it.GetPrice()), PriceAtAdd: amountOf(it.GetPriceAtAdd()),
 		CurrentPrice: amountOf(it.GetCurrentPrice()), PriceChanged: it.GetPriceChanged(), InStock: it.InStock,
 		Image: known(it.GetImage()), AddedAt: timeText(it.GetAddedAtMs()), DeliveryEstimate: known(it.GetDeliveryEstimate()),
+		Attributes: it.GetAttributes(),
 	}
 }
 
@@ -154,6 +156,8 @@ type shortItemJSON struct {
 	Price    amount            `json:"price"`
 	SellerID string            `json:"seller_id"`
 	Options  map[string]string `json:"options,omitempty"`
+
+	Attributes map[string]string `json:"attributes,omitempty"`
 }
 
 type lineJSON struct {
@@ -167,7 +171,7 @@ type lineJSON struct {
 func lineJSONOf(r *cartv1.ItemResponse) lineJSON {
 	out := lineJSON{CartID: r.GetCartId(), ItemCount: r.GetItemCount(), Conflicts: mapped(r.GetConflicts(), conflictJSONOf), Stale: r.GetStale()}
 	if it := r.GetItem(); it != nil {
-		out.Item = &shortItemJSON{it.GetSkuId(), it.GetQuantity(), amountOf(it.GetPrice()), it.GetSellerId(), it.GetOptions()}
+		out.Item = &shortItemJSON{it.GetSkuId(), it.GetQuantity(), amountOf(it.GetPrice()), it.GetSellerId(), it.GetOptions(), it.GetAttributes()}
 	}
 	return out
 }
@@ -204,11 +208,20 @@ type writeJSONForm struct {
 	At          *string `json:"at"`
 	Value       string  `json:"value"`
 	Wins        bool    `json:"wins"`
+	Lost        string  `json:"lost,omitempty"`
 }
 
 type fieldJSON struct {
 	Field  string          `json:"field"`
 	Value  string          `json:"value"`
+	Rule   string          `json:"rule"`
+	Why    string          `json:"why"`
+	Writes []writeJSONForm `json:"writes"`
+}
+
+type factJSON struct {
+	Kind   string          `json:"kind"`
+	ID     string          `json:"id"`
 	Rule   string          `json:"rule"`
 	Writes []writeJSONForm `json:"writes"`
 }
@@ -224,13 +237,14 @@ type explainJSON struct {
 	CartID  string              `json:"cart_id"`
 	Context string              `json:"context"`
 	Lines   []explainedLineJSON `json:"lines"`
+	Facts   []factJSON          `json:"facts,omitempty"`
 }
 
 func explainJSONOf(x *cartv1.ExplainCartResponse) explainJSON {
 	write := func(w *cartv1.ExplainedWrite) writeJSONForm {
 		out := writeJSONForm{
 			Region: w.GetRegion(), Incarnation: w.GetIncarnation(), Lineage: w.GetLineage(), Seq: w.GetSeq(),
-			OpID: known(w.GetOpId()), Value: w.GetValue(), Wins: w.GetWins(),
+			OpID: known(w.GetOpId()), Value: w.GetValue(), Wins: w.GetWins(), Lost: w.GetLost(),
 		}
 		if w.GetAtMs() != 0 {
 			out.At = known(timeText(w.GetAtMs()))
@@ -238,7 +252,7 @@ func explainJSONOf(x *cartv1.ExplainCartResponse) explainJSON {
 		return out
 	}
 	field := func(f *cartv1.ExplainedField) fieldJSON {
-		return fieldJSON{f.GetField(), f.GetValue(), f.GetRule(), mapped(f.GetWrites(), write)}
+		return fieldJSON{f.GetField(), f.GetValue(), f.GetRule(), f.GetWhy(), mapped(f.GetWrites(), write)}
 	}
 	return explainJSON{
 		CartID: x.GetCartId(), Context: x.GetContext(),
@@ -248,6 +262,9 @@ func explainJSONOf(x *cartv1.ExplainCartResponse) explainJSON {
 				options = map[string]string{}
 			}
 			return explainedLineJSON{l.GetSkuId(), l.GetSellerId(), options, mapped(l.GetFields(), field)}
+		}),
+		Facts: mapped(x.GetFacts(), func(f *cartv1.ExplainedFact) factJSON {
+			return factJSON{f.GetKind(), f.GetId(), f.GetRule(), mapped(f.GetWrites(), write)}
 		}),
 	}
 }

@@ -216,6 +216,7 @@ func TestRegionErrors(t *testing.T) {
 		}, true, 500, "INTERNAL", ""},
 		{"panic", func(r *fakeRegion) { r.panicEdit = true }, false, 500, "INTERNAL", ""},
 		{"unknown outcome code", func(r *fakeRegion) { r.badOutcome = &regionv1.Outcome{Code: 99} }, false, 500, "INTERNAL", ""},
+		{"nothing to undo", func(r *fakeRegion) { r.badOutcome = &regionv1.Outcome{Code: regionv1.Outcome_CODE_NOTHING_TO_UNDO} }, false, 404, "LINE_NOT_FOUND", ""},
 		{"outcome for streams", func(r *fakeRegion) { r.badOutcome = &regionv1.Outcome{Code: regionv1.Outcome_CODE_GAP} }, false, 500, "INTERNAL", ""},
 		{"bad context", func(r *fakeRegion) { r.badOutcome = &regionv1.Outcome{Context: []byte{99}} }, false, 500, "INTERNAL", ""},
 		{"bad digest", func(r *fakeRegion) { r.badOutcome = &regionv1.Outcome{Context: []byte{1, 0}} }, false, 500, "INTERNAL", ""},

@@ -31,15 +31,20 @@ func (s *service) explain(ctx context.Context, c call) (*cartv1.ExplainCartRespo
 	if err != nil {
 		return nil, meta{}, err
 	}
-	x := explainer{names: s.cfg.RegionNames, ops: make(map[crdt.Dot]crdt.Op, len(v.State.Ops))}
+	x := explainer{names: s.cfg.RegionNames, quantityMax: s.cfg.QuantityMax, ops: make(map[crdt.Dot]crdt.Op, len(v.State.Ops))}
 	for _, op := range v.State.Ops {
 		x.ops[op.Dot] = op
 	}
 	cart := cartOf(v)
 	out := &cartv1.ExplainCartResponse{CartId: v.CartID, Context: cart.Context.String()}
 	for _, e := range cart.Lines {
-		if e.Line.IsThere() {
+		switch {
+		case e.Line.IsThere():
 			out.Lines = append(out.Lines, x.line(e))
+		case e.Key.IsFact():
+			if f := x.fact(e); f != nil {
+				out.Facts = append(out.Facts, f)
+			}
 		}
 	}
 	m, _ := s.metaFor(c, v)
@@ -47,8 +52,9 @@ func (s *service) explain(ctx context.Context, c call) (*cartv1.ExplainCartRespo
 }
 
 type explainer struct {
-	names map[crdt.RegionID]string
-	ops   map[crdt.Dot]crdt.Op
+	names       map[crdt.RegionID]string
+	ops         map[crdt.Dot]crdt.Op
+	quantityMax uint32
 }
 
 func (x explainer) line(e crdt.MapEntry) *cartv1.ExplainedLine {
@@ -70,6 +76,9 @@ func (x explainer) line(e crdt.MapEntry) *cartv1.ExplainedLine {
 	out.Fields = slices.DeleteFunc(out.Fields, func(f *cartv1.ExplainedField) bool {
 		return f.GetField() == fieldAttributes && f.GetValue() == "" && len(l.Attributes) == 0
 	})
+	for _, f := range out.GetFields() {
+		x.say(f)
+	}
 	return out
 }
 

@@ -203,17 +203,33 @@ func (r *fakeRegion) apply(e *regionv1.Edit) *regionv1.Outcome {
 				return refuse(regionv1.Outcome_CODE_QUANTITY_TOO_LARGE)
 			}
 			d = c.Add(w, k, ch.GetQuantity(), offer, ch.GetRenewOffer())
-		case old == nil && ch.GetKind() == regionv1.Change_KIND_SET:
+		case old == nil && ch.GetKind() != regionv1.Change_KIND_REMOVE:
 			return refuse(regionv1.Outcome_CODE_LINE_NOT_FOUND)
 		case old == nil:
 			out.Lines = append(out.Lines, &regionv1.ChangedLine{Line: ch.GetLine(), Removed: true})
 			continue
 		case ch.GetKind() == regionv1.Change_KIND_REMOVE:
 			d = c.Remove(w, k)
+		case ch.GetKind() == regionv1.Change_KIND_SAVE, ch.GetKind() == regionv1.Change_KIND_MOVE:
+			to := crdt.InCart
+			if ch.GetKind() == regionv1.Change_KIND_SAVE {
+				to = crdt.Saved
+			}
+			if old.Visible().Placement == to {
+				out.Lines = append(out.Lines, changedLine(c, k))
+				continue
+			}
+			d = c.SetPlacement(w, k, to)
+		case ch.GetKind() == regionv1.Change_KIND_DESCRIBE:
+			d = c.SetAttributes(w, k, ch.GetAttributes())
 		default:
 			d = c.SetQuantity(w, k, ch.GetQuantity())
 		}
 		c, dots = c.Apply(d), append(dots, d.Dots...)
+		if ch.Attributes != nil && ch.GetKind() != regionv1.Change_KIND_DESCRIBE {
+			d = c.SetAttributes(w, k, ch.GetAttributes())
+			c, dots = c.Apply(d), append(dots, d.Dots...)
+		}
 		out.Lines = append(out.Lines, changedLine(c, k))
 	}
 	if len(e.GetOpId()) > 0 {
@@ -236,6 +252,7 @@ func changedLine(c *crdt.Cart, k crdt.LineKey) *regionv1.ChangedLine {
 	}
 	v := l.Visible()
 	out.Quantity, out.Price, out.Currency, out.AddedAt = v.Quantity, v.Offer.Price, v.Offer.Currency, uint64(v.Offer.AddedAt)
+	out.Attributes = v.Attributes.Pairs
 	for _, w := range l.Quantity {
 		out.Quantities = append(out.Quantities, w.Value)
 	}

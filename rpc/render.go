@@ -126,6 +126,7 @@ func item(it *cartv1.Item, m *prices, k crdt.LineKey, v crdt.Carried, p product)
 	m.atAdd.Currency, m.atAdd.MinorUnits = v.Offer.Currency, v.Offer.Price
 	m.counts.Currency, m.counts.MinorUnits = v.Offer.Currency, v.Offer.Price
 	it.SkuId, it.Name, it.Quantity, it.SellerId, it.Seller = k.SKU, k.SKU, v.Quantity, k.Seller, k.Seller
+	it.Attributes = crdt.Pairs(v.Attributes.Pairs)
 	it.Options, it.PriceAtAdd, it.Price, it.AddedAtMs = crdt.Pairs(k.Options), &m.atAdd, &m.counts, v.Offer.AddedAt.UnixMilli()
 	switch {
 	case !p.answered:

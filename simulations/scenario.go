@@ -461,9 +461,10 @@ type call struct {
 
 // edit is a verb of a call, or of a batch.
 type edit struct {
-	verb     string
-	line     *cartv1.LineRef
-	quantity uint32
+	verb       string
+	line       *cartv1.LineRef
+	quantity   uint32
+	attributes map[string]string
 }
 
 // parseCall reads "REGION VERB … KEY=VALUE…".
@@ -532,15 +533,19 @@ func parseOptions(words []string, c *call) (*call, error) {
 
 // parseEdit reads "add LINE N", "set LINE N", "remove LINE" or "clear".
 func parseEdit(words []string) (e edit, err error) {
-	want := map[string]int{"add": 3, "set": 3, "remove": 2, "clear": 1}
+	want := map[string]int{"add": 3, "set": 3, "remove": 2, "clear": 1, "save": 2, "move": 2, "describe": 3, "undo": 1}
 	if len(words) == 0 || len(words) != want[words[0]] {
-		return e, fmt.Errorf("%v is none of: add LINE N, set LINE N, remove LINE, clear, batch EDIT; EDIT…, get, explain", words)
+		return e, fmt.Errorf("%v is none of: add LINE N, set LINE N, remove LINE, clear, save LINE, move LINE, describe LINE NAME:VALUE, undo, batch EDIT; EDIT…, get, explain", words)
 	}
 	e.verb = words[0]
 	if len(words) > 1 {
 		e.line, err = parseLine(words[1])
 	}
-	if len(words) > 2 {
+	switch {
+	case e.verb == "describe":
+		name, value, _ := strings.Cut(words[2], ":")
+		e.attributes = map[string]string{name: value}
+	case len(words) > 2:
 		n, atoiErr := strconv.ParseUint(words[2], 10, 32)
 		e.quantity, err = uint32(n), errors.Join(err, atoiErr)
 	}
@@ -726,6 +731,18 @@ func (st *stage) send(s *client.Session, c call, opts []client.Option) (string, 
 	case "remove":
 		a, err := s.Remove(st.ctx, &cartv1.RemoveItemRequest{Line: c.edits[0].line}, opts...)
 		return fmt.Sprintf("%d items left", a.Msg.GetItemCount()) + flagsText(a.Replayed, a.Stale), err
+	case "save":
+		a, err := s.Save(st.ctx, &cartv1.SaveItemRequest{Line: c.edits[0].line}, opts...)
+		return cartText(a.Msg, c.prices) + flagsText(a.Replayed, a.Stale), err
+	case "move":
+		a, err := s.Move(st.ctx, &cartv1.MoveItemRequest{Line: c.edits[0].line}, opts...)
+		return cartText(a.Msg, c.prices) + flagsText(a.Replayed, a.Stale), err
+	case "undo":
+		a, err := s.Undo(st.ctx, opts...)
+		return cartText(a.Msg, c.prices) + flagsText(a.Replayed, a.Stale), err
+	case "describe":
+		a, err := s.Describe(st.ctx, &cartv1.DescribeItemRequest{Line: c.edits[0].line, Attributes: c.edits[0].attributes}, opts...)
+		return itemText(c.edits[0].line, a.Msg) + flagsText(a.Replayed, a.Stale), err
 	default:
 		a, err := s.Clear(st.ctx, opts...)
 		return fmt.Sprintf("%d items left", a.Msg.GetItemCount()) + flagsText(a.Replayed, a.Stale), err
@@ -741,6 +758,12 @@ func (e edit) message() *cartv1.Edit {
 		return &cartv1.Edit{Edit: &cartv1.Edit_Set{Set: &cartv1.SetQuantityRequest{Line: e.line, Quantity: e.quantity}}}
 	case "remove":
 		return &cartv1.Edit{Edit: &cartv1.Edit_Remove{Remove: &cartv1.RemoveItemRequest{Line: e.line}}}
+	case "save":
+		return &cartv1.Edit{Edit: &cartv1.Edit_Save{Save: &cartv1.SaveItemRequest{Line: e.line}}}
+	case "move":
+		return &cartv1.Edit{Edit: &cartv1.Edit_Move{Move: &cartv1.MoveItemRequest{Line: e.line}}}
+	case "describe":
+		return &cartv1.Edit{Edit: &cartv1.Edit_Describe{Describe: &cartv1.DescribeItemRequest{Line: e.line, Attributes: e.attributes}}}
 	default:
 		return &cartv1.Edit{Edit: &cartv1.Edit_Clear{Clear: &cartv1.ClearCartRequest{}}}
 	}
@@ -768,9 +791,17 @@ func (st *stage) show(cart string) {
 }
 
 func cartText(c *cartv1.Cart, prices bool) string {
+	text := linesText(c.GetItems(), prices)
+	if len(c.GetSavedItems()) > 0 {
+		text += ", saved " + linesText(c.GetSavedItems(), prices)
+	}
+	return text + conflictsText(c.GetConflicts())
+}
+
+func linesText(items []*cartv1.Item, prices bool) string {
 	var lines []string
-	for _, i := range c.GetItems() {
-		text := fmt.Sprintf("%s: %d", lineText(i.GetSkuId(), i.GetSellerId(), i.GetOptions()), i.GetQuantity())
+	for _, i := range items {
+		text := fmt.Sprintf("%s: %d", lineText(i.GetSkuId(), i.GetSellerId(), i.GetOptions()), i.GetQuantity()) + attributesText(i)
 		if prices {
 			text += " at " + amountText(i.GetPriceAtAdd())
 			if i.GetPriceChanged() {
@@ -780,7 +811,15 @@ func cartText(c *cartv1.Cart, prices bool) string {
 		lines = append(lines, text)
 	}
 	slices.Sort(lines)
-	return "{" + strings.Join(lines, ", ") + "}" + conflictsText(c.GetConflicts())
+	return "{" + strings.Join(lines, ", ") + "}"
+}
+
+// attributesText is what a describe has written.
+func attributesText(i *cartv1.Item) (text string) {
+	for _, name := range slices.Sorted(maps.Keys(i.GetAttributes())) {
+		text += fmt.Sprintf(" (%s: %s)", name, i.GetAttributes()[name])
+	}
+	return text
 }
 
 func conflictsText(conflicts []*cartv1.Conflict) string {
@@ -794,7 +833,7 @@ func conflictsText(conflicts []*cartv1.Conflict) string {
 // itemText says what became of a line.
 func itemText(line *cartv1.LineRef, r *cartv1.ItemResponse) string {
 	if i := r.GetItem(); i != nil {
-		return fmt.Sprintf("%s: %d", lineText(i.GetSkuId(), i.GetSellerId(), i.GetOptions()), i.GetQuantity()) + conflictsText(r.GetConflicts())
+		return fmt.Sprintf("%s: %d", lineText(i.GetSkuId(), i.GetSellerId(), i.GetOptions()), i.GetQuantity()) + attributesText(i) + conflictsText(r.GetConflicts())
 	}
 	if line == nil {
 		return "cleared"
@@ -826,8 +865,8 @@ func explainText(x *cartv1.ExplainCartResponse) string {
 	var out []string
 	for _, l := range x.GetLines() {
 		for _, f := range l.GetFields() {
-			if f.GetField() == "placement" {
-				continue // all are in the cart
+			if f.GetField() == "placement" && !slices.ContainsFunc(f.GetWrites(), func(w *cartv1.ExplainedWrite) bool { return w.GetValue() != "cart" }) {
+				continue // as most lines are
 			}
 			var writes []string
 			for _, w := range f.GetWrites() {

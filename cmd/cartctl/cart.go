@@ -141,32 +141,38 @@ func (c *getCmd) Run(a *app) error {
 	if c.Strong {
 		header.Set("Cart-Consistency", "strong")
 	}
-	answer, err := call(a, c.shopper, "", header, &cartv1.GetCartRequest{}, cartv1connect.CartServiceClient.GetCart)
-	if err != nil {
-		return err
+	return printCart(a)(call(a, c.shopper, "", header, &cartv1.GetCartRequest{}, cartv1connect.CartServiceClient.GetCart))
+}
+
+// printCart prints the answer that is the whole cart.
+func printCart(a *app) func(*connect.Response[cartv1.Cart], error) error {
+	return func(answer *connect.Response[cartv1.Cart], err error) error {
+		if err != nil {
+			return err
+		}
+		cart := answer.Msg
+		return a.print(shown(cart.ProtoReflect(), answer.Header()), func(w *tabwriter.Writer) {
+			row(w, fmt.Sprintf("%s: %d items, subtotal %s%s%s", cart.GetCartId(), cart.GetItemCount(), priced(cart.GetSubtotal()),
+				optional(", region ", answer.Header().Get("Cart-Region")), staleness(cart.GetStale())))
+			for _, part := range []struct {
+				title string
+				items []*cartv1.Item
+			}{{"SKU", cart.GetItems()}, {"SAVED SKU", cart.GetSavedItems()}} {
+				if len(part.items) == 0 {
+					continue
+				}
+				row(w, part.title, "NAME", "SELLER", "OPTIONS", "QTY", "PRICE", "NOW", "ATTRIBUTES")
+				for _, item := range part.items {
+					row(w, item.GetSkuId(), item.GetName(), item.GetSellerId(), pairs(item.GetOptions()), item.GetQuantity(),
+						priced(item.GetPriceAtAdd()), priced(item.GetCurrentPrice()), pairs(item.GetAttributes()))
+				}
+			}
+			printConflicts(w, cart.GetConflicts())
+			for _, warning := range cart.GetWarnings() {
+				row(w, "warning: "+warning)
+			}
+		})
 	}
-	cart := answer.Msg
-	return a.print(shown(cart.ProtoReflect(), answer.Header()), func(w *tabwriter.Writer) {
-		row(w, fmt.Sprintf("%s: %d items, subtotal %s%s%s", cart.GetCartId(), cart.GetItemCount(), priced(cart.GetSubtotal()),
-			optional(", region ", answer.Header().Get("Cart-Region")), staleness(cart.GetStale())))
-		for _, part := range []struct {
-			title string
-			items []*cartv1.Item
-		}{{"SKU", cart.GetItems()}, {"SAVED SKU", cart.GetSavedItems()}} {
-			if len(part.items) == 0 {
-				continue
-			}
-			row(w, part.title, "NAME", "SELLER", "OPTIONS", "QTY", "PRICE", "NOW")
-			for _, item := range part.items {
-				row(w, item.GetSkuId(), item.GetName(), item.GetSellerId(), pairs(item.GetOptions()), item.GetQuantity(),
-					priced(item.GetPriceAtAdd()), priced(item.GetCurrentPrice()))
-			}
-		}
-		printConflicts(w, cart.GetConflicts())
-		for _, warning := range cart.GetWarnings() {
-			row(w, "warning: "+warning)
-		}
-	})
 }
 
 // Run adds to the cart.
@@ -246,6 +252,18 @@ func (c *explainCmd) Run(a *app) error {
 	m := answer.Msg
 	return a.print(shown(m.ProtoReflect(), answer.Header()), func(w *tabwriter.Writer) {
 		row(w, fmt.Sprintf("%s, seen: %s", m.GetCartId(), m.GetContext()))
+		for _, f := range m.GetFacts() {
+			for _, write := range f.GetWrites() {
+				row(w, fmt.Sprintf("%s %s, written by %s.%d:%d: %s", f.GetKind(), f.GetId(), write.GetRegion(), write.GetIncarnation(), write.GetSeq(), f.GetRule()))
+			}
+		}
+		for _, line := range m.GetLines() {
+			for _, field := range line.GetFields() {
+				if len(field.GetWrites()) > 1 && field.GetField() != "presence" {
+					row(w, fmt.Sprintf("%s: %s", line.GetSkuId(), field.GetWhy()))
+				}
+			}
+		}
 		if len(m.GetLines()) == 0 {
 			return
 		}

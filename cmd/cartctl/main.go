@@ -47,6 +47,10 @@ type cli struct {
 	Set     setCmd     `cmd:"" help:"Set the quantity of a line; 0 removes it." group:"One cart"`
 	Remove  removeCmd  `cmd:"" help:"Remove a line." group:"One cart"`
 	Clear   clearCmd   `cmd:"" help:"Remove all lines." group:"One cart"`
+	Save    saveCmd    `cmd:"" help:"Put a line aside for later." group:"One cart"`
+	Move    moveCmd    `cmd:"" help:"Put a saved line back into the cart." group:"One cart"`
+	Note    noteCmd    `cmd:"" help:"Replace the attributes of a line, such as its gift note." group:"One cart"`
+	Undo    undoCmd    `cmd:"" help:"Undo the last remove, clear or merge." group:"One cart"`
 	Explain explainCmd `cmd:"" help:"Show the surviving writes behind every line." group:"One cart"`
 
 	Merge        mergeCmd        `cmd:"" help:"Merge a guest's cart into a user's, as a login does." group:"One cart"`

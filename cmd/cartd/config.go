@@ -36,6 +36,7 @@ type limits struct {
 	LinesMax       uint32        `help:"Lines of one cart." default:"500" env:"SAMECART_LINES_MAX"`
 	QuantityMax    uint32        `help:"Quantity of one line." default:"999" env:"SAMECART_QUANTITY_MAX"`
 	OpLife         time.Duration `help:"How long an Idempotency-Key is remembered." default:"24h" env:"SAMECART_OP_LIFE"`
+	Undo           time.Duration `help:"How long a remove, a clear or a merge can be undone; 0: not at all." default:"10m" env:"SAMECART_UNDO"`
 	RequestTimeout time.Duration `help:"Longest answer to one request." default:"2s" env:"SAMECART_REQUEST_TIMEOUT"`
 }
 
@@ -46,6 +47,9 @@ func (l limits) validate() error {
 	}
 	if l.QuantityMax < 1 || l.QuantityMax > 1_000_000 {
 		errs = append(errs, fmt.Errorf("--quantity-max %d: give 1 to 1000000", l.QuantityMax))
+	}
+	if l.Undo < 0 || l.Undo > 24*time.Hour {
+		errs = append(errs, fmt.Errorf("--undo %v: give 0 to 24h", l.Undo))
 	}
 	if l.OpLife < time.Minute {
 		errs = append(errs, fmt.Errorf("--op-life %v: give a minute or more", l.OpLife))

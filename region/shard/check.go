@@ -81,6 +81,11 @@ func (s *Shard) checkEdit(e *regionv1.Edit) error {
 			if err := checkSetting(c); err != nil {
 				return fmt.Errorf("change %d: %w", i, err)
 			}
+		case regionv1.Change_KIND_SAVE, regionv1.Change_KIND_MOVE, regionv1.Change_KIND_DESCRIBE:
+		case regionv1.Change_KIND_UNDO:
+			if len(e.GetChanges()) > 1 {
+				return fmt.Errorf("change %d is %v, which goes alone, of %d", i, c.GetKind(), len(e.GetChanges()))
+			}
 		case regionv1.Change_KIND_UNSPECIFIED:
 			return fmt.Errorf("change %d has no kind", i)
 		default:

@@ -140,6 +140,7 @@ func (s *Shard) entry(commands []*regionv1.Command) *regionv1.Entry {
 		At:    uint64(crdt.TimestampAt(s.cfg.Clock().UnixMilli())),
 		Limits: &regionv1.Limits{
 			Lines: l.Lines, Quantity: l.Quantity, OpLifeMs: uint64(l.OpLife.Milliseconds()),
+			UndoMs: uint64(l.Undo.Milliseconds()),
 		},
 		Commands: commands,
 	}
@@ -252,9 +253,17 @@ func (s *Shard) expireCommand() *regionv1.Command {
 		oldest, ok, err = sp.OldestOp()
 		return err
 	})
+	var undone []string
+	if err == nil {
+		err = s.fsm.read(func(sp *store.Space) (err error) {
+			undone, err = sp.RemovedBefore(crdt.TimestampAt(s.cfg.Clock().Add(-s.cfg.Limits.Undo).UnixMilli()), undoneMax)
+			return err
+		})
+	}
 	// An entry's time is in whole milliseconds, an op's may be a little after one.
-	if err != nil || !ok || time.Since(time.UnixMilli(oldest.UnixMilli())) <= s.cfg.Limits.OpLife+time.Millisecond {
+	old := ok && time.Since(time.UnixMilli(oldest.UnixMilli())) > s.cfg.Limits.OpLife+time.Millisecond
+	if err != nil || !old && len(undone) == 0 {
 		return nil
 	}
-	return &regionv1.Command{Command: &regionv1.Command_ExpireOps{ExpireOps: &regionv1.ExpireOps{Limit: expireMax}}}
+	return &regionv1.Command{Command: &regionv1.Command_ExpireOps{ExpireOps: &regionv1.ExpireOps{Limit: expireMax, Undone: undone}}}
 }

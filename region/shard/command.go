@@ -25,6 +25,9 @@ type workspace struct {
 	at     crdt.Timestamp // the entry's time
 	// members is the newest membership, this batch's included; nil: none yet.
 	members *membershipv1.Membership
+	// editing is the cart that an edit is of, edited its record before the edit.
+	editing string
+	edited  *store.Record
 }
 
 // record returns the newest record of a cart, nil when there is none.
@@ -46,7 +49,7 @@ func stateOf(r *store.Record) crdt.State {
 }
 
 func (w *workspace) put(id string, old *store.Record, s crdt.State, asked store.Asked) *store.Record {
-	r := store.NewRecord(id, w.index, s, asked)
+	r := store.NewRecord(id, w.index, s, asked, w.head(id, old, s.Cart))
 	w.tx.PutRecord(w.slots.Of(id), id, old, r)
 	w.markGuest(id, old, r)
 	return r
@@ -85,6 +88,7 @@ func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
 		return nil, err
 	}
 	state := stateOf(old)
+	w.editing, w.edited = e.CartId, old
 	var op crdt.OpID
 	hasOp := len(e.OpId) == len(op)
 	if hasOp {
@@ -123,6 +127,7 @@ func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
 		}
 	}
 	rec := old
+	w.noteEdit(e, old, cart, at)
 	if len(deltas) > 0 {
 		ops := state.Ops
 		for _, d := range deltas {
@@ -231,7 +236,7 @@ func (w *workspace) change(cart *crdt.Cart, writer crdt.Writer, c *regionv1.Chan
 		case c.Quantity > w.limits.Quantity:
 			return nil, key, w.tooLarge(uint64(c.Quantity))
 		}
-		return []crdt.Delta{cart.SetQuantity(writer, key, c.Quantity)}, key, nil
+		return described(cart, writer, key, c, cart.SetQuantity(writer, key, c.Quantity)), key, nil
 	case regionv1.Change_KIND_REMOVE:
 		key, r := resolve(cart, c)
 		switch {
@@ -245,6 +250,13 @@ func (w *workspace) change(cart *crdt.Cart, writer crdt.Writer, c *regionv1.Chan
 		return cart.Clear(writer), crdt.LineKey{}, nil
 	case regionv1.Change_KIND_SETTING:
 		return w.setting(cart, writer, c), crdt.LineKey{}, nil
+	case regionv1.Change_KIND_SAVE, regionv1.Change_KIND_MOVE:
+		return place(cart, writer, c)
+	case regionv1.Change_KIND_DESCRIBE:
+		return describe(cart, writer, c)
+	case regionv1.Change_KIND_UNDO:
+		deltas, r := w.undo(cart, writer)
+		return deltas, crdt.LineKey{}, r
 	case regionv1.Change_KIND_UNSPECIFIED:
 	}
 	// The proposer checks kinds: an unknown one is of a format level that this
@@ -276,7 +288,7 @@ func (w *workspace) add(cart *crdt.Cart, writer crdt.Writer, c *regionv1.Change)
 		}
 	}
 	offer := crdt.Offer{Price: c.Price, Currency: c.Currency, AddedAt: writer.At}
-	return []crdt.Delta{cart.Add(writer, key, c.Quantity, offer, c.RenewOffer)}, key, nil
+	return described(cart, writer, key, c, cart.Add(writer, key, c.Quantity, offer, c.RenewOffer)), key, nil
 }
 
 func linesThere(cart *crdt.Cart) (n uint32) {
@@ -343,6 +355,7 @@ func (w *workspace) changed(cart *crdt.Cart, k crdt.LineKey, kind regionv1.Chang
 	v := l.Visible()
 	out.Quantity = min(v.Quantity, w.limits.Quantity)
 	out.Price, out.Currency, out.AddedAt = v.Offer.Price, v.Offer.Currency, uint64(v.Offer.AddedAt)
+	out.Attributes = v.Attributes.Pairs
 	if l.Quantity.Concurrent() {
 		for _, wr := range l.Quantity {
 			out.Quantities = append(out.Quantities, wr.Value)
@@ -479,6 +492,7 @@ func (w *workspace) joinRow(row crdt.Row, flush func() error) error {
 	if err != nil {
 		return err
 	}
+	w.noteRow(row, old, cart) // in the transaction that has the record
 	w.put(row.CartID, old, crdt.State{Cart: cart, Ops: w.nextOps(state.Ops, byDot(row.Ops), row.Delta, cart)}, asked)
 	w.observe(row.At)
 	return nil
@@ -568,6 +582,7 @@ func (w *workspace) joinCart(j *regionv1.JoinCart, flush func() error) (*regionv
 	}
 	state := stateOf(old)
 	cart := crdt.Join(state.Cart, remote.Cart)
+	w.noteBack(j.CartId, old, cart)
 	held := crdt.CausalContext{}
 	for _, e := range cart.Lines {
 		held = held.Join(e.Line.Dots())

@@ -210,6 +210,9 @@ func (b *batch) command(w *workspace, c *regionv1.Command, place int) (*regionv1
 		w.tx.Trim(c.TrimLog.Seq, trimMax)
 		return &regionv1.Outcome{Index: w.index}, nil
 	case *regionv1.Command_ExpireOps:
+		if err := w.forgetRemoved(c.ExpireOps.GetUndone()); err != nil {
+			return nil, err
+		}
 		return &regionv1.Outcome{Index: w.index}, w.tx.ExpireOps(w.opHorizon(), int(c.ExpireOps.Limit))
 	case *regionv1.Command_Init:
 		if m := w.tx.Marker(); m.Region == 0 {
@@ -246,6 +249,7 @@ func (b *batch) command(w *workspace, c *regionv1.Command, place int) (*regionv1
 const (
 	trimMax   = 500
 	expireMax = 250
+	undoneMax = 100
 )
 
 // flush commits and begins again.

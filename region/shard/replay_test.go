@@ -36,7 +36,18 @@ func drawEdit(t *rapid.T) *regionv1.Edit {
 		if c.Kind == regionv1.Change_KIND_SET || c.Kind == regionv1.Change_KIND_REMOVE {
 			c.Line.AnySeller = rapid.Bool().Draw(t, "any seller")
 		}
+		switch rapid.IntRange(0, 9).Draw(t, "other kind") {
+		case 0:
+			c = save(seller, sku)
+		case 1:
+			c = move(seller, sku)
+		case 2:
+			c = describeAs(seller, sku, "note=hi")
+		}
 		changes = append(changes, c)
+	}
+	if rapid.IntRange(0, 5).Draw(t, "undo") == 0 {
+		changes = []*regionv1.Change{undo()}
 	}
 	e := edit(fmt.Sprint("cart-", rapid.IntRange(0, 3).Draw(t, "cart")), changes...)
 	if rapid.Bool().Draw(t, "has op") {
@@ -49,7 +60,7 @@ func drawEdit(t *rapid.T) *regionv1.Edit {
 // second region, whose own entries are drawn meanwhile.
 func drawLog(t *rapid.T, us *rig) []*regionv1.Entry {
 	var log []*regionv1.Entry
-	limits := &regionv1.Limits{Lines: 5, Quantity: 99, OpLifeMs: 3000}
+	limits := &regionv1.Limits{Lines: 5, Quantity: 99, OpLifeMs: 3000, UndoMs: 2000}
 	at := us.at
 	sent := uint64(0)
 	for range rapid.IntRange(1, 12).Draw(t, "entries") {
@@ -77,7 +88,9 @@ func drawLog(t *rapid.T, us *rig) []*regionv1.Entry {
 			case 2:
 				c = &regionv1.Command{Command: &regionv1.Command_TrimLog{TrimLog: &regionv1.TrimLog{Seq: uint64(rapid.IntRange(0, 30).Draw(t, "trim"))}}}
 			case 3:
-				c = &regionv1.Command{Command: &regionv1.Command_ExpireOps{ExpireOps: &regionv1.ExpireOps{Limit: uint32(rapid.IntRange(0, 9).Draw(t, "limit"))}}}
+				c = &regionv1.Command{Command: &regionv1.Command_ExpireOps{ExpireOps: &regionv1.ExpireOps{
+					Limit: uint32(rapid.IntRange(0, 9).Draw(t, "limit")), Undone: []string{"cart-0", "cart-1"},
+				}}}
 			case 4:
 				c = &regionv1.Command{Command: &regionv1.Command_MoveCursor{MoveCursor: &regionv1.MoveCursor{
 					RegionId: 7, Cursor: uint64(rapid.IntRange(0, 9).Draw(t, "cursor"))}}}
@@ -295,8 +308,14 @@ func TestAppliedEntriesAreSkipped(t *testing.T) {
 // model is what a shopper expects of one region, without any CRDT.
 type model struct {
 	limits *regionv1.Limits
-	carts  map[string]map[string]uint32 // seller/sku → quantity
-	ops    map[string]*regionv1.Edit    // cart and op id → the request that was applied
+	carts  map[string]map[string]modelLine // seller/sku → line
+	gone   map[string]map[string]modelLine // what the last removal took out
+	ops    map[string]*regionv1.Edit       // cart and op id → the request that was applied
+}
+
+type modelLine struct {
+	quantity uint32
+	saved    bool
 }
 
 func (m *model) do(e *regionv1.Edit) (regionv1.Outcome_Code, bool) {
@@ -309,8 +328,9 @@ func (m *model) do(e *regionv1.Edit) (regionv1.Outcome_Code, bool) {
 	}
 	next := maps.Clone(m.carts[e.CartId])
 	if next == nil {
-		next = make(map[string]uint32)
+		next = make(map[string]modelLine)
 	}
+	out := false // something may have been taken out
 	for _, c := range e.Changes {
 		key := c.Line.GetSeller() + "/" + c.Line.GetSku()
 		var found []string
@@ -325,29 +345,58 @@ func (m *model) do(e *regionv1.Edit) (regionv1.Outcome_Code, bool) {
 			if _, ok := next[key]; !ok && uint32(len(next)) >= m.limits.Lines {
 				return regionv1.Outcome_CODE_TOO_MANY_LINES, false
 			}
-			if next[key]+c.Quantity > m.limits.Quantity {
+			if next[key].quantity+c.Quantity > m.limits.Quantity {
 				return regionv1.Outcome_CODE_QUANTITY_TOO_LARGE, false
 			}
-			next[key] += c.Quantity
+			next[key] = modelLine{quantity: next[key].quantity + c.Quantity}
 		case regionv1.Change_KIND_CLEAR:
+			out = true
 			clear(next)
+		case regionv1.Change_KIND_UNDO:
+			if len(m.gone[e.CartId]) == 0 {
+				return regionv1.Outcome_CODE_NOTHING_TO_UNDO, false
+			}
+			if uint32(len(next)+len(m.gone[e.CartId])) > m.limits.Lines {
+				return regionv1.Outcome_CODE_TOO_MANY_LINES, false
+			}
+			maps.Copy(next, m.gone[e.CartId])
 		default:
 			if len(found) > 1 {
 				return regionv1.Outcome_CODE_AMBIGUOUS_LINE, false
 			}
-			toZero := c.Kind == regionv1.Change_KIND_REMOVE || c.Quantity == 0
+			toZero := c.Kind == regionv1.Change_KIND_REMOVE || c.Kind == regionv1.Change_KIND_SET && c.Quantity == 0
+			out = out || c.Kind == regionv1.Change_KIND_REMOVE || c.Kind == regionv1.Change_KIND_SET
 			if len(found) == 0 {
 				if !toZero {
 					return regionv1.Outcome_CODE_LINE_NOT_FOUND, false
 				}
 				continue
 			}
+			line := next[found[0]]
+			switch c.Kind {
+			case regionv1.Change_KIND_SAVE, regionv1.Change_KIND_MOVE:
+				line.saved = c.Kind == regionv1.Change_KIND_SAVE
+			case regionv1.Change_KIND_SET:
+				line.quantity = c.Quantity
+			default:
+			}
+			next[found[0]] = line
 			if toZero {
 				delete(next, found[0])
-			} else {
-				next[found[0]] = c.Quantity
 			}
 		}
+	}
+	gone := make(map[string]modelLine)
+	for k, line := range m.carts[e.CartId] {
+		if _, ok := next[k]; !ok {
+			gone[k] = line
+		}
+	}
+	if out && len(gone) > 0 {
+		m.gone[e.CartId] = gone
+	}
+	for k := range next {
+		delete(m.gone[e.CartId], k)
 	}
 	m.carts[e.CartId] = next
 	if len(e.OpId) > 0 {
@@ -362,7 +411,7 @@ func TestFSMAgreesWithAModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		shards++
 		r := newRig(rt, s, shards, 1)
-		m := &model{limits: r.limits, carts: map[string]map[string]uint32{}, ops: map[string]*regionv1.Edit{}}
+		m := &model{limits: r.limits, carts: map[string]map[string]modelLine{}, gone: map[string]map[string]modelLine{}, ops: map[string]*regionv1.Edit{}}
 		for range rapid.IntRange(1, 8).Draw(rt, "entries") {
 			var commands []*regionv1.Command
 			for range rapid.IntRange(1, 8).Draw(rt, "commands") {
@@ -377,15 +426,20 @@ func TestFSMAgreesWithAModel(t *testing.T) {
 			}
 			for id, lines := range m.carts {
 				want, count := make(map[string]uint32), uint64(0)
-				for k, q := range lines {
-					want[k+"/"] = q
-					count += uint64(q)
+				for k, line := range lines {
+					want[k+"/"] = line.quantity
+					if !line.saved {
+						count += uint64(line.quantity)
+					}
 				}
 				if got := r.lines(id); !maps.Equal(got, want) {
 					rt.Fatalf("cart %q has %v, the model %v", id, got, want)
 				}
 				if got := r.state(id).Cart.ItemCount(99); got != count {
 					rt.Fatalf("cart %q has %d items, the model %d", id, got, count)
+				}
+				if rec := r.recordOf(id); rec != nil && uint64(rec.Count) != count {
+					rt.Fatalf("the record of cart %q says %d items, the model %d", id, rec.Count, count)
 				}
 			}
 		}

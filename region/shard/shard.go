@@ -128,6 +128,8 @@ type Limits struct {
 	Lines    uint32
 	Quantity uint32
 	OpLife   time.Duration
+	// Undo is how long a remove, a clear or a merge can be undone; 0: not at all.
+	Undo time.Duration
 }
 
 // Timing holds Raft's times; DefaultTiming suits a region of nearby nodes.

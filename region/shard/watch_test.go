@@ -109,7 +109,7 @@ func record(items int) *store.Record {
 	for i := range items {
 		c = c.Apply(c.Add(crdt.Writer{Replica: crdt.Replica{Region: 1}}, crdt.LineKey{SKU: fmt.Sprint(i)}, 1, crdt.Offer{}, false))
 	}
-	return store.NewRecord("c", 1, crdt.State{Cart: c}, store.Asked{})
+	return store.NewRecord("c", 1, crdt.State{Cart: c}, store.Asked{}, store.Head{})
 }
 
 func TestCartsBound(t *testing.T) {

@@ -89,7 +89,7 @@ func TestSnapshotHasKeysOfEveryKind(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tx.PutRecord(9, "c", nil, NewRecord("c", 1, cartOf(2), asked))
+		tx.PutRecord(9, "c", nil, NewRecord("c", 1, cartOf(2), asked, Head{}))
 		tx.PutOp("c", crdt.OpID{1}, OpRecord{At: 5, Outcome: bytes.Repeat([]byte("large"), outcomeMax)}, 5)
 		tx.PutLooseOp("d", crdt.OpID{2}, OpRecord{At: 5, Outcome: []byte("small")}, 5)
 		tx.AppendRow(rowOf("c"))

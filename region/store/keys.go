@@ -23,6 +23,7 @@ import (
 //	  acceptor    a                         → what was promised and accepted for the next one
 //	  floor       f slot                    → Floor
 //	  marks       h                         → the clock marks, see Mark
+//	  undo        n id                      → crdt.Removed, see Tx.Removed
 //	  kept        k chunk                   → a chunk of crdt.Row, see Space.Reborn
 //	  guest       g id                      → digest of a guest's cart that is to be forwarded
 const (
@@ -45,6 +46,7 @@ const (
 	kindMarks      byte = 'h'
 
 	kindGuest byte = 'g'
+	kindUndo  byte = 'n'
 )
 
 func pointerKey(shard uint32) []byte {

@@ -49,19 +49,65 @@ type Record struct {
 	State  crdt.State
 	// Asked says where the cart's requests are remembered.
 	Asked Asked
+	Head
 
 	encoded []byte // until the commit that writes it
 	memory  int    // bytes that the decoded record takes, about
 }
 
-// recordHeader is what stands before the list of requests and the encoded state.
-const recordHeader = 8 + len(Digest{})
+// Head is what a record says of its cart to one who does not decode it.
+type Head struct {
+	// Count is the sum of the quantities in the cart, see crdt.Cart.ItemCount.
+	Count uint32
+	// Undo says that what was last taken out of the cart may be kept, see
+	// Tx.Removed. It is of this region alone, and no part of the cart's value.
+	Undo bool
+	// Erased says that nothing is left of the cart, for good.
+	Erased bool
+}
 
-// NewRecord makes the record of a cart's new state.
-func NewRecord(id string, index uint64, s crdt.State, asked Asked) *Record {
-	r := &Record{Index: index, State: s, Asked: asked}
+// The bits of a head's last byte.
+const (
+	headUndo   = 1 << 0
+	headErased = 1 << 1
+)
+
+func (h Head) put(b []byte) {
+	binary.BigEndian.PutUint32(b, h.Count)
+	b[4] = 0
+	if h.Undo {
+		b[4] |= headUndo
+	}
+	if h.Erased {
+		b[4] |= headErased
+	}
+}
+
+// recordHeader is what stands before the list of requests and the encoded state:
+// index, digest and Head.
+const recordHeader = 8 + len(Digest{}) + 5
+
+// HeadBytes is how many of a record's first bytes DecodeHead reads.
+const HeadBytes = recordHeader
+
+// DecodeHead reads the beginning of a record.
+func DecodeHead(b []byte) (index uint64, digest Digest, h Head, err error) {
+	if len(b) < recordHeader || b[recordHeader-1]&^(headUndo|headErased) != 0 {
+		return 0, digest, h, fmt.Errorf("%w: record of %d bytes", ErrCorrupt, len(b))
+	}
+	copy(digest[:], b[8:])
+	flags := b[recordHeader-1]
+	h = Head{Count: binary.BigEndian.Uint32(b[recordHeader-5:]), Undo: flags&headUndo != 0, Erased: flags&headErased != 0}
+	return binary.BigEndian.Uint64(b), digest, h, nil
+}
+
+// NewRecord makes the record of a cart's new state; Erased follows from it.
+func NewRecord(id string, index uint64, s crdt.State, asked Asked, head Head) *Record {
+	head.Erased = s.Cart.IsErased()
+	r := &Record{Index: index, State: s, Asked: asked, Head: head}
 	b := make([]byte, recordHeader, recordHeader+96+8*len(asked.refs)+32*len(s.Cart.Lines)+40*len(s.Ops))
 	binary.BigEndian.PutUint64(b, index)
+	head.put(b[recordHeader-5:])
 	b = asked.append(b)
 	from := len(b)
 	b = s.Cart.Encode(b)
@@ -72,23 +118,24 @@ func NewRecord(id string, index uint64, s crdt.State, asked Asked) *Record {
 	return r
 }
 
-// Encode returns the record's bytes: index, digest, Asked, crdt.State.
+// Encode returns the record's bytes: index, digest, Head, Asked, crdt.State.
 func (r *Record) Encode() []byte {
 	if r.encoded != nil {
 		return r.encoded
 	}
 	b := binary.BigEndian.AppendUint64(make([]byte, 0, 256), r.Index)
-	b = r.Asked.append(append(b, r.Digest[:]...))
-	return r.State.Encode(b)
+	b = append(append(b, r.Digest[:]...), make([]byte, 5)...)
+	r.put(b[recordHeader-5:])
+	return r.State.Encode(r.Asked.append(b))
 }
 
 // DecodeRecord is the inverse of Record.Encode.
 func DecodeRecord(b []byte) (*Record, error) {
-	if len(b) < recordHeader {
-		return nil, fmt.Errorf("%w: record of %d bytes", ErrCorrupt, len(b))
+	var r Record
+	var err error
+	if r.Index, r.Digest, r.Head, err = DecodeHead(b); err != nil {
+		return nil, err
 	}
-	r := &Record{Index: binary.BigEndian.Uint64(b)}
-	copy(r.Digest[:], b[8:])
 	asked, rest, err := decodeAsked(b[recordHeader:])
 	if err != nil {
 		return nil, err
@@ -99,7 +146,7 @@ func DecodeRecord(b []byte) (*Record, error) {
 	}
 	r.Asked, r.State = asked, s
 	r.memory = r.memoryBytes()
-	return r, nil
+	return &r, nil
 }
 
 // MemoryBytes estimates what the decoded record takes in memory.

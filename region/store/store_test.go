@@ -108,7 +108,7 @@ func put(t fataler, tx *Tx, slot uint32, id string, s crdt.State) *Record {
 			t.Fatalf("read %q: %v", id, err)
 		}
 	}
-	r := NewRecord(id, tx.Marker().Applied+1, s, Asked{})
+	r := NewRecord(id, tx.Marker().Applied+1, s, Asked{}, Head{})
 	tx.PutRecord(slot, id, old, r)
 	return r
 }
@@ -378,7 +378,7 @@ func TestCorruptValues(t *testing.T) {
 	}
 	reopen := func(sp *Space) error { _, err := s.Space(sp.shard, 0, slotsMax); return err }
 	st := crdt.Stream{Region: 2}
-	good := NewRecord("c", 1, cartOf(1), Asked{}).Encode()
+	good := NewRecord("c", 1, cartOf(1), Asked{}, Head{}).Encode()
 	tests := []struct {
 		name  string
 		key   func(sp *Space) []byte

@@ -27,6 +27,7 @@ type Tx struct {
 	lastRead  lastRead
 	loose     []looseOp
 	marked    bool // a guest's cart, see MarkGuest
+	undos     map[string]dirtyUndo
 	// spilled takes rows that would not fit the transaction; see AppendRow.
 	spilled *badger.WriteBatch
 }
@@ -178,6 +179,7 @@ func (t *Tx) Commit(each func(id string, r *Record, encoded []byte)) error {
 		}
 		t.set(t.space.cartKey(d.slot, id), d.record.encoded)
 	}
+	t.writeUndos()
 	t.writeSums()
 	t.finish(&t.rows, kindRow, t.marker.Seq)
 	t.finish(&t.ops, kindOps, t.marker.Ops)

@@ -15,7 +15,7 @@ import (
 
 func TestRecordRoundTrip(t *testing.T) {
 	for _, s := range []crdt.State{{Cart: &crdt.Cart{}}, cartOf(0), cartOf(1), cartOf(200)} {
-		r := NewRecord("cart", 77, s, Asked{})
+		r := NewRecord("cart", 77, s, Asked{}, Head{})
 		b := slices.Clone(r.Encode())
 		got, err := DecodeRecord(b)
 		if err != nil {
@@ -80,7 +80,7 @@ func TestCommitIsOneStep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := NewRecord("c", 1, cartOf(2), asked)
+	r := NewRecord("c", 1, cartOf(2), asked, Head{})
 	tx.PutRecord(9, "c", nil, r)
 	if d, ok := tx.Dirty("c"); !ok || d != r {
 		t.Fatal("a written record is not dirty")
@@ -523,7 +523,7 @@ func TestRequestsAreFound(t *testing.T) {
 				if a, err = tx.ListNextOp("c", op, a); err != nil {
 					t.Fatal(err)
 				}
-				next := NewRecord("c", tx.Marker().Applied+1, cartOf(1), a)
+				next := NewRecord("c", tx.Marker().Applied+1, cartOf(1), a, Head{})
 				tx.PutRecord(9, "c", r, next)
 				tx.PutOp("c", op, rec, now)
 				r = next
@@ -566,7 +566,7 @@ func TestAskedRoundTrip(t *testing.T) {
 		if a.Full || len(a.refs) > 0 {
 			a.Newest = rapid.Uint64().Draw(t, "newest")
 		}
-		r := NewRecord("c", 1, cartOf(2), a)
+		r := NewRecord("c", 1, cartOf(2), a, Head{})
 		b := r.Encode()
 		got, err := DecodeRecord(b)
 		if err != nil || !got.Asked.Equal(a) || !bytes.Equal(got.Encode(), b) {

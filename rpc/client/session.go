@@ -287,6 +287,26 @@ func (s *Session) Batch(ctx context.Context, msg *cartv1.BatchEditRequest, opts 
 	return perform(ctx, s, cartv1connect.CartServiceBatchEditProcedure, mutation, msg, cartv1connect.CartServiceClient.BatchEdit, opts)
 }
 
+// Save puts a line aside for later.
+func (s *Session) Save(ctx context.Context, msg *cartv1.SaveItemRequest, opts ...Option) (Answer[cartv1.Cart], error) {
+	return perform(ctx, s, cartv1connect.CartServiceSaveItemProcedure, mutation, msg, cartv1connect.CartServiceClient.SaveItem, opts)
+}
+
+// Move puts a saved line back into the cart.
+func (s *Session) Move(ctx context.Context, msg *cartv1.MoveItemRequest, opts ...Option) (Answer[cartv1.Cart], error) {
+	return perform(ctx, s, cartv1connect.CartServiceMoveItemProcedure, mutation, msg, cartv1connect.CartServiceClient.MoveItem, opts)
+}
+
+// Describe replaces the attributes of a line that is there.
+func (s *Session) Describe(ctx context.Context, msg *cartv1.DescribeItemRequest, opts ...Option) (Answer[cartv1.ItemResponse], error) {
+	return perform(ctx, s, cartv1connect.CartServiceDescribeItemProcedure, mutation, msg, cartv1connect.CartServiceClient.DescribeItem, opts)
+}
+
+// Undo undoes the last remove, clear or merge.
+func (s *Session) Undo(ctx context.Context, opts ...Option) (Answer[cartv1.Cart], error) {
+	return perform(ctx, s, cartv1connect.CartServiceUndoProcedure, mutation, &cartv1.UndoRequest{}, cartv1connect.CartServiceClient.Undo, opts)
+}
+
 // perform makes one logical call: its attempts, in whatever regions, go under
 // one op id.
 func perform[Req, Res any](

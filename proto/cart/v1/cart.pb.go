@@ -153,7 +153,9 @@ type AddItemRequest struct {
 	// 1 to 999.
 	Quantity uint32 `protobuf:"varint,2,opt,name=quantity,proto3" json:"quantity,omitempty"`
 	// Only with the service scope "price"; else from the catalogue.
-	Price         *Money `protobuf:"bytes,3,opt,name=price,proto3" json:"price,omitempty"`
+	Price *Money `protobuf:"bytes,3,opt,name=price,proto3" json:"price,omitempty"`
+	// A gift note and the like: replace those that the line has. None: they stay.
+	Attributes    map[string]string `protobuf:"bytes,15,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -209,11 +211,20 @@ func (x *AddItemRequest) GetPrice() *Money {
 	return nil
 }
 
+func (x *AddItemRequest) GetAttributes() map[string]string {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
+}
+
 type SetQuantityRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Line  *LineRef               `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
 	// 0 to 999.
-	Quantity      uint32 `protobuf:"varint,2,opt,name=quantity,proto3" json:"quantity,omitempty"`
+	Quantity uint32 `protobuf:"varint,2,opt,name=quantity,proto3" json:"quantity,omitempty"`
+	// As in AddItemRequest; not with quantity 0.
+	Attributes    map[string]string `protobuf:"bytes,15,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -262,6 +273,190 @@ func (x *SetQuantityRequest) GetQuantity() uint32 {
 	return 0
 }
 
+func (x *SetQuantityRequest) GetAttributes() map[string]string {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
+}
+
+type SaveItemRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Line          *LineRef               `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveItemRequest) Reset() {
+	*x = SaveItemRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveItemRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveItemRequest) ProtoMessage() {}
+
+func (x *SaveItemRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveItemRequest.ProtoReflect.Descriptor instead.
+func (*SaveItemRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SaveItemRequest) GetLine() *LineRef {
+	if x != nil {
+		return x.Line
+	}
+	return nil
+}
+
+type MoveItemRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Line          *LineRef               `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveItemRequest) Reset() {
+	*x = MoveItemRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveItemRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveItemRequest) ProtoMessage() {}
+
+func (x *MoveItemRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveItemRequest.ProtoReflect.Descriptor instead.
+func (*MoveItemRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *MoveItemRequest) GetLine() *LineRef {
+	if x != nil {
+		return x.Line
+	}
+	return nil
+}
+
+type DescribeItemRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Line  *LineRef               `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
+	// None: the line has none from then on.
+	Attributes    map[string]string `protobuf:"bytes,15,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeItemRequest) Reset() {
+	*x = DescribeItemRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeItemRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeItemRequest) ProtoMessage() {}
+
+func (x *DescribeItemRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeItemRequest.ProtoReflect.Descriptor instead.
+func (*DescribeItemRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *DescribeItemRequest) GetLine() *LineRef {
+	if x != nil {
+		return x.Line
+	}
+	return nil
+}
+
+func (x *DescribeItemRequest) GetAttributes() map[string]string {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
+}
+
+type UndoRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndoRequest) Reset() {
+	*x = UndoRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndoRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndoRequest) ProtoMessage() {}
+
+func (x *UndoRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndoRequest.ProtoReflect.Descriptor instead.
+func (*UndoRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{7}
+}
+
 type RemoveItemRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Line          *LineRef               `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
@@ -271,7 +466,7 @@ type RemoveItemRequest struct {
 
 func (x *RemoveItemRequest) Reset() {
 	*x = RemoveItemRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[4]
+	mi := &file_cart_v1_cart_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -283,7 +478,7 @@ func (x *RemoveItemRequest) String() string {
 func (*RemoveItemRequest) ProtoMessage() {}
 
 func (x *RemoveItemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[4]
+	mi := &file_cart_v1_cart_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -296,7 +491,7 @@ func (x *RemoveItemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveItemRequest.ProtoReflect.Descriptor instead.
 func (*RemoveItemRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{4}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RemoveItemRequest) GetLine() *LineRef {
@@ -314,7 +509,7 @@ type ClearCartRequest struct {
 
 func (x *ClearCartRequest) Reset() {
 	*x = ClearCartRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[5]
+	mi := &file_cart_v1_cart_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -326,7 +521,7 @@ func (x *ClearCartRequest) String() string {
 func (*ClearCartRequest) ProtoMessage() {}
 
 func (x *ClearCartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[5]
+	mi := &file_cart_v1_cart_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -339,7 +534,7 @@ func (x *ClearCartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearCartRequest.ProtoReflect.Descriptor instead.
 func (*ClearCartRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{5}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{9}
 }
 
 type GetCartRequest struct {
@@ -350,7 +545,7 @@ type GetCartRequest struct {
 
 func (x *GetCartRequest) Reset() {
 	*x = GetCartRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[6]
+	mi := &file_cart_v1_cart_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -362,7 +557,7 @@ func (x *GetCartRequest) String() string {
 func (*GetCartRequest) ProtoMessage() {}
 
 func (x *GetCartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[6]
+	mi := &file_cart_v1_cart_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -375,7 +570,7 @@ func (x *GetCartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCartRequest.ProtoReflect.Descriptor instead.
 func (*GetCartRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{6}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{10}
 }
 
 type GetCountRequest struct {
@@ -386,7 +581,7 @@ type GetCountRequest struct {
 
 func (x *GetCountRequest) Reset() {
 	*x = GetCountRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[7]
+	mi := &file_cart_v1_cart_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -398,7 +593,7 @@ func (x *GetCountRequest) String() string {
 func (*GetCountRequest) ProtoMessage() {}
 
 func (x *GetCountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[7]
+	mi := &file_cart_v1_cart_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -411,7 +606,7 @@ func (x *GetCountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCountRequest.ProtoReflect.Descriptor instead.
 func (*GetCountRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{7}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{11}
 }
 
 // Item is one line as it is shown.
@@ -434,14 +629,16 @@ type Item struct {
 	AddedAtMs        int64  `protobuf:"varint,12,opt,name=added_at_ms,json=addedAtMs,proto3" json:"added_at_ms,omitempty"`
 	DeliveryEstimate string `protobuf:"bytes,13,opt,name=delivery_estimate,json=deliveryEstimate,proto3" json:"delivery_estimate,omitempty"`
 	// The lower of price_at_add and current_price, or what is known of them.
-	Price         *Money `protobuf:"bytes,14,opt,name=price,proto3" json:"price,omitempty"`
+	Price *Money `protobuf:"bytes,14,opt,name=price,proto3" json:"price,omitempty"`
+	// A gift note and the like: no part of what the line is.
+	Attributes    map[string]string `protobuf:"bytes,15,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_cart_v1_cart_proto_msgTypes[8]
+	mi := &file_cart_v1_cart_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -453,7 +650,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[8]
+	mi := &file_cart_v1_cart_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -466,7 +663,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{8}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Item) GetSkuId() string {
@@ -567,6 +764,13 @@ func (x *Item) GetPrice() *Money {
 	return nil
 }
 
+func (x *Item) GetAttributes() map[string]string {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
+}
+
 // Conflict is a field that was written concurrently.
 type Conflict struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -584,7 +788,7 @@ type Conflict struct {
 
 func (x *Conflict) Reset() {
 	*x = Conflict{}
-	mi := &file_cart_v1_cart_proto_msgTypes[9]
+	mi := &file_cart_v1_cart_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -596,7 +800,7 @@ func (x *Conflict) String() string {
 func (*Conflict) ProtoMessage() {}
 
 func (x *Conflict) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[9]
+	mi := &file_cart_v1_cart_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -609,7 +813,7 @@ func (x *Conflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Conflict.ProtoReflect.Descriptor instead.
 func (*Conflict) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{9}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Conflict) GetSkuId() string {
@@ -658,7 +862,7 @@ type SellerTotal struct {
 
 func (x *SellerTotal) Reset() {
 	*x = SellerTotal{}
-	mi := &file_cart_v1_cart_proto_msgTypes[10]
+	mi := &file_cart_v1_cart_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -670,7 +874,7 @@ func (x *SellerTotal) String() string {
 func (*SellerTotal) ProtoMessage() {}
 
 func (x *SellerTotal) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[10]
+	mi := &file_cart_v1_cart_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -683,7 +887,7 @@ func (x *SellerTotal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SellerTotal.ProtoReflect.Descriptor instead.
 func (*SellerTotal) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{10}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SellerTotal) GetSellerId() string {
@@ -731,7 +935,7 @@ type Cart struct {
 
 func (x *Cart) Reset() {
 	*x = Cart{}
-	mi := &file_cart_v1_cart_proto_msgTypes[11]
+	mi := &file_cart_v1_cart_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -743,7 +947,7 @@ func (x *Cart) String() string {
 func (*Cart) ProtoMessage() {}
 
 func (x *Cart) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[11]
+	mi := &file_cart_v1_cart_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -756,7 +960,7 @@ func (x *Cart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cart.ProtoReflect.Descriptor instead.
 func (*Cart) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{11}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Cart) GetCartId() string {
@@ -854,7 +1058,7 @@ type Missing struct {
 
 func (x *Missing) Reset() {
 	*x = Missing{}
-	mi := &file_cart_v1_cart_proto_msgTypes[12]
+	mi := &file_cart_v1_cart_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +1070,7 @@ func (x *Missing) String() string {
 func (*Missing) ProtoMessage() {}
 
 func (x *Missing) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[12]
+	mi := &file_cart_v1_cart_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +1083,7 @@ func (x *Missing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Missing.ProtoReflect.Descriptor instead.
 func (*Missing) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{12}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Missing) GetRegion() string {
@@ -911,7 +1115,7 @@ type ItemResponse struct {
 
 func (x *ItemResponse) Reset() {
 	*x = ItemResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[13]
+	mi := &file_cart_v1_cart_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -923,7 +1127,7 @@ func (x *ItemResponse) String() string {
 func (*ItemResponse) ProtoMessage() {}
 
 func (x *ItemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[13]
+	mi := &file_cart_v1_cart_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -936,7 +1140,7 @@ func (x *ItemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ItemResponse.ProtoReflect.Descriptor instead.
 func (*ItemResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{13}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ItemResponse) GetCartId() string {
@@ -985,7 +1189,7 @@ type CountResponse struct {
 
 func (x *CountResponse) Reset() {
 	*x = CountResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[14]
+	mi := &file_cart_v1_cart_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +1201,7 @@ func (x *CountResponse) String() string {
 func (*CountResponse) ProtoMessage() {}
 
 func (x *CountResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[14]
+	mi := &file_cart_v1_cart_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1214,7 @@ func (x *CountResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountResponse.ProtoReflect.Descriptor instead.
 func (*CountResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{14}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CountResponse) GetCartId() string {
@@ -1042,6 +1246,9 @@ type Edit struct {
 	//	*Edit_Set
 	//	*Edit_Remove
 	//	*Edit_Clear
+	//	*Edit_Save
+	//	*Edit_Move
+	//	*Edit_Describe
 	Edit          isEdit_Edit `protobuf_oneof:"edit"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1049,7 +1256,7 @@ type Edit struct {
 
 func (x *Edit) Reset() {
 	*x = Edit{}
-	mi := &file_cart_v1_cart_proto_msgTypes[15]
+	mi := &file_cart_v1_cart_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1268,7 @@ func (x *Edit) String() string {
 func (*Edit) ProtoMessage() {}
 
 func (x *Edit) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[15]
+	mi := &file_cart_v1_cart_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1281,7 @@ func (x *Edit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edit.ProtoReflect.Descriptor instead.
 func (*Edit) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{15}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Edit) GetEdit() isEdit_Edit {
@@ -1120,6 +1327,33 @@ func (x *Edit) GetClear() *ClearCartRequest {
 	return nil
 }
 
+func (x *Edit) GetSave() *SaveItemRequest {
+	if x != nil {
+		if x, ok := x.Edit.(*Edit_Save); ok {
+			return x.Save
+		}
+	}
+	return nil
+}
+
+func (x *Edit) GetMove() *MoveItemRequest {
+	if x != nil {
+		if x, ok := x.Edit.(*Edit_Move); ok {
+			return x.Move
+		}
+	}
+	return nil
+}
+
+func (x *Edit) GetDescribe() *DescribeItemRequest {
+	if x != nil {
+		if x, ok := x.Edit.(*Edit_Describe); ok {
+			return x.Describe
+		}
+	}
+	return nil
+}
+
 type isEdit_Edit interface {
 	isEdit_Edit()
 }
@@ -1140,6 +1374,18 @@ type Edit_Clear struct {
 	Clear *ClearCartRequest `protobuf:"bytes,4,opt,name=clear,proto3,oneof"`
 }
 
+type Edit_Save struct {
+	Save *SaveItemRequest `protobuf:"bytes,15,opt,name=save,proto3,oneof"`
+}
+
+type Edit_Move struct {
+	Move *MoveItemRequest `protobuf:"bytes,16,opt,name=move,proto3,oneof"`
+}
+
+type Edit_Describe struct {
+	Describe *DescribeItemRequest `protobuf:"bytes,17,opt,name=describe,proto3,oneof"`
+}
+
 func (*Edit_Add) isEdit_Edit() {}
 
 func (*Edit_Set) isEdit_Edit() {}
@@ -1147,6 +1393,12 @@ func (*Edit_Set) isEdit_Edit() {}
 func (*Edit_Remove) isEdit_Edit() {}
 
 func (*Edit_Clear) isEdit_Edit() {}
+
+func (*Edit_Save) isEdit_Edit() {}
+
+func (*Edit_Move) isEdit_Edit() {}
+
+func (*Edit_Describe) isEdit_Edit() {}
 
 type BatchEditRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1158,7 +1410,7 @@ type BatchEditRequest struct {
 
 func (x *BatchEditRequest) Reset() {
 	*x = BatchEditRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[16]
+	mi := &file_cart_v1_cart_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1422,7 @@ func (x *BatchEditRequest) String() string {
 func (*BatchEditRequest) ProtoMessage() {}
 
 func (x *BatchEditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[16]
+	mi := &file_cart_v1_cart_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +1435,7 @@ func (x *BatchEditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchEditRequest.ProtoReflect.Descriptor instead.
 func (*BatchEditRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{16}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BatchEditRequest) GetEdits() []*Edit {
@@ -1206,7 +1458,7 @@ type BatchEditResponse struct {
 
 func (x *BatchEditResponse) Reset() {
 	*x = BatchEditResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[17]
+	mi := &file_cart_v1_cart_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1218,7 +1470,7 @@ func (x *BatchEditResponse) String() string {
 func (*BatchEditResponse) ProtoMessage() {}
 
 func (x *BatchEditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[17]
+	mi := &file_cart_v1_cart_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1231,7 +1483,7 @@ func (x *BatchEditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchEditResponse.ProtoReflect.Descriptor instead.
 func (*BatchEditResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{17}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *BatchEditResponse) GetCartId() string {
@@ -1272,7 +1524,7 @@ type WatchCartRequest struct {
 
 func (x *WatchCartRequest) Reset() {
 	*x = WatchCartRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[18]
+	mi := &file_cart_v1_cart_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +1536,7 @@ func (x *WatchCartRequest) String() string {
 func (*WatchCartRequest) ProtoMessage() {}
 
 func (x *WatchCartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[18]
+	mi := &file_cart_v1_cart_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +1549,7 @@ func (x *WatchCartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCartRequest.ProtoReflect.Descriptor instead.
 func (*WatchCartRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{18}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchCartRequest) GetResume() string {
@@ -1318,7 +1570,7 @@ type WatchCartResponse struct {
 
 func (x *WatchCartResponse) Reset() {
 	*x = WatchCartResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[19]
+	mi := &file_cart_v1_cart_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1330,7 +1582,7 @@ func (x *WatchCartResponse) String() string {
 func (*WatchCartResponse) ProtoMessage() {}
 
 func (x *WatchCartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[19]
+	mi := &file_cart_v1_cart_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1343,7 +1595,7 @@ func (x *WatchCartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCartResponse.ProtoReflect.Descriptor instead.
 func (*WatchCartResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{19}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WatchCartResponse) GetCart() *Cart {
@@ -1368,7 +1620,7 @@ type ExplainCartRequest struct {
 
 func (x *ExplainCartRequest) Reset() {
 	*x = ExplainCartRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[20]
+	mi := &file_cart_v1_cart_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1380,7 +1632,7 @@ func (x *ExplainCartRequest) String() string {
 func (*ExplainCartRequest) ProtoMessage() {}
 
 func (x *ExplainCartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[20]
+	mi := &file_cart_v1_cart_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1393,22 +1645,25 @@ func (x *ExplainCartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainCartRequest.ProtoReflect.Descriptor instead.
 func (*ExplainCartRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{20}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{24}
 }
 
 type ExplainCartResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	CartId string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
 	// All that the cart has seen, as ranges of dots for each replica.
-	Context       string           `protobuf:"bytes,2,opt,name=context,proto3" json:"context,omitempty"`
-	Lines         []*ExplainedLine `protobuf:"bytes,3,rep,name=lines,proto3" json:"lines,omitempty"`
+	Context string           `protobuf:"bytes,2,opt,name=context,proto3" json:"context,omitempty"`
+	Lines   []*ExplainedLine `protobuf:"bytes,3,rep,name=lines,proto3" json:"lines,omitempty"`
+	// What the cart knows beside its lines: codes, guests that were merged in,
+	// links that share it.
+	Facts         []*ExplainedFact `protobuf:"bytes,15,rep,name=facts,proto3" json:"facts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExplainCartResponse) Reset() {
 	*x = ExplainCartResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[21]
+	mi := &file_cart_v1_cart_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1420,7 +1675,7 @@ func (x *ExplainCartResponse) String() string {
 func (*ExplainCartResponse) ProtoMessage() {}
 
 func (x *ExplainCartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[21]
+	mi := &file_cart_v1_cart_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1433,7 +1688,7 @@ func (x *ExplainCartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainCartResponse.ProtoReflect.Descriptor instead.
 func (*ExplainCartResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{21}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ExplainCartResponse) GetCartId() string {
@@ -1457,6 +1712,82 @@ func (x *ExplainCartResponse) GetLines() []*ExplainedLine {
 	return nil
 }
 
+func (x *ExplainCartResponse) GetFacts() []*ExplainedFact {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+type ExplainedFact struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// code, guest, share and the like.
+	Kind          string            `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Id            string            `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Rule          string            `protobuf:"bytes,3,opt,name=rule,proto3" json:"rule,omitempty"`
+	Writes        []*ExplainedWrite `protobuf:"bytes,4,rep,name=writes,proto3" json:"writes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainedFact) Reset() {
+	*x = ExplainedFact{}
+	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainedFact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainedFact) ProtoMessage() {}
+
+func (x *ExplainedFact) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainedFact.ProtoReflect.Descriptor instead.
+func (*ExplainedFact) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ExplainedFact) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ExplainedFact) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ExplainedFact) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *ExplainedFact) GetWrites() []*ExplainedWrite {
+	if x != nil {
+		return x.Writes
+	}
+	return nil
+}
+
 type ExplainedLine struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SkuId         string                 `protobuf:"bytes,1,opt,name=sku_id,json=skuId,proto3" json:"sku_id,omitempty"`
@@ -1469,7 +1800,7 @@ type ExplainedLine struct {
 
 func (x *ExplainedLine) Reset() {
 	*x = ExplainedLine{}
-	mi := &file_cart_v1_cart_proto_msgTypes[22]
+	mi := &file_cart_v1_cart_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1812,7 @@ func (x *ExplainedLine) String() string {
 func (*ExplainedLine) ProtoMessage() {}
 
 func (x *ExplainedLine) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[22]
+	mi := &file_cart_v1_cart_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1825,7 @@ func (x *ExplainedLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedLine.ProtoReflect.Descriptor instead.
 func (*ExplainedLine) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{22}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ExplainedLine) GetSkuId() string {
@@ -1531,15 +1862,17 @@ type ExplainedField struct {
 	Field string `protobuf:"bytes,1,opt,name=field,proto3" json:"field,omitempty"`
 	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	// Why this value counts.
-	Rule          string            `protobuf:"bytes,3,opt,name=rule,proto3" json:"rule,omitempty"`
-	Writes        []*ExplainedWrite `protobuf:"bytes,4,rep,name=writes,proto3" json:"writes,omitempty"`
+	Rule   string            `protobuf:"bytes,3,opt,name=rule,proto3" json:"rule,omitempty"`
+	Writes []*ExplainedWrite `protobuf:"bytes,4,rep,name=writes,proto3" json:"writes,omitempty"`
+	// The same in words, with the values: why it is this value.
+	Why           string `protobuf:"bytes,15,opt,name=why,proto3" json:"why,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExplainedField) Reset() {
 	*x = ExplainedField{}
-	mi := &file_cart_v1_cart_proto_msgTypes[23]
+	mi := &file_cart_v1_cart_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1884,7 @@ func (x *ExplainedField) String() string {
 func (*ExplainedField) ProtoMessage() {}
 
 func (x *ExplainedField) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[23]
+	mi := &file_cart_v1_cart_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1897,7 @@ func (x *ExplainedField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedField.ProtoReflect.Descriptor instead.
 func (*ExplainedField) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{23}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ExplainedField) GetField() string {
@@ -1595,6 +1928,13 @@ func (x *ExplainedField) GetWrites() []*ExplainedWrite {
 	return nil
 }
 
+func (x *ExplainedField) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
 type ExplainedWrite struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Region      string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
@@ -1604,16 +1944,18 @@ type ExplainedWrite struct {
 	// Hex digest of the request's idempotency key; empty when it had none.
 	OpId string `protobuf:"bytes,5,opt,name=op_id,json=opId,proto3" json:"op_id,omitempty"`
 	// Milliseconds since the Unix epoch; 0 when it is not known.
-	AtMs          int64  `protobuf:"varint,6,opt,name=at_ms,json=atMs,proto3" json:"at_ms,omitempty"`
-	Value         string `protobuf:"bytes,7,opt,name=value,proto3" json:"value,omitempty"`
-	Wins          bool   `protobuf:"varint,8,opt,name=wins,proto3" json:"wins,omitempty"`
+	AtMs  int64  `protobuf:"varint,6,opt,name=at_ms,json=atMs,proto3" json:"at_ms,omitempty"`
+	Value string `protobuf:"bytes,7,opt,name=value,proto3" json:"value,omitempty"`
+	Wins  bool   `protobuf:"varint,8,opt,name=wins,proto3" json:"wins,omitempty"`
+	// Of a write that does not win: what it lost to, and by which rule.
+	Lost          string `protobuf:"bytes,15,opt,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExplainedWrite) Reset() {
 	*x = ExplainedWrite{}
-	mi := &file_cart_v1_cart_proto_msgTypes[24]
+	mi := &file_cart_v1_cart_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1625,7 +1967,7 @@ func (x *ExplainedWrite) String() string {
 func (*ExplainedWrite) ProtoMessage() {}
 
 func (x *ExplainedWrite) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[24]
+	mi := &file_cart_v1_cart_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1638,7 +1980,7 @@ func (x *ExplainedWrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedWrite.ProtoReflect.Descriptor instead.
 func (*ExplainedWrite) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{24}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ExplainedWrite) GetRegion() string {
@@ -1697,6 +2039,13 @@ func (x *ExplainedWrite) GetWins() bool {
 	return false
 }
 
+func (x *ExplainedWrite) GetLost() string {
+	if x != nil {
+		return x.Lost
+	}
+	return ""
+}
+
 // ErrorDetail carries the API's error code beside the Connect code.
 type ErrorDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1711,7 +2060,7 @@ type ErrorDetail struct {
 
 func (x *ErrorDetail) Reset() {
 	*x = ErrorDetail{}
-	mi := &file_cart_v1_cart_proto_msgTypes[25]
+	mi := &file_cart_v1_cart_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +2072,7 @@ func (x *ErrorDetail) String() string {
 func (*ErrorDetail) ProtoMessage() {}
 
 func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[25]
+	mi := &file_cart_v1_cart_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +2085,7 @@ func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorDetail.ProtoReflect.Descriptor instead.
 func (*ErrorDetail) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{25}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ErrorDetail) GetCode() string {
@@ -1768,7 +2117,7 @@ type CreateGuestSessionRequest struct {
 
 func (x *CreateGuestSessionRequest) Reset() {
 	*x = CreateGuestSessionRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	mi := &file_cart_v1_cart_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +2129,7 @@ func (x *CreateGuestSessionRequest) String() string {
 func (*CreateGuestSessionRequest) ProtoMessage() {}
 
 func (x *CreateGuestSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	mi := &file_cart_v1_cart_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +2142,7 @@ func (x *CreateGuestSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateGuestSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateGuestSessionRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{26}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{31}
 }
 
 type GuestSession struct {
@@ -1809,7 +2158,7 @@ type GuestSession struct {
 
 func (x *GuestSession) Reset() {
 	*x = GuestSession{}
-	mi := &file_cart_v1_cart_proto_msgTypes[27]
+	mi := &file_cart_v1_cart_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +2170,7 @@ func (x *GuestSession) String() string {
 func (*GuestSession) ProtoMessage() {}
 
 func (x *GuestSession) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[27]
+	mi := &file_cart_v1_cart_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +2183,7 @@ func (x *GuestSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestSession.ProtoReflect.Descriptor instead.
 func (*GuestSession) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{27}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GuestSession) GetGuestSessionId() string {
@@ -1869,7 +2218,7 @@ type MergeCartRequest struct {
 
 func (x *MergeCartRequest) Reset() {
 	*x = MergeCartRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[28]
+	mi := &file_cart_v1_cart_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1881,7 +2230,7 @@ func (x *MergeCartRequest) String() string {
 func (*MergeCartRequest) ProtoMessage() {}
 
 func (x *MergeCartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[28]
+	mi := &file_cart_v1_cart_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1894,7 +2243,7 @@ func (x *MergeCartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MergeCartRequest.ProtoReflect.Descriptor instead.
 func (*MergeCartRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{28}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *MergeCartRequest) GetGuestSessionId() string {
@@ -1931,7 +2280,7 @@ type MergeCartResponse struct {
 
 func (x *MergeCartResponse) Reset() {
 	*x = MergeCartResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[29]
+	mi := &file_cart_v1_cart_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1943,7 +2292,7 @@ func (x *MergeCartResponse) String() string {
 func (*MergeCartResponse) ProtoMessage() {}
 
 func (x *MergeCartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[29]
+	mi := &file_cart_v1_cart_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1956,7 +2305,7 @@ func (x *MergeCartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MergeCartResponse.ProtoReflect.Descriptor instead.
 func (*MergeCartResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{29}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MergeCartResponse) GetMergedItems() uint32 {
@@ -2030,19 +2379,44 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\aoptions\x18\x03 \x03(\v2\x1d.cart.v1.LineRef.OptionsEntryR\aoptions\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"x\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x80\x02\n" +
 	"\x0eAddItemRequest\x12$\n" +
 	"\x04line\x18\x01 \x01(\v2\x10.cart.v1.LineRefR\x04line\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12$\n" +
-	"\x05price\x18\x03 \x01(\v2\x0e.cart.v1.MoneyR\x05price\"V\n" +
+	"\x05price\x18\x03 \x01(\v2\x0e.cart.v1.MoneyR\x05price\x12G\n" +
+	"\n" +
+	"attributes\x18\x0f \x03(\v2'.cart.v1.AddItemRequest.AttributesEntryR\n" +
+	"attributes\x1a=\n" +
+	"\x0fAttributesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe2\x01\n" +
 	"\x12SetQuantityRequest\x12$\n" +
 	"\x04line\x18\x01 \x01(\v2\x10.cart.v1.LineRefR\x04line\x12\x1a\n" +
-	"\bquantity\x18\x02 \x01(\rR\bquantity\"9\n" +
+	"\bquantity\x18\x02 \x01(\rR\bquantity\x12K\n" +
+	"\n" +
+	"attributes\x18\x0f \x03(\v2+.cart.v1.SetQuantityRequest.AttributesEntryR\n" +
+	"attributes\x1a=\n" +
+	"\x0fAttributesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"7\n" +
+	"\x0fSaveItemRequest\x12$\n" +
+	"\x04line\x18\x01 \x01(\v2\x10.cart.v1.LineRefR\x04line\"7\n" +
+	"\x0fMoveItemRequest\x12$\n" +
+	"\x04line\x18\x01 \x01(\v2\x10.cart.v1.LineRefR\x04line\"\xc8\x01\n" +
+	"\x13DescribeItemRequest\x12$\n" +
+	"\x04line\x18\x01 \x01(\v2\x10.cart.v1.LineRefR\x04line\x12L\n" +
+	"\n" +
+	"attributes\x18\x0f \x03(\v2,.cart.v1.DescribeItemRequest.AttributesEntryR\n" +
+	"attributes\x1a=\n" +
+	"\x0fAttributesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\r\n" +
+	"\vUndoRequest\"9\n" +
 	"\x11RemoveItemRequest\x12$\n" +
 	"\x04line\x18\x01 \x01(\v2\x10.cart.v1.LineRefR\x04line\"\x12\n" +
 	"\x10ClearCartRequest\"\x10\n" +
 	"\x0eGetCartRequest\"\x11\n" +
-	"\x0fGetCountRequest\"\xb6\x04\n" +
+	"\x0fGetCountRequest\"\xb4\x05\n" +
 	"\x04Item\x12\x15\n" +
 	"\x06sku_id\x18\x01 \x01(\tR\x05skuId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
@@ -2059,8 +2433,14 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x05image\x18\v \x01(\tR\x05image\x12\x1e\n" +
 	"\vadded_at_ms\x18\f \x01(\x03R\taddedAtMs\x12+\n" +
 	"\x11delivery_estimate\x18\r \x01(\tR\x10deliveryEstimate\x12$\n" +
-	"\x05price\x18\x0e \x01(\v2\x0e.cart.v1.MoneyR\x05price\x1a:\n" +
+	"\x05price\x18\x0e \x01(\v2\x0e.cart.v1.MoneyR\x05price\x12=\n" +
+	"\n" +
+	"attributes\x18\x0f \x03(\v2\x1d.cart.v1.Item.AttributesEntryR\n" +
+	"attributes\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
+	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
 	"\t_in_stock\"\x82\x01\n" +
@@ -2105,12 +2485,15 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x1d\n" +
 	"\n" +
 	"item_count\x18\x02 \x01(\x04R\titemCount\x12\x14\n" +
-	"\x05stale\x18\x03 \x01(\bR\x05stale\"\xd5\x01\n" +
+	"\x05stale\x18\x03 \x01(\bR\x05stale\"\xf1\x02\n" +
 	"\x04Edit\x12+\n" +
 	"\x03add\x18\x01 \x01(\v2\x17.cart.v1.AddItemRequestH\x00R\x03add\x12/\n" +
 	"\x03set\x18\x02 \x01(\v2\x1b.cart.v1.SetQuantityRequestH\x00R\x03set\x124\n" +
 	"\x06remove\x18\x03 \x01(\v2\x1a.cart.v1.RemoveItemRequestH\x00R\x06remove\x121\n" +
-	"\x05clear\x18\x04 \x01(\v2\x19.cart.v1.ClearCartRequestH\x00R\x05clearB\x06\n" +
+	"\x05clear\x18\x04 \x01(\v2\x19.cart.v1.ClearCartRequestH\x00R\x05clear\x12.\n" +
+	"\x04save\x18\x0f \x01(\v2\x18.cart.v1.SaveItemRequestH\x00R\x04save\x12.\n" +
+	"\x04move\x18\x10 \x01(\v2\x18.cart.v1.MoveItemRequestH\x00R\x04move\x12:\n" +
+	"\bdescribe\x18\x11 \x01(\v2\x1c.cart.v1.DescribeItemRequestH\x00R\bdescribeB\x06\n" +
 	"\x04edit\"7\n" +
 	"\x10BatchEditRequest\x12#\n" +
 	"\x05edits\x18\x01 \x03(\v2\r.cart.v1.EditR\x05edits\"\x92\x01\n" +
@@ -2125,11 +2508,17 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x11WatchCartResponse\x12!\n" +
 	"\x04cart\x18\x01 \x01(\v2\r.cart.v1.CartR\x04cart\x12\x16\n" +
 	"\x06resume\x18\x02 \x01(\tR\x06resume\"\x14\n" +
-	"\x12ExplainCartRequest\"v\n" +
+	"\x12ExplainCartRequest\"\xa4\x01\n" +
 	"\x13ExplainCartResponse\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x18\n" +
 	"\acontext\x18\x02 \x01(\tR\acontext\x12,\n" +
-	"\x05lines\x18\x03 \x03(\v2\x16.cart.v1.ExplainedLineR\x05lines\"\xef\x01\n" +
+	"\x05lines\x18\x03 \x03(\v2\x16.cart.v1.ExplainedLineR\x05lines\x12,\n" +
+	"\x05facts\x18\x0f \x03(\v2\x16.cart.v1.ExplainedFactR\x05facts\"x\n" +
+	"\rExplainedFact\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
+	"\x04rule\x18\x03 \x01(\tR\x04rule\x12/\n" +
+	"\x06writes\x18\x04 \x03(\v2\x17.cart.v1.ExplainedWriteR\x06writes\"\xef\x01\n" +
 	"\rExplainedLine\x12\x15\n" +
 	"\x06sku_id\x18\x01 \x01(\tR\x05skuId\x12\x1b\n" +
 	"\tseller_id\x18\x02 \x01(\tR\bsellerId\x12=\n" +
@@ -2137,12 +2526,13 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x06fields\x18\x04 \x03(\v2\x17.cart.v1.ExplainedFieldR\x06fields\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x81\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x93\x01\n" +
 	"\x0eExplainedField\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12\x12\n" +
 	"\x04rule\x18\x03 \x01(\tR\x04rule\x12/\n" +
-	"\x06writes\x18\x04 \x03(\v2\x17.cart.v1.ExplainedWriteR\x06writes\"\xca\x01\n" +
+	"\x06writes\x18\x04 \x03(\v2\x17.cart.v1.ExplainedWriteR\x06writes\x12\x10\n" +
+	"\x03why\x18\x0f \x01(\tR\x03why\"\xde\x01\n" +
 	"\x0eExplainedWrite\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\x12\x18\n" +
@@ -2151,7 +2541,8 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x05op_id\x18\x05 \x01(\tR\x04opId\x12\x13\n" +
 	"\x05at_ms\x18\x06 \x01(\x03R\x04atMs\x12\x14\n" +
 	"\x05value\x18\a \x01(\tR\x05value\x12\x12\n" +
-	"\x04wins\x18\b \x01(\bR\x04wins\"\xbd\x01\n" +
+	"\x04wins\x18\b \x01(\bR\x04wins\x12\x12\n" +
+	"\x04lost\x18\x0f \x01(\tR\x04lost\"\xbd\x01\n" +
 	"\vErrorDetail\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12;\n" +
 	"\adetails\x18\x02 \x03(\v2!.cart.v1.ErrorDetail.DetailsEntryR\adetails\x12!\n" +
@@ -2177,7 +2568,7 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\n" +
 	"item_count\x18\x06 \x01(\x04R\titemCount\x12\x14\n" +
 	"\x05stale\x18\a \x01(\bR\x05stale\x12:\n" +
-	"\rguest_session\x18\b \x01(\v2\x15.cart.v1.GuestSessionR\fguestSession2\xf6\x05\n" +
+	"\rguest_session\x18\b \x01(\v2\x15.cart.v1.GuestSessionR\fguestSession2\xd2\a\n" +
 	"\vCartService\x129\n" +
 	"\aAddItem\x12\x17.cart.v1.AddItemRequest\x1a\x15.cart.v1.ItemResponse\x12A\n" +
 	"\vSetQuantity\x12\x1b.cart.v1.SetQuantityRequest\x1a\x15.cart.v1.ItemResponse\x12@\n" +
@@ -2190,7 +2581,11 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\tWatchCart\x12\x19.cart.v1.WatchCartRequest\x1a\x1a.cart.v1.WatchCartResponse0\x01\x12M\n" +
 	"\vExplainCart\x12\x1b.cart.v1.ExplainCartRequest\x1a\x1c.cart.v1.ExplainCartResponse\"\x03\x90\x02\x01\x12O\n" +
 	"\x12CreateGuestSession\x12\".cart.v1.CreateGuestSessionRequest\x1a\x15.cart.v1.GuestSession\x12B\n" +
-	"\tMergeCart\x12\x19.cart.v1.MergeCartRequest\x1a\x1a.cart.v1.MergeCartResponseB3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
+	"\tMergeCart\x12\x19.cart.v1.MergeCartRequest\x1a\x1a.cart.v1.MergeCartResponse\x123\n" +
+	"\bSaveItem\x12\x18.cart.v1.SaveItemRequest\x1a\r.cart.v1.Cart\x123\n" +
+	"\bMoveItem\x12\x18.cart.v1.MoveItemRequest\x1a\r.cart.v1.Cart\x12C\n" +
+	"\fDescribeItem\x12\x1c.cart.v1.DescribeItemRequest\x1a\x15.cart.v1.ItemResponse\x12+\n" +
+	"\x04Undo\x12\x14.cart.v1.UndoRequest\x1a\r.cart.v1.CartB3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
 
 var (
 	file_cart_v1_cart_proto_rawDescOnce sync.Once
@@ -2204,105 +2599,134 @@ func file_cart_v1_cart_proto_rawDescGZIP() []byte {
 	return file_cart_v1_cart_proto_rawDescData
 }
 
-var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_cart_v1_cart_proto_goTypes = []any{
 	(*Money)(nil),                     // 0: cart.v1.Money
 	(*LineRef)(nil),                   // 1: cart.v1.LineRef
 	(*AddItemRequest)(nil),            // 2: cart.v1.AddItemRequest
 	(*SetQuantityRequest)(nil),        // 3: cart.v1.SetQuantityRequest
-	(*RemoveItemRequest)(nil),         // 4: cart.v1.RemoveItemRequest
-	(*ClearCartRequest)(nil),          // 5: cart.v1.ClearCartRequest
-	(*GetCartRequest)(nil),            // 6: cart.v1.GetCartRequest
-	(*GetCountRequest)(nil),           // 7: cart.v1.GetCountRequest
-	(*Item)(nil),                      // 8: cart.v1.Item
-	(*Conflict)(nil),                  // 9: cart.v1.Conflict
-	(*SellerTotal)(nil),               // 10: cart.v1.SellerTotal
-	(*Cart)(nil),                      // 11: cart.v1.Cart
-	(*Missing)(nil),                   // 12: cart.v1.Missing
-	(*ItemResponse)(nil),              // 13: cart.v1.ItemResponse
-	(*CountResponse)(nil),             // 14: cart.v1.CountResponse
-	(*Edit)(nil),                      // 15: cart.v1.Edit
-	(*BatchEditRequest)(nil),          // 16: cart.v1.BatchEditRequest
-	(*BatchEditResponse)(nil),         // 17: cart.v1.BatchEditResponse
-	(*WatchCartRequest)(nil),          // 18: cart.v1.WatchCartRequest
-	(*WatchCartResponse)(nil),         // 19: cart.v1.WatchCartResponse
-	(*ExplainCartRequest)(nil),        // 20: cart.v1.ExplainCartRequest
-	(*ExplainCartResponse)(nil),       // 21: cart.v1.ExplainCartResponse
-	(*ExplainedLine)(nil),             // 22: cart.v1.ExplainedLine
-	(*ExplainedField)(nil),            // 23: cart.v1.ExplainedField
-	(*ExplainedWrite)(nil),            // 24: cart.v1.ExplainedWrite
-	(*ErrorDetail)(nil),               // 25: cart.v1.ErrorDetail
-	(*CreateGuestSessionRequest)(nil), // 26: cart.v1.CreateGuestSessionRequest
-	(*GuestSession)(nil),              // 27: cart.v1.GuestSession
-	(*MergeCartRequest)(nil),          // 28: cart.v1.MergeCartRequest
-	(*MergeCartResponse)(nil),         // 29: cart.v1.MergeCartResponse
-	nil,                               // 30: cart.v1.LineRef.OptionsEntry
-	nil,                               // 31: cart.v1.Item.OptionsEntry
-	nil,                               // 32: cart.v1.ExplainedLine.OptionsEntry
-	nil,                               // 33: cart.v1.ErrorDetail.DetailsEntry
+	(*SaveItemRequest)(nil),           // 4: cart.v1.SaveItemRequest
+	(*MoveItemRequest)(nil),           // 5: cart.v1.MoveItemRequest
+	(*DescribeItemRequest)(nil),       // 6: cart.v1.DescribeItemRequest
+	(*UndoRequest)(nil),               // 7: cart.v1.UndoRequest
+	(*RemoveItemRequest)(nil),         // 8: cart.v1.RemoveItemRequest
+	(*ClearCartRequest)(nil),          // 9: cart.v1.ClearCartRequest
+	(*GetCartRequest)(nil),            // 10: cart.v1.GetCartRequest
+	(*GetCountRequest)(nil),           // 11: cart.v1.GetCountRequest
+	(*Item)(nil),                      // 12: cart.v1.Item
+	(*Conflict)(nil),                  // 13: cart.v1.Conflict
+	(*SellerTotal)(nil),               // 14: cart.v1.SellerTotal
+	(*Cart)(nil),                      // 15: cart.v1.Cart
+	(*Missing)(nil),                   // 16: cart.v1.Missing
+	(*ItemResponse)(nil),              // 17: cart.v1.ItemResponse
+	(*CountResponse)(nil),             // 18: cart.v1.CountResponse
+	(*Edit)(nil),                      // 19: cart.v1.Edit
+	(*BatchEditRequest)(nil),          // 20: cart.v1.BatchEditRequest
+	(*BatchEditResponse)(nil),         // 21: cart.v1.BatchEditResponse
+	(*WatchCartRequest)(nil),          // 22: cart.v1.WatchCartRequest
+	(*WatchCartResponse)(nil),         // 23: cart.v1.WatchCartResponse
+	(*ExplainCartRequest)(nil),        // 24: cart.v1.ExplainCartRequest
+	(*ExplainCartResponse)(nil),       // 25: cart.v1.ExplainCartResponse
+	(*ExplainedFact)(nil),             // 26: cart.v1.ExplainedFact
+	(*ExplainedLine)(nil),             // 27: cart.v1.ExplainedLine
+	(*ExplainedField)(nil),            // 28: cart.v1.ExplainedField
+	(*ExplainedWrite)(nil),            // 29: cart.v1.ExplainedWrite
+	(*ErrorDetail)(nil),               // 30: cart.v1.ErrorDetail
+	(*CreateGuestSessionRequest)(nil), // 31: cart.v1.CreateGuestSessionRequest
+	(*GuestSession)(nil),              // 32: cart.v1.GuestSession
+	(*MergeCartRequest)(nil),          // 33: cart.v1.MergeCartRequest
+	(*MergeCartResponse)(nil),         // 34: cart.v1.MergeCartResponse
+	nil,                               // 35: cart.v1.LineRef.OptionsEntry
+	nil,                               // 36: cart.v1.AddItemRequest.AttributesEntry
+	nil,                               // 37: cart.v1.SetQuantityRequest.AttributesEntry
+	nil,                               // 38: cart.v1.DescribeItemRequest.AttributesEntry
+	nil,                               // 39: cart.v1.Item.OptionsEntry
+	nil,                               // 40: cart.v1.Item.AttributesEntry
+	nil,                               // 41: cart.v1.ExplainedLine.OptionsEntry
+	nil,                               // 42: cart.v1.ErrorDetail.DetailsEntry
 }
 var file_cart_v1_cart_proto_depIdxs = []int32{
-	30, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
+	35, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
 	1,  // 1: cart.v1.AddItemRequest.line:type_name -> cart.v1.LineRef
 	0,  // 2: cart.v1.AddItemRequest.price:type_name -> cart.v1.Money
-	1,  // 3: cart.v1.SetQuantityRequest.line:type_name -> cart.v1.LineRef
-	1,  // 4: cart.v1.RemoveItemRequest.line:type_name -> cart.v1.LineRef
-	31, // 5: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
-	0,  // 6: cart.v1.Item.price_at_add:type_name -> cart.v1.Money
-	0,  // 7: cart.v1.Item.current_price:type_name -> cart.v1.Money
-	0,  // 8: cart.v1.Item.price:type_name -> cart.v1.Money
-	0,  // 9: cart.v1.SellerTotal.subtotal:type_name -> cart.v1.Money
-	8,  // 10: cart.v1.Cart.items:type_name -> cart.v1.Item
-	8,  // 11: cart.v1.Cart.saved_items:type_name -> cart.v1.Item
-	10, // 12: cart.v1.Cart.sellers:type_name -> cart.v1.SellerTotal
-	0,  // 13: cart.v1.Cart.subtotal:type_name -> cart.v1.Money
-	0,  // 14: cart.v1.Cart.estimated_total:type_name -> cart.v1.Money
-	9,  // 15: cart.v1.Cart.conflicts:type_name -> cart.v1.Conflict
-	12, // 16: cart.v1.Cart.missing:type_name -> cart.v1.Missing
-	8,  // 17: cart.v1.ItemResponse.item:type_name -> cart.v1.Item
-	9,  // 18: cart.v1.ItemResponse.conflicts:type_name -> cart.v1.Conflict
-	2,  // 19: cart.v1.Edit.add:type_name -> cart.v1.AddItemRequest
-	3,  // 20: cart.v1.Edit.set:type_name -> cart.v1.SetQuantityRequest
-	4,  // 21: cart.v1.Edit.remove:type_name -> cart.v1.RemoveItemRequest
-	5,  // 22: cart.v1.Edit.clear:type_name -> cart.v1.ClearCartRequest
-	15, // 23: cart.v1.BatchEditRequest.edits:type_name -> cart.v1.Edit
-	13, // 24: cart.v1.BatchEditResponse.results:type_name -> cart.v1.ItemResponse
-	11, // 25: cart.v1.WatchCartResponse.cart:type_name -> cart.v1.Cart
-	22, // 26: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
-	32, // 27: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
-	23, // 28: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
-	24, // 29: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
-	33, // 30: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
-	11, // 31: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
-	9,  // 32: cart.v1.MergeCartResponse.conflicts:type_name -> cart.v1.Conflict
-	27, // 33: cart.v1.MergeCartResponse.guest_session:type_name -> cart.v1.GuestSession
-	2,  // 34: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
-	3,  // 35: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
-	4,  // 36: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
-	5,  // 37: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
-	6,  // 38: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
-	7,  // 39: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
-	16, // 40: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
-	18, // 41: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
-	20, // 42: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
-	26, // 43: cart.v1.CartService.CreateGuestSession:input_type -> cart.v1.CreateGuestSessionRequest
-	28, // 44: cart.v1.CartService.MergeCart:input_type -> cart.v1.MergeCartRequest
-	13, // 45: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
-	13, // 46: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
-	14, // 47: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
-	14, // 48: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
-	11, // 49: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
-	14, // 50: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
-	17, // 51: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
-	19, // 52: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
-	21, // 53: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
-	27, // 54: cart.v1.CartService.CreateGuestSession:output_type -> cart.v1.GuestSession
-	29, // 55: cart.v1.CartService.MergeCart:output_type -> cart.v1.MergeCartResponse
-	45, // [45:56] is the sub-list for method output_type
-	34, // [34:45] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	36, // 3: cart.v1.AddItemRequest.attributes:type_name -> cart.v1.AddItemRequest.AttributesEntry
+	1,  // 4: cart.v1.SetQuantityRequest.line:type_name -> cart.v1.LineRef
+	37, // 5: cart.v1.SetQuantityRequest.attributes:type_name -> cart.v1.SetQuantityRequest.AttributesEntry
+	1,  // 6: cart.v1.SaveItemRequest.line:type_name -> cart.v1.LineRef
+	1,  // 7: cart.v1.MoveItemRequest.line:type_name -> cart.v1.LineRef
+	1,  // 8: cart.v1.DescribeItemRequest.line:type_name -> cart.v1.LineRef
+	38, // 9: cart.v1.DescribeItemRequest.attributes:type_name -> cart.v1.DescribeItemRequest.AttributesEntry
+	1,  // 10: cart.v1.RemoveItemRequest.line:type_name -> cart.v1.LineRef
+	39, // 11: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
+	0,  // 12: cart.v1.Item.price_at_add:type_name -> cart.v1.Money
+	0,  // 13: cart.v1.Item.current_price:type_name -> cart.v1.Money
+	0,  // 14: cart.v1.Item.price:type_name -> cart.v1.Money
+	40, // 15: cart.v1.Item.attributes:type_name -> cart.v1.Item.AttributesEntry
+	0,  // 16: cart.v1.SellerTotal.subtotal:type_name -> cart.v1.Money
+	12, // 17: cart.v1.Cart.items:type_name -> cart.v1.Item
+	12, // 18: cart.v1.Cart.saved_items:type_name -> cart.v1.Item
+	14, // 19: cart.v1.Cart.sellers:type_name -> cart.v1.SellerTotal
+	0,  // 20: cart.v1.Cart.subtotal:type_name -> cart.v1.Money
+	0,  // 21: cart.v1.Cart.estimated_total:type_name -> cart.v1.Money
+	13, // 22: cart.v1.Cart.conflicts:type_name -> cart.v1.Conflict
+	16, // 23: cart.v1.Cart.missing:type_name -> cart.v1.Missing
+	12, // 24: cart.v1.ItemResponse.item:type_name -> cart.v1.Item
+	13, // 25: cart.v1.ItemResponse.conflicts:type_name -> cart.v1.Conflict
+	2,  // 26: cart.v1.Edit.add:type_name -> cart.v1.AddItemRequest
+	3,  // 27: cart.v1.Edit.set:type_name -> cart.v1.SetQuantityRequest
+	8,  // 28: cart.v1.Edit.remove:type_name -> cart.v1.RemoveItemRequest
+	9,  // 29: cart.v1.Edit.clear:type_name -> cart.v1.ClearCartRequest
+	4,  // 30: cart.v1.Edit.save:type_name -> cart.v1.SaveItemRequest
+	5,  // 31: cart.v1.Edit.move:type_name -> cart.v1.MoveItemRequest
+	6,  // 32: cart.v1.Edit.describe:type_name -> cart.v1.DescribeItemRequest
+	19, // 33: cart.v1.BatchEditRequest.edits:type_name -> cart.v1.Edit
+	17, // 34: cart.v1.BatchEditResponse.results:type_name -> cart.v1.ItemResponse
+	15, // 35: cart.v1.WatchCartResponse.cart:type_name -> cart.v1.Cart
+	27, // 36: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
+	26, // 37: cart.v1.ExplainCartResponse.facts:type_name -> cart.v1.ExplainedFact
+	29, // 38: cart.v1.ExplainedFact.writes:type_name -> cart.v1.ExplainedWrite
+	41, // 39: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
+	28, // 40: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
+	29, // 41: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
+	42, // 42: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
+	15, // 43: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
+	13, // 44: cart.v1.MergeCartResponse.conflicts:type_name -> cart.v1.Conflict
+	32, // 45: cart.v1.MergeCartResponse.guest_session:type_name -> cart.v1.GuestSession
+	2,  // 46: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
+	3,  // 47: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
+	8,  // 48: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
+	9,  // 49: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
+	10, // 50: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
+	11, // 51: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
+	20, // 52: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
+	22, // 53: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
+	24, // 54: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
+	31, // 55: cart.v1.CartService.CreateGuestSession:input_type -> cart.v1.CreateGuestSessionRequest
+	33, // 56: cart.v1.CartService.MergeCart:input_type -> cart.v1.MergeCartRequest
+	4,  // 57: cart.v1.CartService.SaveItem:input_type -> cart.v1.SaveItemRequest
+	5,  // 58: cart.v1.CartService.MoveItem:input_type -> cart.v1.MoveItemRequest
+	6,  // 59: cart.v1.CartService.DescribeItem:input_type -> cart.v1.DescribeItemRequest
+	7,  // 60: cart.v1.CartService.Undo:input_type -> cart.v1.UndoRequest
+	17, // 61: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
+	17, // 62: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
+	18, // 63: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
+	18, // 64: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
+	15, // 65: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
+	18, // 66: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
+	21, // 67: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
+	23, // 68: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
+	25, // 69: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
+	32, // 70: cart.v1.CartService.CreateGuestSession:output_type -> cart.v1.GuestSession
+	34, // 71: cart.v1.CartService.MergeCart:output_type -> cart.v1.MergeCartResponse
+	15, // 72: cart.v1.CartService.SaveItem:output_type -> cart.v1.Cart
+	15, // 73: cart.v1.CartService.MoveItem:output_type -> cart.v1.Cart
+	17, // 74: cart.v1.CartService.DescribeItem:output_type -> cart.v1.ItemResponse
+	15, // 75: cart.v1.CartService.Undo:output_type -> cart.v1.Cart
+	61, // [61:76] is the sub-list for method output_type
+	46, // [46:61] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_cart_v1_cart_proto_init() }
@@ -2310,12 +2734,15 @@ func file_cart_v1_cart_proto_init() {
 	if File_cart_v1_cart_proto != nil {
 		return
 	}
-	file_cart_v1_cart_proto_msgTypes[8].OneofWrappers = []any{}
-	file_cart_v1_cart_proto_msgTypes[15].OneofWrappers = []any{
+	file_cart_v1_cart_proto_msgTypes[12].OneofWrappers = []any{}
+	file_cart_v1_cart_proto_msgTypes[19].OneofWrappers = []any{
 		(*Edit_Add)(nil),
 		(*Edit_Set)(nil),
 		(*Edit_Remove)(nil),
 		(*Edit_Clear)(nil),
+		(*Edit_Save)(nil),
+		(*Edit_Move)(nil),
+		(*Edit_Describe)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2323,7 +2750,7 @@ func file_cart_v1_cart_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cart_v1_cart_proto_rawDesc), len(file_cart_v1_cart_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

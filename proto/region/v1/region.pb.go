@@ -89,6 +89,13 @@ const (
 	Change_KIND_CLEAR       Change_Kind = 4
 	// A setting of the shop, of the document that has them.
 	Change_KIND_SETTING Change_Kind = 30
+	// Puts a line aside, and back into the cart.
+	Change_KIND_SAVE Change_Kind = 5
+	Change_KIND_MOVE Change_Kind = 6
+	// Replaces a line's attributes.
+	Change_KIND_DESCRIBE Change_Kind = 7
+	// Undoes the last remove, clear or merge; the only change of its edit.
+	Change_KIND_UNDO Change_Kind = 10
 )
 
 // Enum value maps for Change_Kind.
@@ -100,6 +107,10 @@ var (
 		3:  "KIND_REMOVE",
 		4:  "KIND_CLEAR",
 		30: "KIND_SETTING",
+		5:  "KIND_SAVE",
+		6:  "KIND_MOVE",
+		7:  "KIND_DESCRIBE",
+		10: "KIND_UNDO",
 	}
 	Change_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -108,6 +119,10 @@ var (
 		"KIND_REMOVE":      3,
 		"KIND_CLEAR":       4,
 		"KIND_SETTING":     30,
+		"KIND_SAVE":        5,
+		"KIND_MOVE":        6,
+		"KIND_DESCRIBE":    7,
+		"KIND_UNDO":        10,
 	}
 )
 
@@ -154,6 +169,8 @@ const (
 	Outcome_CODE_FENCED Outcome_Code = 9
 	// The guest's cart was merged into another user's.
 	Outcome_CODE_ALREADY_MERGED Outcome_Code = 10
+	// The cart has no removal, nor merge, that could be undone.
+	Outcome_CODE_NOTHING_TO_UNDO Outcome_Code = 16
 )
 
 // Enum value maps for Outcome_Code.
@@ -170,6 +187,7 @@ var (
 		8:  "CODE_GAP",
 		9:  "CODE_FENCED",
 		10: "CODE_ALREADY_MERGED",
+		16: "CODE_NOTHING_TO_UNDO",
 	}
 	Outcome_Code_value = map[string]int32{
 		"CODE_OK":                 0,
@@ -183,6 +201,7 @@ var (
 		"CODE_GAP":                8,
 		"CODE_FENCED":             9,
 		"CODE_ALREADY_MERGED":     10,
+		"CODE_NOTHING_TO_UNDO":    16,
 	}
 )
 
@@ -289,7 +308,9 @@ type Limits struct {
 	Lines    uint32                 `protobuf:"varint,1,opt,name=lines,proto3" json:"lines,omitempty"`
 	Quantity uint32                 `protobuf:"varint,2,opt,name=quantity,proto3" json:"quantity,omitempty"`
 	// How long op ids are remembered.
-	OpLifeMs      uint64 `protobuf:"varint,3,opt,name=op_life_ms,json=opLifeMs,proto3" json:"op_life_ms,omitempty"`
+	OpLifeMs uint64 `protobuf:"varint,3,opt,name=op_life_ms,json=opLifeMs,proto3" json:"op_life_ms,omitempty"`
+	// How long a remove, a clear or a merge can be undone; 0: not at all.
+	UndoMs        uint64 `protobuf:"varint,15,opt,name=undo_ms,json=undoMs,proto3" json:"undo_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -341,6 +362,13 @@ func (x *Limits) GetQuantity() uint32 {
 func (x *Limits) GetOpLifeMs() uint64 {
 	if x != nil {
 		return x.OpLifeMs
+	}
+	return 0
+}
+
+func (x *Limits) GetUndoMs() uint64 {
+	if x != nil {
+		return x.UndoMs
 	}
 	return 0
 }
@@ -1073,8 +1101,10 @@ type Change struct {
 	// Write the offer although the line has one.
 	RenewOffer bool `protobuf:"varint,6,opt,name=renew_offer,json=renewOffer,proto3" json:"renew_offer,omitempty"`
 	// Of a setting: its name, and its value in canonical pairs.
-	FactId        string `protobuf:"bytes,8,opt,name=fact_id,json=factId,proto3" json:"fact_id,omitempty"`
-	Value         string `protobuf:"bytes,9,opt,name=value,proto3" json:"value,omitempty"`
+	FactId string `protobuf:"bytes,8,opt,name=fact_id,json=factId,proto3" json:"fact_id,omitempty"`
+	Value  string `protobuf:"bytes,9,opt,name=value,proto3" json:"value,omitempty"`
+	// For DESCRIBE, and with ADD and SET: the line's attributes from then on.
+	Attributes    *string `protobuf:"bytes,7,opt,name=attributes,proto3,oneof" json:"attributes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1161,6 +1191,13 @@ func (x *Change) GetFactId() string {
 func (x *Change) GetValue() string {
 	if x != nil {
 		return x.Value
+	}
+	return ""
+}
+
+func (x *Change) GetAttributes() string {
+	if x != nil && x.Attributes != nil {
+		return *x.Attributes
 	}
 	return ""
 }
@@ -1438,8 +1475,10 @@ func (x *TrimLog) GetSeq() uint64 {
 // ExpireOps forgets op ids older than the entry's time less their life; at
 // most limit of them.
 type ExpireOps struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Limit         uint32                 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Limit uint32                 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Carts whose last removal can be undone no more.
+	Undone        []string `protobuf:"bytes,15,rep,name=undone,proto3" json:"undone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1479,6 +1518,13 @@ func (x *ExpireOps) GetLimit() uint32 {
 		return x.Limit
 	}
 	return 0
+}
+
+func (x *ExpireOps) GetUndone() []string {
+	if x != nil {
+		return x.Undone
+	}
+	return nil
 }
 
 // Outcome is what a command did. It is kept under the op id and given again
@@ -1653,6 +1699,7 @@ type ChangedLine struct {
 	Removed  bool                   `protobuf:"varint,6,opt,name=removed,proto3" json:"removed,omitempty"`
 	// Concurrent quantities, when there are several.
 	Quantities    []uint32 `protobuf:"varint,7,rep,packed,name=quantities,proto3" json:"quantities,omitempty"`
+	Attributes    string   `protobuf:"bytes,15,opt,name=attributes,proto3" json:"attributes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1734,6 +1781,13 @@ func (x *ChangedLine) GetQuantities() []uint32 {
 		return x.Quantities
 	}
 	return nil
+}
+
+func (x *ChangedLine) GetAttributes() string {
+	if x != nil {
+		return x.Attributes
+	}
+	return ""
 }
 
 // ReadRequest reads one cart.
@@ -3550,12 +3604,13 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05level\x18\x01 \x01(\rR\x05level\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x04R\x02at\x12)\n" +
 	"\x06limits\x18\x03 \x01(\v2\x11.region.v1.LimitsR\x06limits\x12.\n" +
-	"\bcommands\x18\x04 \x03(\v2\x12.region.v1.CommandR\bcommands\"X\n" +
+	"\bcommands\x18\x04 \x03(\v2\x12.region.v1.CommandR\bcommands\"q\n" +
 	"\x06Limits\x12\x14\n" +
 	"\x05lines\x18\x01 \x01(\rR\x05lines\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x1c\n" +
 	"\n" +
-	"op_life_ms\x18\x03 \x01(\x04R\bopLifeMs\"\xf5\x06\n" +
+	"op_life_ms\x18\x03 \x01(\x04R\bopLifeMs\x12\x17\n" +
+	"\aundo_ms\x18\x0f \x01(\x04R\x06undoMs\"\xf5\x06\n" +
 	"\aCommand\x12%\n" +
 	"\x04edit\x18\x01 \x01(\v2\x0f.region.v1.EditH\x00R\x04edit\x122\n" +
 	"\tjoin_rows\x18\x02 \x01(\v2\x13.region.v1.JoinRowsH\x00R\bjoinRows\x122\n" +
@@ -3607,7 +3662,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\n" +
 	"any_seller\x18\x04 \x01(\bR\tanySeller\x12\x1f\n" +
 	"\vany_options\x18\x05 \x01(\bR\n" +
-	"anyOptions\"\xe7\x02\n" +
+	"anyOptions\"\xdc\x03\n" +
 	"\x06Change\x12*\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x16.region.v1.Change.KindR\x04kind\x12&\n" +
 	"\x04line\x18\x02 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
@@ -3617,7 +3672,10 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\vrenew_offer\x18\x06 \x01(\bR\n" +
 	"renewOffer\x12\x17\n" +
 	"\afact_id\x18\b \x01(\tR\x06factId\x12\x14\n" +
-	"\x05value\x18\t \x01(\tR\x05value\"k\n" +
+	"\x05value\x18\t \x01(\tR\x05value\x12#\n" +
+	"\n" +
+	"attributes\x18\a \x01(\tH\x00R\n" +
+	"attributes\x88\x01\x01\"\xab\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bKIND_ADD\x10\x01\x12\f\n" +
@@ -3625,7 +3683,13 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\vKIND_REMOVE\x10\x03\x12\x0e\n" +
 	"\n" +
 	"KIND_CLEAR\x10\x04\x12\x10\n" +
-	"\fKIND_SETTING\x10\x1e\"\xa0\x01\n" +
+	"\fKIND_SETTING\x10\x1e\x12\r\n" +
+	"\tKIND_SAVE\x10\x05\x12\r\n" +
+	"\tKIND_MOVE\x10\x06\x12\x11\n" +
+	"\rKIND_DESCRIBE\x10\a\x12\r\n" +
+	"\tKIND_UNDO\x10\n" +
+	"B\r\n" +
+	"\v_attributes\"\xa0\x01\n" +
 	"\bJoinRows\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\x12!\n" +
@@ -3645,9 +3709,10 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\forigin_shard\x18\x03 \x01(\rR\voriginShard\x12\x16\n" +
 	"\x06cursor\x18\x04 \x01(\x04R\x06cursor\"\x1b\n" +
 	"\aTrimLog\x12\x10\n" +
-	"\x03seq\x18\x01 \x01(\x04R\x03seq\"!\n" +
+	"\x03seq\x18\x01 \x01(\x04R\x03seq\"9\n" +
 	"\tExpireOps\x12\x14\n" +
-	"\x05limit\x18\x01 \x01(\rR\x05limit\"\xc3\x05\n" +
+	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x16\n" +
+	"\x06undone\x18\x0f \x03(\tR\x06undone\"\xdd\x05\n" +
 	"\aOutcome\x12+\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x17.region.v1.Outcome.CodeR\x04code\x12\x16\n" +
 	"\x06change\x18\x02 \x01(\rR\x06change\x12\x18\n" +
@@ -3665,7 +3730,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x04left\x18\f \x01(\x04R\x04left\x12\x1f\n" +
 	"\vguest_state\x18\r \x01(\fR\n" +
 	"guestState\x12.\n" +
-	"\x06merged\x18\x0e \x01(\v2\x16.region.v1.MergedGuestR\x06merged\"\x81\x02\n" +
+	"\x06merged\x18\x0e \x01(\v2\x16.region.v1.MergedGuestR\x06merged\"\x9b\x02\n" +
 	"\x04Code\x12\v\n" +
 	"\aCODE_OK\x10\x00\x12\x17\n" +
 	"\x13CODE_LINE_NOT_FOUND\x10\x01\x12\x17\n" +
@@ -3678,7 +3743,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\bCODE_GAP\x10\b\x12\x0f\n" +
 	"\vCODE_FENCED\x10\t\x12\x17\n" +
 	"\x13CODE_ALREADY_MERGED\x10\n" +
-	"\"\xd8\x01\n" +
+	"\x12\x18\n" +
+	"\x14CODE_NOTHING_TO_UNDO\x10\x10\"\xf8\x01\n" +
 	"\vChangedLine\x12&\n" +
 	"\x04line\x18\x01 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x14\n" +
@@ -3688,7 +3754,10 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\aremoved\x18\x06 \x01(\bR\aremoved\x12\x1e\n" +
 	"\n" +
 	"quantities\x18\a \x03(\rR\n" +
-	"quantities\"\xae\x01\n" +
+	"quantities\x12\x1e\n" +
+	"\n" +
+	"attributes\x18\x0f \x01(\tR\n" +
+	"attributes\"\xae\x01\n" +
 	"\vReadRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x17\n" +
 	"\acart_id\x18\x02 \x01(\tR\x06cartId\x12\x16\n" +
@@ -3972,6 +4041,7 @@ func file_region_v1_region_proto_init() {
 		(*Command_JoinGuest)(nil),
 		(*Command_GuestForwarded)(nil),
 	}
+	file_region_v1_region_proto_msgTypes[10].OneofWrappers = []any{}
 	file_region_v1_region_proto_msgTypes[21].OneofWrappers = []any{
 		(*ShardRequest_Digests)(nil),
 		(*ShardRequest_Bucket_)(nil),

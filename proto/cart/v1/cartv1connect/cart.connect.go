@@ -62,6 +62,15 @@ const (
 	CartServiceCreateGuestSessionProcedure = "/cart.v1.CartService/CreateGuestSession"
 	// CartServiceMergeCartProcedure is the fully-qualified name of the CartService's MergeCart RPC.
 	CartServiceMergeCartProcedure = "/cart.v1.CartService/MergeCart"
+	// CartServiceSaveItemProcedure is the fully-qualified name of the CartService's SaveItem RPC.
+	CartServiceSaveItemProcedure = "/cart.v1.CartService/SaveItem"
+	// CartServiceMoveItemProcedure is the fully-qualified name of the CartService's MoveItem RPC.
+	CartServiceMoveItemProcedure = "/cart.v1.CartService/MoveItem"
+	// CartServiceDescribeItemProcedure is the fully-qualified name of the CartService's DescribeItem
+	// RPC.
+	CartServiceDescribeItemProcedure = "/cart.v1.CartService/DescribeItem"
+	// CartServiceUndoProcedure is the fully-qualified name of the CartService's Undo RPC.
+	CartServiceUndoProcedure = "/cart.v1.CartService/Undo"
 )
 
 // CartServiceClient is a client for the cart.v1.CartService service.
@@ -90,6 +99,15 @@ type CartServiceClient interface {
 	// MergeCart brings a guest's cart into the caller's, who is a user. The same
 	// guest again changes nothing.
 	MergeCart(context.Context, *connect.Request[v1.MergeCartRequest]) (*connect.Response[v1.MergeCartResponse], error)
+	// SaveItem puts a line aside for later; one that is aside stays as it is.
+	SaveItem(context.Context, *connect.Request[v1.SaveItemRequest]) (*connect.Response[v1.Cart], error)
+	// MoveItem puts a saved line back into the cart; one that is in it stays as
+	// it is.
+	MoveItem(context.Context, *connect.Request[v1.MoveItemRequest]) (*connect.Response[v1.Cart], error)
+	// DescribeItem replaces the attributes of a line that is there.
+	DescribeItem(context.Context, *connect.Request[v1.DescribeItemRequest]) (*connect.Response[v1.ItemResponse], error)
+	// Undo undoes the last remove, clear or merge, for some minutes and once.
+	Undo(context.Context, *connect.Request[v1.UndoRequest]) (*connect.Response[v1.Cart], error)
 }
 
 // NewCartServiceClient constructs a client for the cart.v1.CartService service. By default, it uses
@@ -172,6 +190,30 @@ func NewCartServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(cartServiceMethods.ByName("MergeCart")),
 			connect.WithClientOptions(opts...),
 		),
+		saveItem: connect.NewClient[v1.SaveItemRequest, v1.Cart](
+			httpClient,
+			baseURL+CartServiceSaveItemProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("SaveItem")),
+			connect.WithClientOptions(opts...),
+		),
+		moveItem: connect.NewClient[v1.MoveItemRequest, v1.Cart](
+			httpClient,
+			baseURL+CartServiceMoveItemProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("MoveItem")),
+			connect.WithClientOptions(opts...),
+		),
+		describeItem: connect.NewClient[v1.DescribeItemRequest, v1.ItemResponse](
+			httpClient,
+			baseURL+CartServiceDescribeItemProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("DescribeItem")),
+			connect.WithClientOptions(opts...),
+		),
+		undo: connect.NewClient[v1.UndoRequest, v1.Cart](
+			httpClient,
+			baseURL+CartServiceUndoProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("Undo")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -188,6 +230,10 @@ type cartServiceClient struct {
 	explainCart        *connect.Client[v1.ExplainCartRequest, v1.ExplainCartResponse]
 	createGuestSession *connect.Client[v1.CreateGuestSessionRequest, v1.GuestSession]
 	mergeCart          *connect.Client[v1.MergeCartRequest, v1.MergeCartResponse]
+	saveItem           *connect.Client[v1.SaveItemRequest, v1.Cart]
+	moveItem           *connect.Client[v1.MoveItemRequest, v1.Cart]
+	describeItem       *connect.Client[v1.DescribeItemRequest, v1.ItemResponse]
+	undo               *connect.Client[v1.UndoRequest, v1.Cart]
 }
 
 // AddItem calls cart.v1.CartService.AddItem.
@@ -245,6 +291,26 @@ func (c *cartServiceClient) MergeCart(ctx context.Context, req *connect.Request[
 	return c.mergeCart.CallUnary(ctx, req)
 }
 
+// SaveItem calls cart.v1.CartService.SaveItem.
+func (c *cartServiceClient) SaveItem(ctx context.Context, req *connect.Request[v1.SaveItemRequest]) (*connect.Response[v1.Cart], error) {
+	return c.saveItem.CallUnary(ctx, req)
+}
+
+// MoveItem calls cart.v1.CartService.MoveItem.
+func (c *cartServiceClient) MoveItem(ctx context.Context, req *connect.Request[v1.MoveItemRequest]) (*connect.Response[v1.Cart], error) {
+	return c.moveItem.CallUnary(ctx, req)
+}
+
+// DescribeItem calls cart.v1.CartService.DescribeItem.
+func (c *cartServiceClient) DescribeItem(ctx context.Context, req *connect.Request[v1.DescribeItemRequest]) (*connect.Response[v1.ItemResponse], error) {
+	return c.describeItem.CallUnary(ctx, req)
+}
+
+// Undo calls cart.v1.CartService.Undo.
+func (c *cartServiceClient) Undo(ctx context.Context, req *connect.Request[v1.UndoRequest]) (*connect.Response[v1.Cart], error) {
+	return c.undo.CallUnary(ctx, req)
+}
+
 // CartServiceHandler is an implementation of the cart.v1.CartService service.
 type CartServiceHandler interface {
 	// AddItem adds a quantity to a line, which it makes when there is none.
@@ -271,6 +337,15 @@ type CartServiceHandler interface {
 	// MergeCart brings a guest's cart into the caller's, who is a user. The same
 	// guest again changes nothing.
 	MergeCart(context.Context, *connect.Request[v1.MergeCartRequest]) (*connect.Response[v1.MergeCartResponse], error)
+	// SaveItem puts a line aside for later; one that is aside stays as it is.
+	SaveItem(context.Context, *connect.Request[v1.SaveItemRequest]) (*connect.Response[v1.Cart], error)
+	// MoveItem puts a saved line back into the cart; one that is in it stays as
+	// it is.
+	MoveItem(context.Context, *connect.Request[v1.MoveItemRequest]) (*connect.Response[v1.Cart], error)
+	// DescribeItem replaces the attributes of a line that is there.
+	DescribeItem(context.Context, *connect.Request[v1.DescribeItemRequest]) (*connect.Response[v1.ItemResponse], error)
+	// Undo undoes the last remove, clear or merge, for some minutes and once.
+	Undo(context.Context, *connect.Request[v1.UndoRequest]) (*connect.Response[v1.Cart], error)
 }
 
 // NewCartServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -349,6 +424,30 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(cartServiceMethods.ByName("MergeCart")),
 		connect.WithHandlerOptions(opts...),
 	)
+	cartServiceSaveItemHandler := connect.NewUnaryHandler(
+		CartServiceSaveItemProcedure,
+		svc.SaveItem,
+		connect.WithSchema(cartServiceMethods.ByName("SaveItem")),
+		connect.WithHandlerOptions(opts...),
+	)
+	cartServiceMoveItemHandler := connect.NewUnaryHandler(
+		CartServiceMoveItemProcedure,
+		svc.MoveItem,
+		connect.WithSchema(cartServiceMethods.ByName("MoveItem")),
+		connect.WithHandlerOptions(opts...),
+	)
+	cartServiceDescribeItemHandler := connect.NewUnaryHandler(
+		CartServiceDescribeItemProcedure,
+		svc.DescribeItem,
+		connect.WithSchema(cartServiceMethods.ByName("DescribeItem")),
+		connect.WithHandlerOptions(opts...),
+	)
+	cartServiceUndoHandler := connect.NewUnaryHandler(
+		CartServiceUndoProcedure,
+		svc.Undo,
+		connect.WithSchema(cartServiceMethods.ByName("Undo")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/cart.v1.CartService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case CartServiceAddItemProcedure:
@@ -373,6 +472,14 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 			cartServiceCreateGuestSessionHandler.ServeHTTP(w, r)
 		case CartServiceMergeCartProcedure:
 			cartServiceMergeCartHandler.ServeHTTP(w, r)
+		case CartServiceSaveItemProcedure:
+			cartServiceSaveItemHandler.ServeHTTP(w, r)
+		case CartServiceMoveItemProcedure:
+			cartServiceMoveItemHandler.ServeHTTP(w, r)
+		case CartServiceDescribeItemProcedure:
+			cartServiceDescribeItemHandler.ServeHTTP(w, r)
+		case CartServiceUndoProcedure:
+			cartServiceUndoHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -424,4 +531,20 @@ func (UnimplementedCartServiceHandler) CreateGuestSession(context.Context, *conn
 
 func (UnimplementedCartServiceHandler) MergeCart(context.Context, *connect.Request[v1.MergeCartRequest]) (*connect.Response[v1.MergeCartResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.MergeCart is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) SaveItem(context.Context, *connect.Request[v1.SaveItemRequest]) (*connect.Response[v1.Cart], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.SaveItem is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) MoveItem(context.Context, *connect.Request[v1.MoveItemRequest]) (*connect.Response[v1.Cart], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.MoveItem is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) DescribeItem(context.Context, *connect.Request[v1.DescribeItemRequest]) (*connect.Response[v1.ItemResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.DescribeItem is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) Undo(context.Context, *connect.Request[v1.UndoRequest]) (*connect.Response[v1.Cart], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.Undo is not implemented"))
 }

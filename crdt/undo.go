@@ -1,0 +1,105 @@
+package crdt
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// Put writes every field of a line, which it makes when it is not there: what an
+// undo brings back is one write, which wins or loses as one.
+func (c *Cart) Put(w Writer, k LineKey, v Carried) Delta {
+	return c.write(w, k, func(d Dot, l *Line, seen Carried) {
+		l.Quantity = only(d, v.Quantity)
+		l.Placement = only(d, v.Placement)
+		l.Offer = only(d, v.Offer)
+		l.Attributes = nil // of most lines nobody ever wrote them
+		if v.Attributes != (Attributes{}) || seen.Attributes != (Attributes{}) {
+			l.Attributes = only(d, v.Attributes)
+		}
+	})
+}
+
+// Without returns the line as it would be without the writes of a guest's cart, nil
+// when nothing else survives.
+func (l *Line) Without(lineage string) *Line {
+	out := &Line{
+		Presence:   without(l.Presence, lineage),
+		Quantity:   without(l.Quantity, lineage),
+		Placement:  without(l.Placement, lineage),
+		Offer:      without(l.Offer, lineage),
+		Attributes: without(l.Attributes, lineage),
+	}
+	if out.isEmpty() {
+		return nil
+	}
+	return out
+}
+
+func without[V comparable](r Register[V], lineage string) Register[V] {
+	var out Register[V]
+	for _, w := range r {
+		if w.Dot.Replica.Lineage != lineage {
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
+// HasLineage reports whether a write of a guest's cart survives in the line.
+func (l *Line) HasLineage(lineage string) bool {
+	if l == nil {
+		return false
+	}
+	left := 0
+	if rest := l.Without(lineage); rest != nil {
+		left = rest.writes()
+	}
+	return left != l.writes()
+}
+
+// Removed is what was taken out of a cart together, as it was.
+type Removed struct {
+	At    Timestamp // when it was taken out
+	Lines ORMap
+}
+
+// With is r with a line more.
+func (r Removed) With(k LineKey, l *Line) Removed {
+	return Removed{r.At, r.Lines.with(k, l)}
+}
+
+// Less is r without a line.
+func (r Removed) Less(k LineKey) Removed {
+	return Removed{r.At, r.Lines.with(k, nil)}
+}
+
+// Encode appends the encoding of r to dst: that of the lines as a cart, and the time.
+func (r Removed) Encode(dst []byte) []byte {
+	var held CausalContext
+	for _, e := range r.Lines {
+		held = held.Join(e.Line.Dots())
+	}
+	dst = (&Cart{Context: held, Lines: r.Lines}).Encode(dst)
+	return binary.BigEndian.AppendUint64(dst, uint64(r.At))
+}
+
+// RemovedAt is the time in what Removed.Encode gave.
+func RemovedAt(b []byte) (Timestamp, error) {
+	if len(b) < 8 {
+		return 0, fmt.Errorf("%w: %d bytes of removed lines", ErrCorrupt, len(b))
+	}
+	return Timestamp(binary.BigEndian.Uint64(b[len(b)-8:])), nil
+}
+
+// DecodeRemoved is the inverse of Removed.Encode.
+func DecodeRemoved(b []byte) (Removed, error) {
+	at, err := RemovedAt(b)
+	if err != nil {
+		return Removed{}, err
+	}
+	c, err := DecodeCart(b[:len(b)-8])
+	if err != nil {
+		return Removed{}, err
+	}
+	return Removed{at, c.Lines}, nil
+}
