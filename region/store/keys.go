@@ -24,7 +24,7 @@ import (
 //	  floor       f slot                    → Floor
 //	  marks       h                         → the clock marks, see Mark
 //	  kept        k chunk                   → a chunk of crdt.Row, see Space.Reborn
-//	  guest       g id                      → digest of a guest's cart that is to be forwarded
+//	  guest       g id                      → GuestMark
 const (
 	topPointer byte = 0
 	topSpace   byte = 1

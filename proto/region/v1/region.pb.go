@@ -2739,7 +2739,10 @@ type JoinGuest struct {
 	State []byte    `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	Rule  MergeRule `protobuf:"varint,4,opt,name=rule,proto3,enum=region.v1.MergeRule" json:"rule,omitempty"`
 	// The guest's cart was merged into another user's as well.
-	Shared        bool `protobuf:"varint,5,opt,name=shared,proto3" json:"shared,omitempty"`
+	Shared bool `protobuf:"varint,5,opt,name=shared,proto3" json:"shared,omitempty"`
+	// The guest's cart had expired in every region and was dropped: the user's cart
+	// need not tell its edits from new ones any more. Without a state.
+	Gone          bool `protobuf:"varint,6,opt,name=gone,proto3" json:"gone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2805,6 +2808,13 @@ func (x *JoinGuest) GetRule() MergeRule {
 func (x *JoinGuest) GetShared() bool {
 	if x != nil {
 		return x.Shared
+	}
+	return false
+}
+
+func (x *JoinGuest) GetGone() bool {
+	if x != nil {
+		return x.Gone
 	}
 	return false
 }
@@ -3812,13 +3822,14 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"CloseGuest\x12\"\n" +
 	"\rguest_cart_id\x18\x01 \x01(\tR\vguestCartId\x12 \n" +
 	"\fuser_cart_id\x18\x02 \x01(\tR\n" +
-	"userCartId\"\xa0\x01\n" +
+	"userCartId\"\xb4\x01\n" +
 	"\tJoinGuest\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\"\n" +
 	"\rguest_cart_id\x18\x02 \x01(\tR\vguestCartId\x12\x14\n" +
 	"\x05state\x18\x03 \x01(\fR\x05state\x12(\n" +
 	"\x04rule\x18\x04 \x01(\x0e2\x14.region.v1.MergeRuleR\x04rule\x12\x16\n" +
-	"\x06shared\x18\x05 \x01(\bR\x06shared\"L\n" +
+	"\x06shared\x18\x05 \x01(\bR\x06shared\x12\x12\n" +
+	"\x04gone\x18\x06 \x01(\bR\x04gone\"L\n" +
 	"\x0eGuestForwarded\x12\"\n" +
 	"\rguest_cart_id\x18\x01 \x01(\tR\vguestCartId\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\"Y\n" +
