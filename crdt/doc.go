@@ -35,6 +35,10 @@
 //	save ∥ move            in the cart, where both saw it aside
 //	describe ∥ describe    the newest
 //	undo ∥ write of L      as two writes of L; of quantities the larger
+//	merge ∥ any write      as if the guest's writes were of one more region
+//	merge ∥ merge          the guest's lines once
+//	merge ∥ guest's write  the write comes later, and counts by maximum
+//	remove ∥ merge         the guest's line stays; a remove after the merge sticks
 //
 // Remove, clear, expiry and checkout drop the dots they have seen.
 //
@@ -118,6 +122,28 @@
 // for 10 lines, 8.6 for 200; a byte more when the lines were added over more
 // than 4.6 hours, which takes a cart of 10 lines to 12.4. Rejected: packing
 // bits over byte borders, about a byte a line less and hard to read.
+//
+// A guest's cart that is merged is joined under its lineage (guest.go). Nothing is
+// copied, so nothing can be copied twice: two regions, two devices and a retry do
+// the same join. The rules sum and latest cannot be joins alone, since a sum that is
+// joined twice must not be one of three: they write once, and FactGuest remembers for
+// which of the guest's lines, some 13 bytes each, and for those that differed the two
+// quantities, so that the same merge gives the same answer again. Two regions that
+// decide at the same time write the same, or the larger counts. The rule of a guest
+// is the one that it was first merged under; with another one the sum would come
+// later, and surprise. Cost: under sum a line that the user removed in one region
+// comes back when another region, cut off, had summed it: its write is concurrent.
+// Rejected: copying the guest's lines as adds, which double; telling from the context
+// alone which lines have come, which fails when the guest has replaced them.
+//
+// When a cart was last edited is told by what stands in it: times of adds and
+// attributes, and requests that are remembered. A quantity that was set without an op
+// id does not tell. Rejected: a time in each quantity, four bytes a line for a rule
+// that few shops choose.
+//
+// What a user's context knows of a guest stays while FactGuest names the guest, also
+// where the replica is closed: the guest's own cart still has the writes, and the
+// next join would bring back what the user removed.
 //
 // Decoders refuse what the encoder would not write. Two encodings of one
 // value would be two digests of it, and repair would never end. The checks

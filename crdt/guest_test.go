@@ -433,3 +433,47 @@ func TestSumOfVeryManyLines(t *testing.T) {
 		t.Errorf("%d writes when nothing is new", len(again.Deltas))
 	}
 }
+
+// C1: what a cart knows of a merged guest's edits stays while the guest may come
+// again, also of an incarnation that is over.
+func TestCompactKeepsGuests(t *testing.T) {
+	l := example(1, crdt.MergeMax)
+	l.merge(0)
+	l.remove(l.user, 0, "SKU-1")
+	all := func(crdt.Replica) bool { return true }
+	u := l.user.Regions[0]
+	u.Cart = u.Cart.Compact(all)
+	l.merge(0)
+	wantQuantities(t, "compacted and merged again", u.Cart, map[string]uint32{"SKU-2": 2, "SKU-3": 1, "SKU-4": 3})
+	for _, name := range []string{"SKU-2", "SKU-3"} {
+		l.remove(l.user, 0, name)
+	}
+	putRows(l.user, 0, u.Cart.DropFact(l.writer(l.user, 0), crdt.FactGuest, guestID))
+	for _, r := range u.Cart.Compact(func(crdt.Replica) bool { return false }).Context.Replicas() {
+		if r.Lineage != "" {
+			t.Errorf("lineage %q stays after its guest is forgotten", r.Lineage)
+		}
+	}
+}
+
+// An expired guest's cart without lines is garbage, and a user's with a guest is not.
+func TestGarbageOfGuests(t *testing.T) {
+	l := example(1, crdt.MergeMax)
+	settled := func(crdt.Replica) bool { return true }
+	putRows(l.guest, 0, l.guest.Regions[0].Cart.SetFact(l.writer(l.guest, 0), crdt.FactMerged, "cart:u", ""))
+	l.merge(0)
+	g, u := l.guest.Regions[0], l.user.Regions[0]
+	putRows(l.user, 0, u.Cart.Clear(l.writer(l.user, 0))...)
+	putRows(l.guest, 0, g.Cart.Clear(l.writer(l.guest, 0))...)
+	if g.Cart.IsGarbage(settled) || u.Cart.IsGarbage(settled) {
+		t.Errorf("garbage before the guest has expired: guest %v, user %v", g.Cart.IsGarbage(settled), u.Cart.IsGarbage(settled))
+	}
+	putRows(l.guest, 0, g.Cart.SetFact(l.writer(l.guest, 0), crdt.FactExpired, "", ""))
+	if !g.Cart.IsGarbage(settled) {
+		t.Error("an expired guest's cart without lines is kept")
+	}
+	putRows(l.guest, 0, g.Cart.SetFact(l.writer(l.guest, 0), crdt.FactCode, "TEN", ""))
+	if g.Cart.IsGarbage(settled) {
+		t.Error("a code is garbage")
+	}
+}

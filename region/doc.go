@@ -14,6 +14,8 @@
 //	node.go      Node: a Router with shards, a database and links of its own
 //	form.go      how a region comes to be, and how a node joins it
 //	serve.go     what a node answers to others
+//	guest.go     Router: merges of guests' carts; Node: forwards them
+//	setting.go   Router: settings of the shop
 //	identity.go  whose data a directory holds
 //
 //	shard/       one Raft group: packs commands, applies them, snapshots
@@ -175,6 +177,14 @@
 // Wait confirms with the leader. A follower that is behind differs from what the
 // watcher saw, but backwards. Cost: one read of the leader for each wake.
 // Rejected: waiting at leaders only, which has to move with the leadership.
+//
+// Settings of the shop are facts of one more cart, with a fixed id. They replicate, are
+// repaired and backed up as carts are, and a region that is cut off goes on with those
+// that it has. They are put into commands by who proposes them, so apply stays
+// deterministic, and are read every two seconds at most. A setting that this version
+// does not know is an error, not the default. Cost: two regions may merge under two
+// rules for the time that a change takes to arrive. Rejected: a setting in the
+// membership document, which needs a majority of regions to change.
 //
 // Values of the cache are checked against their digest, which covers the cart's
 // id: a value under another cart's key, or a torn one, is a miss. It is no

@@ -68,6 +68,17 @@ func (r *Router) joinGuest(ctx context.Context, guestCart string, guest crdt.Sta
 	return out, err
 }
 
+// forgetGuest tells a user's cart that a guest's is no more.
+func (r *Router) forgetGuest(ctx context.Context, guestCart, userCart string) error {
+	out, err := r.propose(ctx, r.shardOf(userCart), &regionv1.Command{Command: &regionv1.Command_JoinGuest{
+		JoinGuest: &regionv1.JoinGuest{CartId: userCart, GuestCartId: guestCart, Gone: true},
+	}}, true)
+	if err == nil && out.Code == regionv1.Outcome_CODE_FENCED {
+		return ErrFenced
+	}
+	return err
+}
+
 // Of the forwarding of guests' carts.
 const (
 	guestsPage    = 256 // marks that are looked at together
@@ -93,6 +104,12 @@ func (n *Node) lead(ctx context.Context, s *shard.Shard) {
 func (n *Node) forwardGuests(ctx context.Context, s *shard.Shard) {
 	pause := guestPause
 	for {
+		if !s.Membership().TakesEdits(uint32(n.Router.cfg.Region)) { // it would be refused, entry by entry
+			if !sleep(ctx, guestPauseMax) {
+				return
+			}
+			continue
+		}
 		marked := s.GuestsMarked() // before the look: no mark is missed
 		err := n.forwardMarked(ctx, s)
 		if err == nil {
@@ -145,9 +162,14 @@ func (n *Node) forwardMarked(ctx context.Context, s *shard.Shard) (err error) {
 
 // forwardGuest joins one guest's cart into each that it was merged into, and then
 // takes its mark away.
-func (n *Node) forwardGuest(ctx context.Context, s *shard.Shard, m store.CartDigest) error {
+func (n *Node) forwardGuest(ctx context.Context, s *shard.Shard, m store.GuestMark) error {
 	ctx, cancel := context.WithTimeout(ctx, guestPatience)
 	defer cancel()
+	for _, user := range m.Gone {
+		if err := n.forgetGuest(ctx, m.CartID, user); err != nil {
+			return fmt.Errorf("tell %q that guest %q is gone: %w", user, m.CartID, err)
+		}
+	}
 	// The mark was read before the cart, which so is at least as new.
 	rec, err := s.Local(m.CartID)
 	if err != nil {

@@ -54,6 +54,16 @@
 // without any known price is refused: a guess would be a promise.
 // price_changed is true for a fall as well as for a rise.
 //
+// A guest's session is a random id and a token that the servers sign with a key of
+// their own, which makes guests and nothing else: whoever steals it can read carts
+// of guests. A merge needs the user's credentials and, as guest_token in the body,
+// the guest's: a session id alone may have been seen by others. It is no header, since
+// proxies log and forward those. Where identity is on trust it may be left out. The
+// answer has a new session for the device, since what is put into the old one goes
+// to the user's cart from then on, also after a logout; the old one is not refused,
+// as a tab that is still open has it. Rejected: sessions kept in a table, which every
+// region would have to look into.
+//
 // A causal token is the cart's context in the open, not signed: it names
 // the caller's own cart and can do no more than make the caller wait. One
 // that a cart would need over 16 KiB for is not given.

@@ -99,7 +99,7 @@ func TestComposeFitsCartd(t *testing.T) {
 			t.Fatalf("%s runs %s", name, s.Command)
 		}
 		// What it mounts is what its flags name.
-		for _, file := range []string{d.TLSCA, d.TLSCert, d.TLSKey, d.TokenKey[0]} {
+		for _, file := range []string{d.TLSCA, d.TLSCert, d.TLSKey, d.TokenKey[0], d.GuestKey} {
 			if path.Dir(file) != "/etc/samecart/tls" || !slices.Contains(s.Volumes, "../data/tls/"+d.Region+":/etc/samecart/tls:ro") {
 				t.Errorf("%s reads %s, of %s", name, file, s.Volumes)
 			}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -13,6 +15,7 @@ import (
 	"connectrpc.com/connect"
 
 	adminv1 "github.com/samecart/samecart/proto/admin/v1"
+	"github.com/samecart/samecart/rpc"
 )
 
 // guest is a shopper who has not logged in, with a session of its own making, as
@@ -270,4 +273,44 @@ func TestSettingOfTheMergeRule(t *testing.T) {
 	u.merge("us-east", g)
 	g.set("ap-south", "SKU-2", 4) // counts by maximum
 	u.shows(map[string]int{"SKU-1": 1, "SKU-2": 4, "SKU-3": 1, "SKU-4": 3})
+}
+
+// guestKey makes the key that guests' sessions are signed with.
+func (a *authority) guestKey() string {
+	a.t.Helper()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return a.pem("guest.key", "PRIVATE KEY", der)
+}
+
+// testSignedGuest: a session that one region made is a session in the other; a merge
+// needs its token.
+func testSignedGuest(t *testing.T, d *deployment) {
+	var session struct {
+		ID    string `json:"guest_session_id"`
+		Token string `json:"token"`
+	}
+	made := d.nobody().do(200, "us-east/2", "POST", "/api/v1/guest-sessions", nil)
+	if err := json.Unmarshal(made.body, &session); err != nil || session.Token == "" {
+		t.Fatalf("%s: %v", made.body, err)
+	}
+	g := d.nobody().with("Authorization", "Bearer "+session.Token)
+	g.add("eu-west/1", "SKU-1", 2)
+	u := d.shopper()
+	u.add("us-east/1", "SKU-2", 1)
+	merge := map[string]any{"guest_session_id": session.ID}
+	u.do(400, "us-east/1", "POST", "/api/v1/cart/merge", merge)
+	other := d.bearer(rpc.Principal{Kind: rpc.User, ID: "other"})
+	merge["guest_token"] = other[len("Bearer "):]
+	u.do(403, "us-east/1", "POST", "/api/v1/cart/merge", merge)
+	merge["guest_token"] = session.Token
+	u.do(200, "us-east/1", "POST", "/api/v1/cart/merge", merge)
+	u.shows(map[string]int{"SKU-1": 2, "SKU-2": 1})
+	d.nobody().do(503, "gateway", "POST", "/api/v1/guest-sessions", nil) // which was given no key
 }

@@ -274,6 +274,7 @@ func TestRefusedFlags(t *testing.T) {
 		"half of TLS":          {alone(dir, "--tls-ca", "ca.crt"), []string{"--tls-ca, --tls-cert and --tls-key"}},
 		"no such CA":           {alone(dir, "--tls-ca", "no.crt", "--tls-cert", "no.crt", "--tls-key", "no.key"), []string{"--tls-ca", "no.crt"}},
 		"no such token key":    {alone(dir, "--token-key", "no.pub"), []string{"--token-key", "no.pub"}},
+		"no such guest key":    {alone(dir, "--guest-key", "no.key"), []string{"--guest-key", "no.key"}},
 		"Redis address":        {alone(dir, "--redis", "http://x"), []string{"--redis", "http://x"}},
 		"nobody to trust":      {[]string{"gateway", "--region", "us-east", "--nodes", "us-east/1=127.0.0.1:1"}, []string{"--token-key", "--trust-headers"}},
 		"no such config":       {[]string{"--config", filepath.Join(dir, "no.yaml"), "dev"}, []string{"no.yaml"}},

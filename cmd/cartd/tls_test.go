@@ -139,6 +139,7 @@ type deployment struct {
 	ca      *authority
 	key     []byte // signs tokens
 	public  string // its public half's file
+	guests  string // the file of the key that signs guests' sessions
 	nodes   map[string]*child
 	api     map[string]string // host:port by node, "gateway"
 	links   []string          // of us-east's nodes
@@ -152,6 +153,7 @@ func deploy(t *testing.T) *deployment {
 	for _, region := range []string{"us-east", "eu-west", "mars"} {
 		d.ca.region(region)
 	}
+	d.guests = d.ca.guestKey()
 	d.key, d.public = d.ca.tokenKeys()
 	a := freeAddresses(t, 13)
 	d.links = a[:3]
@@ -183,6 +185,7 @@ func (d *deployment) node(region, n, nodes, api, link, peer, peers string, more 
 	d.nodes[name] = spawn(d.t, nil, append([]string{
 		"node", "--region", region, "--node", n, "--nodes", nodes, "--shards", "1", "--data", filepath.Join(d.dataDir, region+n),
 		"--listen", api, "--link-listen", link, "--peer-listen", peer, "--peers", peers, "--token-key", d.public, "--memtable", "16777216",
+		"--guest-key", d.guests,
 	}, append(d.ca.files(region), more...)...)...)
 }
 
@@ -248,6 +251,7 @@ func TestRegionOfProcesses(t *testing.T) {
 			d.shopper().with("X-Service-Scopes", "admin").do(403, at, "POST", "/admin.v1.AdminService/Regions", map[string]any{})
 		}
 	})
+	t.Run("guests prove who they were", func(t *testing.T) { testSignedGuest(t, d) })
 	t.Run("drills are off", func(t *testing.T) {
 		s := d.nobody().with("Authorization", d.bearer(rpc.Principal{Kind: rpc.Service, ID: "ops", Scopes: []string{rpc.ScopeAdmin}}))
 		a, err := s.try("us-east/1", "POST", "/admin.v1.AdminService/Link", map[string]any{"action": "ACTION_CUT", "a": "us-east", "b": "eu-west"})

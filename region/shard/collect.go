@@ -48,6 +48,7 @@ func (w *workspace) collect(c *regionv1.Collect, flush func() error) (*regionv1.
 			if !w.tx.Forgotten(old.Asked) {
 				continue
 			}
+			w.markGone(e.CartId, old)
 			seq := old.State.Cart.Context.Max(crdt.Replica{Region: self.Region, Incarnation: self.Incarnation})
 			w.tx.DropRecord(slot, e.CartId, old)
 			w.tx.RaiseFloor(slot, store.Floor{Seq: seq, Before: w.opHorizon()})

@@ -91,6 +91,21 @@
 // between filling a log file and noting so, or between taking a leader's snapshot
 // and dropping the log before it, left a log that took no more entries.
 //
+// A merge of a guest's cart is two commands in two shards and no transaction. The
+// first writes whose the guest's cart is, as a fact that replicates; a mark, in the
+// transaction of each change from then on, has the leader join the cart into the
+// user's until that is acknowledged. So a merge that was begun is completed by any
+// leader, late edits follow, and each region forwards what it has: users' carts are
+// equal where guests' carts are, without rows of a new kind. Cost: the forwarding
+// repeats the login's own join, one command more; and a mark a change of a merged
+// guest's cart. Rejected: a cursor of forwarded rows, which says nothing of carts that
+// come whole; a transaction over both shards, which stops both when one is gone.
+//
+// The idempotency key of a merge is remembered in the user's cart before, by an edit
+// without changes, and not with the merge: a key that was used for something else
+// must be refused before the guest's cart is closed. The answer of a repeated merge is
+// made anew, with the guest's lines as they are by then.
+//
 // The log's meta store is opened and closed here. raft-wal's Close leaves it
 // open, and with it a file lock: the next Open in the same process, a restart
 // in a test or a drill, would wait for ever.

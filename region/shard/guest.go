@@ -72,6 +72,9 @@ func (w *workspace) joinGuest(j *regionv1.JoinGuest) (*regionv1.Outcome, error) 
 	if !w.members.TakesEdits(uint32(w.tx.Marker().Region)) {
 		return w.refused(j.CartId, old, 0, refusal{code: regionv1.Outcome_CODE_FENCED}), nil
 	}
+	if j.Gone {
+		return w.forgetGuest(j, old)
+	}
 	guest, err := crdt.DecodeState(j.State)
 	if err != nil {
 		return nil, fmt.Errorf("guest %q of cart %q at index %d: %w", j.GuestCartId, j.CartId, w.index, err)
@@ -108,6 +111,24 @@ func (w *workspace) joinGuest(j *regionv1.JoinGuest) (*regionv1.Outcome, error) 
 	return out, nil
 }
 
+// forgetGuest takes FactGuest out of a user's cart: what its context knows of the
+// guest may go from then on, see crdt.Cart.Compact.
+func (w *workspace) forgetGuest(j *regionv1.JoinGuest, old *store.Record) (*regionv1.Outcome, error) {
+	state := stateOf(old)
+	if _, named := state.Cart.Fact(crdt.FactGuest, j.GuestCartId); !named {
+		return w.outcome(j.CartId, old), nil
+	}
+	wr := w.writer(j.CartId)
+	d := state.Cart.DropFact(wr, crdt.FactGuest, j.GuestCartId)
+	w.tx.AppendRow(crdt.Row{CartID: j.CartId, At: wr.At, Delta: d})
+	asked, err := w.asked(j.CartId, old)
+	if err != nil {
+		return nil, err
+	}
+	state.Cart = state.Cart.Apply(d)
+	return w.outcome(j.CartId, w.put(j.CartId, old, state, asked)), nil
+}
+
 // guestForwarded applies a GuestForwarded.
 func (w *workspace) guestForwarded(g *regionv1.GuestForwarded) (*regionv1.Outcome, error) {
 	var d store.Digest
@@ -129,9 +150,21 @@ func (w *workspace) markGuest(id string, old, r *store.Record) {
 	}
 }
 
+// markGone marks a merged guest's cart that is dropped. All regions have agreed that
+// it has expired, so none of them forwards it any more.
+func (w *workspace) markGone(id string, r *store.Record) {
+	var users []string
+	for user := range r.State.Cart.Facts(crdt.FactMerged) {
+		users = append(users, user)
+	}
+	if len(users) > 0 {
+		w.tx.MarkGone(id, users)
+	}
+}
+
 // MarkedGuests lists guests' carts that are to be forwarded, see
 // store.Space.MarkedGuests.
-func (s *Shard) MarkedGuests(after string, limit int) (marks []store.CartDigest, err error) {
+func (s *Shard) MarkedGuests(after string, limit int) (marks []store.GuestMark, err error) {
 	err = s.fsm.read(func(sp *store.Space) (err error) {
 		marks, err = sp.MarkedGuests(after, limit)
 		return err
@@ -160,12 +193,16 @@ func (s *Shard) checkGuest(cmd *regionv1.Command) error {
 		return s.checkCart(c.CloseGuest.GetGuestCartId())
 	case *regionv1.Command_JoinGuest:
 		j := c.JoinGuest
-		guest, err := crdt.DecodeState(j.GetState())
+		if !j.GetGone() {
+			guest, err := crdt.DecodeState(j.GetState())
+			if err != nil {
+				return fmt.Errorf("state of guest %q: %w", j.GetGuestCartId(), err)
+			}
+			if !guest.Cart.IsOfGuests() {
+				return fmt.Errorf("state of guest %q has dots of no guest's", j.GetGuestCartId())
+			}
+		}
 		switch {
-		case err != nil:
-			return fmt.Errorf("state of guest %q: %w", j.GetGuestCartId(), err)
-		case !guest.Cart.IsOfGuests():
-			return fmt.Errorf("state of guest %q has dots of no guest's", j.GetGuestCartId())
 		case j.GetGuestCartId() == "" || j.GetGuestCartId() == j.GetCartId():
 			return fmt.Errorf("guest %q cannot join %q", j.GetGuestCartId(), j.GetCartId())
 		case regionv1.MergeRule_name[int32(j.GetRule())] == "":

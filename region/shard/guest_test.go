@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"io"
 	"maps"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/samecart/samecart/crdt"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
@@ -260,5 +262,57 @@ func TestSettings(t *testing.T) {
 	r.ok(set("value=max"))
 	if v, ok := r.state("shop:settings").Cart.Fact(crdt.FactSetting, "merge-rule"); !ok || v.Pairs != "value=max" {
 		t.Errorf("setting %v, %v", v, ok)
+	}
+}
+
+// A merged guest's cart that has expired is collected; the users are told, and what
+// their carts know of its edits goes, but not before.
+func TestGuestsAreForgotten(t *testing.T) {
+	r := collectable(t)
+	r.login("guest:g", "cart:u")
+	r.apply(joinGuest("cart:u", "guest:g", r.state("guest:g")))
+	r.apply(forwarded("guest:g", r.marks()["guest:g"]))
+	r.ok(edit("cart:u", clearAll()))
+	guest := r.state("guest:g").Cart
+	own := crdt.Writer{Replica: crdt.Replica{Region: 2}}
+	guest = guest.Apply(guest.SetFact(own, crdt.FactExpired, "", ""))
+	for _, d := range guest.Clear(own) {
+		guest = guest.Apply(d)
+	}
+	r.apply(setMembers(members(2, active, active)))
+	r.apply(joinCart("guest:g", crdt.State{Cart: guest}))
+
+	before := r.recordOf("cart:u")
+	r.later(25 * time.Hour)
+	r.apply(asItIs(t, r, "cart:u"))
+	if r.recordOf("cart:u") != before {
+		t.Fatal("the user's cart forgot a guest who may come again")
+	}
+	r.apply(asItIs(t, r, "guest:g"))
+	if r.recordOf("guest:g") != nil {
+		t.Fatal("the expired guest's cart is left")
+	}
+	marks, err := r.fsm.current().MarkedGuests("", 10)
+	if err != nil || len(marks) != 1 || !slices.Equal(marks[0].Gone, []string{"cart:u"}) || marks[0].Digest != (store.Digest{}) {
+		t.Fatalf("marks %v, %v", marks, err)
+	}
+	gone := &regionv1.Command{Command: &regionv1.Command_JoinGuest{JoinGuest: &regionv1.JoinGuest{CartId: "cart:u", GuestCartId: "guest:g", Gone: true}}}
+	r.apply(gone, forwarded("guest:g", store.Digest{}))
+	r.wantMarks("told")
+	seq := r.fsm.marker().Seq
+	r.apply(gone)
+	if r.fsm.marker().Seq != seq {
+		t.Error("the user's cart was told twice")
+	}
+	r.later(25 * time.Hour)
+	r.apply(asItIs(t, r, "cart:u"))
+	for _, rep := range r.state("cart:u").Cart.Context.Replicas() {
+		if rep.Lineage != "" {
+			t.Errorf("lineage %q is still known", rep.Lineage)
+		}
+	}
+	r.apply(asItIs(t, r, "cart:u"))
+	if r.recordOf("cart:u") != nil {
+		t.Errorf("an empty cart of a user who once was a guest is left: %v", r.state("cart:u").Cart.Context)
 	}
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/dgraph-io/badger/v4"
@@ -15,11 +16,49 @@ import (
 
 func (s *Space) guestKey(id string) []byte { return append(s.key(kindGuest, len(id)), id...) }
 
+// GuestMark is what is to be forwarded of a guest's cart.
+type GuestMark struct {
+	CartID string
+	// Digest is the cart's, zero once it was dropped.
+	Digest Digest
+	// Gone are the carts that are to be told that it was dropped.
+	Gone []string
+}
+
 // MarkGuest notes that a guest's cart is to be forwarded as it is under a digest,
 // or as it is later.
 func (t *Tx) MarkGuest(id string, d Digest) {
 	t.set(t.space.guestKey(id), d[:])
 	t.marked = true
+}
+
+// MarkGone notes that a guest's cart was dropped, and who is to be told so.
+func (t *Tx) MarkGone(id string, users []string) {
+	b := make([]byte, len(Digest{}), 64)
+	for _, u := range users {
+		b = append(binary.AppendUvarint(b, uint64(len(u))), u...)
+	}
+	t.set(t.space.guestKey(id), b)
+	t.marked = true
+}
+
+func decodeGuestMark(id string, b []byte) (GuestMark, error) {
+	m := GuestMark{CartID: id}
+	bad := func() (GuestMark, error) {
+		return m, fmt.Errorf("%w: mark of guest %q has %d bytes", ErrCorrupt, id, len(b))
+	}
+	if copy(m.Digest[:], b) != len(m.Digest) {
+		return bad()
+	}
+	for rest := b[len(m.Digest):]; len(rest) > 0; {
+		size, n := binary.Uvarint(rest)
+		if n <= 0 || size > uint64(len(rest)-n) {
+			return bad()
+		}
+		m.Gone = append(m.Gone, string(rest[n:n+int(size)]))
+		rest = rest[n+int(size):]
+	}
+	return m, nil
 }
 
 // Marked reports whether the transaction marked a guest's cart.
@@ -33,7 +72,7 @@ func (t *Tx) ForwardedGuest(id string, d Digest) error {
 	if err != nil {
 		return fmt.Errorf("read mark of guest %q: %w", id, err)
 	}
-	if v != nil && string(v) == string(d[:]) {
+	if len(v) >= len(d) && string(v[:len(d)]) == string(d[:]) {
 		t.delete(key)
 	}
 	return nil
@@ -41,26 +80,24 @@ func (t *Tx) ForwardedGuest(id string, d Digest) error {
 
 // MarkedGuests lists the marks with ids above after, in id order, at most limit of
 // them.
-func (s *Space) MarkedGuests(after string, limit int) (marks []CartDigest, err error) {
+func (s *Space) MarkedGuests(after string, limit int) (marks []GuestMark, err error) {
 	err = s.store.db.View(func(tx *badger.Txn) error {
 		opt := badger.DefaultIteratorOptions
 		opt.Prefix = s.key(kindGuest, 0)
 		it := tx.NewIterator(opt)
 		defer it.Close()
 		for it.Seek(s.guestKey(after)); it.Valid() && len(marks) < limit; it.Next() {
-			m := CartDigest{CartID: string(it.Item().Key()[len(opt.Prefix):])}
-			if m.CartID <= after {
+			id := string(it.Item().Key()[len(opt.Prefix):])
+			if id <= after {
 				continue
 			}
 			if err := it.Item().Value(func(v []byte) error {
-				if copy(m.Digest[:], v) != len(m.Digest) || len(v) > len(m.Digest) {
-					return fmt.Errorf("%w: mark of guest %q has %d bytes", ErrCorrupt, m.CartID, len(v))
-				}
-				return nil
+				m, err := decodeGuestMark(id, v)
+				marks = append(marks, m)
+				return err
 			}); err != nil {
 				return err
 			}
-			marks = append(marks, m)
 		}
 		return nil
 	})

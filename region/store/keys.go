@@ -25,7 +25,7 @@ import (
 //	  marks       h                         → the clock marks, see Mark
 //	  undo        n id                      → crdt.Removed, see Tx.Removed
 //	  kept        k chunk                   → a chunk of crdt.Row, see Space.Reborn
-//	  guest       g id                      → digest of a guest's cart that is to be forwarded
+//	  guest       g id                      → GuestMark
 const (
 	topPointer byte = 0
 	topSpace   byte = 1
