@@ -325,7 +325,7 @@ func validEdit(e *regionv1.Edit) error {
 		switch c.GetKind() {
 		case regionv1.Change_KIND_ADD, regionv1.Change_KIND_SET, regionv1.Change_KIND_REMOVE, regionv1.Change_KIND_CLEAR:
 		case regionv1.Change_KIND_SAVE, regionv1.Change_KIND_MOVE, regionv1.Change_KIND_DESCRIBE:
-		case regionv1.Change_KIND_UNDO:
+		case regionv1.Change_KIND_UNDO, regionv1.Change_KIND_ERASE:
 			if len(e.GetChanges()) > 1 {
 				return fmt.Errorf("edit of cart %q: change %d is %v, which goes alone", e.GetCartId(), i, c.GetKind())
 			}

@@ -35,6 +35,7 @@ type applied struct {
 	stale   bool
 	results []*cartv1.ItemResponse // one for each edit
 	context crdt.CausalContext     // of the cart after them
+	index   uint64                 // in the shard's log
 }
 
 // apply validates edits, asks the catalogue for what the shopper did not say,
@@ -131,7 +132,7 @@ func (s *service) changes(ctx context.Context, edits []edit, batch bool) ([]*reg
 				}
 				return nil, err
 			}
-		case regionv1.Change_KIND_CLEAR, regionv1.Change_KIND_UNDO:
+		case regionv1.Change_KIND_CLEAR, regionv1.Change_KIND_UNDO, regionv1.Change_KIND_ERASE:
 		default:
 			change.Line = e.lineKey()
 			if e.kind == regionv1.Change_KIND_SET && e.quantity == 0 { // a set to 0 removes, and may do so twice
@@ -211,6 +212,8 @@ func (s *service) refusal(ctx context.Context, c call, edits []edit, out *region
 		}
 	case regionv1.Outcome_CODE_VERSION_CONFLICT:
 		return s.versionConflict(ctx, c)
+	case regionv1.Outcome_CODE_ERASED:
+		return errErased()
 	case regionv1.Outcome_CODE_NOTHING_TO_UNDO:
 		return fault(LineNotFound, "there is nothing to undo: the last remove, clear or merge was undone already, or was longer ago than it can be undone")
 	case regionv1.Outcome_CODE_OP_ID_REUSED:
@@ -253,7 +256,7 @@ func (s *service) describe(ctx context.Context, c call, edits []edit, out *regio
 	}
 	a := &applied{
 		meta:   meta{token: causal.Token{CartID: c.cartID, Context: cc}.Encode(), etag: etag(d), replayed: out.GetReplayed()},
-		cartID: c.cartID, count: out.GetItemCount(), stale: stale, context: cc,
+		cartID: c.cartID, count: out.GetItemCount(), stale: stale, context: cc, index: out.GetIndex(),
 		results: make([]*cartv1.ItemResponse, len(edits)),
 	}
 	if stale {
@@ -293,6 +296,9 @@ func (s *service) read(ctx context.Context, c call) (region.View, error) {
 	v, err := s.region.Read(ctx, c.cartID, c.readOptions())
 	if err != nil {
 		return v, fmt.Errorf("read cart: %w", err)
+	}
+	if cartOf(v).IsErased() {
+		return v, errErased()
 	}
 	return v, nil
 }

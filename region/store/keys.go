@@ -24,6 +24,8 @@ import (
 //	  floor       f slot                    → Floor
 //	  marks       h                         → the clock marks, see Mark
 //	  undo        n id                      → crdt.Removed, see Tx.Removed
+//	  erased      x id                      → Erased, until it is scrubbed
+//	  scrubbed    s                         → the newest index that scrubbed a cart
 //	  kept        k chunk                   → a chunk of crdt.Row, see Space.Reborn
 const (
 	topPointer byte = 0
@@ -44,6 +46,8 @@ const (
 	kindFloor      byte = 'f'
 	kindMarks      byte = 'h'
 	kindUndo       byte = 'n'
+	kindErased     byte = 'x'
+	kindScrubbed   byte = 's'
 )
 
 func pointerKey(shard uint32) []byte {

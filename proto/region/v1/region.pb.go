@@ -41,6 +41,8 @@ const (
 	Change_KIND_DESCRIBE Change_Kind = 7
 	// Undoes the last remove, clear or merge; the only change of its edit.
 	Change_KIND_UNDO Change_Kind = 10
+	// Erases the cart for good; the only change of its edit.
+	Change_KIND_ERASE Change_Kind = 11
 )
 
 // Enum value maps for Change_Kind.
@@ -55,6 +57,7 @@ var (
 		6:  "KIND_MOVE",
 		7:  "KIND_DESCRIBE",
 		10: "KIND_UNDO",
+		11: "KIND_ERASE",
 	}
 	Change_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -66,6 +69,7 @@ var (
 		"KIND_MOVE":        6,
 		"KIND_DESCRIBE":    7,
 		"KIND_UNDO":        10,
+		"KIND_ERASE":       11,
 	}
 )
 
@@ -93,7 +97,7 @@ func (x Change_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Change_Kind.Descriptor instead.
 func (Change_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{10, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{11, 0}
 }
 
 type Outcome_Code int32
@@ -112,6 +116,8 @@ const (
 	Outcome_CODE_FENCED Outcome_Code = 9
 	// The cart has no removal, nor merge, that could be undone.
 	Outcome_CODE_NOTHING_TO_UNDO Outcome_Code = 16
+	// The cart was erased: it takes no edits any more.
+	Outcome_CODE_ERASED Outcome_Code = 26
 )
 
 // Enum value maps for Outcome_Code.
@@ -128,6 +134,7 @@ var (
 		8:  "CODE_GAP",
 		9:  "CODE_FENCED",
 		16: "CODE_NOTHING_TO_UNDO",
+		26: "CODE_ERASED",
 	}
 	Outcome_Code_value = map[string]int32{
 		"CODE_OK":                 0,
@@ -141,6 +148,7 @@ var (
 		"CODE_GAP":                8,
 		"CODE_FENCED":             9,
 		"CODE_NOTHING_TO_UNDO":    16,
+		"CODE_ERASED":             26,
 	}
 )
 
@@ -168,7 +176,7 @@ func (x Outcome_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Outcome_Code.Descriptor instead.
 func (Outcome_Code) EnumDescriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{16, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{17, 0}
 }
 
 // Entry is one Raft log entry: commands packed by the shard's leader.
@@ -329,6 +337,7 @@ type Command struct {
 	//	*Command_Reincarnate
 	//	*Command_Reissue
 	//	*Command_Collect
+	//	*Command_Scrub
 	Command       isCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -488,6 +497,15 @@ func (x *Command) GetCollect() *Collect {
 	return nil
 }
 
+func (x *Command) GetScrub() *Scrub {
+	if x != nil {
+		if x, ok := x.Command.(*Command_Scrub); ok {
+			return x.Scrub
+		}
+	}
+	return nil
+}
+
 type isCommand_Command interface {
 	isCommand_Command()
 }
@@ -544,6 +562,10 @@ type Command_Collect struct {
 	Collect *Collect `protobuf:"bytes,13,opt,name=collect,proto3,oneof"`
 }
 
+type Command_Scrub struct {
+	Scrub *Scrub `protobuf:"bytes,25,opt,name=scrub,proto3,oneof"`
+}
+
 func (*Command_Edit) isCommand_Command() {}
 
 func (*Command_JoinRows) isCommand_Command() {}
@@ -569,6 +591,8 @@ func (*Command_Reincarnate) isCommand_Command() {}
 func (*Command_Reissue) isCommand_Command() {}
 
 func (*Command_Collect) isCommand_Command() {}
+
+func (*Command_Scrub) isCommand_Command() {}
 
 // Collect drops carts that are empty, and the entries of carts' contexts that
 // nobody can need any more: of those carts that still have the given digest.
@@ -616,6 +640,77 @@ func (x *Collect) GetCarts() []*CartDigest {
 	return nil
 }
 
+// Scrub takes what tells of an erased cart out of rows of the delta log and out of
+// remembered requests, which keep their numbers.
+type Scrub struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	CartId   string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	Rows     []uint64               `protobuf:"varint,2,rep,packed,name=rows,proto3" json:"rows,omitempty"`
+	Requests []uint64               `protobuf:"varint,3,rep,packed,name=requests,proto3" json:"requests,omitempty"`
+	// There are no others.
+	Done          bool `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Scrub) Reset() {
+	*x = Scrub{}
+	mi := &file_region_v1_region_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Scrub) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Scrub) ProtoMessage() {}
+
+func (x *Scrub) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Scrub.ProtoReflect.Descriptor instead.
+func (*Scrub) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Scrub) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *Scrub) GetRows() []uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *Scrub) GetRequests() []uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return nil
+}
+
+func (x *Scrub) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
 // SetMembership takes a newer document in. From then on the shard refuses what
 // the document says is to be refused.
 type SetMembership struct {
@@ -627,7 +722,7 @@ type SetMembership struct {
 
 func (x *SetMembership) Reset() {
 	*x = SetMembership{}
-	mi := &file_region_v1_region_proto_msgTypes[4]
+	mi := &file_region_v1_region_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -639,7 +734,7 @@ func (x *SetMembership) String() string {
 func (*SetMembership) ProtoMessage() {}
 
 func (x *SetMembership) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[4]
+	mi := &file_region_v1_region_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -652,7 +747,7 @@ func (x *SetMembership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetMembership.ProtoReflect.Descriptor instead.
 func (*SetMembership) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{4}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SetMembership) GetMembership() *v1.Membership {
@@ -673,7 +768,7 @@ type Reincarnate struct {
 
 func (x *Reincarnate) Reset() {
 	*x = Reincarnate{}
-	mi := &file_region_v1_region_proto_msgTypes[5]
+	mi := &file_region_v1_region_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -685,7 +780,7 @@ func (x *Reincarnate) String() string {
 func (*Reincarnate) ProtoMessage() {}
 
 func (x *Reincarnate) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[5]
+	mi := &file_region_v1_region_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -698,7 +793,7 @@ func (x *Reincarnate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reincarnate.ProtoReflect.Descriptor instead.
 func (*Reincarnate) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{5}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Reincarnate) GetIncarnation() uint32 {
@@ -719,7 +814,7 @@ type Reissue struct {
 
 func (x *Reissue) Reset() {
 	*x = Reissue{}
-	mi := &file_region_v1_region_proto_msgTypes[6]
+	mi := &file_region_v1_region_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -731,7 +826,7 @@ func (x *Reissue) String() string {
 func (*Reissue) ProtoMessage() {}
 
 func (x *Reissue) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[6]
+	mi := &file_region_v1_region_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -744,7 +839,7 @@ func (x *Reissue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reissue.ProtoReflect.Descriptor instead.
 func (*Reissue) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{6}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Reissue) GetTo() uint64 {
@@ -767,7 +862,7 @@ type Init struct {
 
 func (x *Init) Reset() {
 	*x = Init{}
-	mi := &file_region_v1_region_proto_msgTypes[7]
+	mi := &file_region_v1_region_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -779,7 +874,7 @@ func (x *Init) String() string {
 func (*Init) ProtoMessage() {}
 
 func (x *Init) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[7]
+	mi := &file_region_v1_region_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -792,7 +887,7 @@ func (x *Init) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Init.ProtoReflect.Descriptor instead.
 func (*Init) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{7}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Init) GetRegionId() uint32 {
@@ -839,7 +934,7 @@ type Edit struct {
 
 func (x *Edit) Reset() {
 	*x = Edit{}
-	mi := &file_region_v1_region_proto_msgTypes[8]
+	mi := &file_region_v1_region_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -851,7 +946,7 @@ func (x *Edit) String() string {
 func (*Edit) ProtoMessage() {}
 
 func (x *Edit) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[8]
+	mi := &file_region_v1_region_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -864,7 +959,7 @@ func (x *Edit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edit.ProtoReflect.Descriptor instead.
 func (*Edit) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{8}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Edit) GetCartId() string {
@@ -918,7 +1013,7 @@ type LineKey struct {
 
 func (x *LineKey) Reset() {
 	*x = LineKey{}
-	mi := &file_region_v1_region_proto_msgTypes[9]
+	mi := &file_region_v1_region_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -930,7 +1025,7 @@ func (x *LineKey) String() string {
 func (*LineKey) ProtoMessage() {}
 
 func (x *LineKey) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[9]
+	mi := &file_region_v1_region_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -943,7 +1038,7 @@ func (x *LineKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineKey.ProtoReflect.Descriptor instead.
 func (*LineKey) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{9}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LineKey) GetSeller() string {
@@ -998,7 +1093,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_region_v1_region_proto_msgTypes[10]
+	mi := &file_region_v1_region_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1010,7 +1105,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[10]
+	mi := &file_region_v1_region_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1023,7 +1118,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{10}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Change) GetKind() Change_Kind {
@@ -1091,7 +1186,7 @@ type JoinRows struct {
 
 func (x *JoinRows) Reset() {
 	*x = JoinRows{}
-	mi := &file_region_v1_region_proto_msgTypes[11]
+	mi := &file_region_v1_region_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1103,7 +1198,7 @@ func (x *JoinRows) String() string {
 func (*JoinRows) ProtoMessage() {}
 
 func (x *JoinRows) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[11]
+	mi := &file_region_v1_region_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1116,7 +1211,7 @@ func (x *JoinRows) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRows.ProtoReflect.Descriptor instead.
 func (*JoinRows) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{11}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *JoinRows) GetRegionId() uint32 {
@@ -1175,7 +1270,7 @@ type JoinCart struct {
 
 func (x *JoinCart) Reset() {
 	*x = JoinCart{}
-	mi := &file_region_v1_region_proto_msgTypes[12]
+	mi := &file_region_v1_region_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1187,7 +1282,7 @@ func (x *JoinCart) String() string {
 func (*JoinCart) ProtoMessage() {}
 
 func (x *JoinCart) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[12]
+	mi := &file_region_v1_region_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1200,7 +1295,7 @@ func (x *JoinCart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinCart.ProtoReflect.Descriptor instead.
 func (*JoinCart) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{12}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *JoinCart) GetCartId() string {
@@ -1244,7 +1339,7 @@ type MoveCursor struct {
 
 func (x *MoveCursor) Reset() {
 	*x = MoveCursor{}
-	mi := &file_region_v1_region_proto_msgTypes[13]
+	mi := &file_region_v1_region_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1351,7 @@ func (x *MoveCursor) String() string {
 func (*MoveCursor) ProtoMessage() {}
 
 func (x *MoveCursor) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[13]
+	mi := &file_region_v1_region_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1364,7 @@ func (x *MoveCursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveCursor.ProtoReflect.Descriptor instead.
 func (*MoveCursor) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{13}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MoveCursor) GetRegionId() uint32 {
@@ -1310,7 +1405,7 @@ type TrimLog struct {
 
 func (x *TrimLog) Reset() {
 	*x = TrimLog{}
-	mi := &file_region_v1_region_proto_msgTypes[14]
+	mi := &file_region_v1_region_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1417,7 @@ func (x *TrimLog) String() string {
 func (*TrimLog) ProtoMessage() {}
 
 func (x *TrimLog) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[14]
+	mi := &file_region_v1_region_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1430,7 @@ func (x *TrimLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrimLog.ProtoReflect.Descriptor instead.
 func (*TrimLog) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{14}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TrimLog) GetSeq() uint64 {
@@ -1358,7 +1453,7 @@ type ExpireOps struct {
 
 func (x *ExpireOps) Reset() {
 	*x = ExpireOps{}
-	mi := &file_region_v1_region_proto_msgTypes[15]
+	mi := &file_region_v1_region_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1465,7 @@ func (x *ExpireOps) String() string {
 func (*ExpireOps) ProtoMessage() {}
 
 func (x *ExpireOps) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[15]
+	mi := &file_region_v1_region_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1478,7 @@ func (x *ExpireOps) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireOps.ProtoReflect.Descriptor instead.
 func (*ExpireOps) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{15}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExpireOps) GetLimit() uint32 {
@@ -1432,7 +1527,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_region_v1_region_proto_msgTypes[16]
+	mi := &file_region_v1_region_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1444,7 +1539,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[16]
+	mi := &file_region_v1_region_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1457,7 +1552,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{16}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Outcome) GetCode() Outcome_Code {
@@ -1561,7 +1656,7 @@ type ChangedLine struct {
 
 func (x *ChangedLine) Reset() {
 	*x = ChangedLine{}
-	mi := &file_region_v1_region_proto_msgTypes[17]
+	mi := &file_region_v1_region_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1573,7 +1668,7 @@ func (x *ChangedLine) String() string {
 func (*ChangedLine) ProtoMessage() {}
 
 func (x *ChangedLine) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[17]
+	mi := &file_region_v1_region_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1586,7 +1681,7 @@ func (x *ChangedLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangedLine.ProtoReflect.Descriptor instead.
 func (*ChangedLine) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{17}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ChangedLine) GetLine() *LineKey {
@@ -1665,7 +1760,7 @@ type ReadRequest struct {
 
 func (x *ReadRequest) Reset() {
 	*x = ReadRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[18]
+	mi := &file_region_v1_region_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1677,7 +1772,7 @@ func (x *ReadRequest) String() string {
 func (*ReadRequest) ProtoMessage() {}
 
 func (x *ReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[18]
+	mi := &file_region_v1_region_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1690,7 +1785,7 @@ func (x *ReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
 func (*ReadRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{18}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReadRequest) GetShard() uint32 {
@@ -1753,7 +1848,7 @@ type ReadResponse struct {
 
 func (x *ReadResponse) Reset() {
 	*x = ReadResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[19]
+	mi := &file_region_v1_region_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1765,7 +1860,7 @@ func (x *ReadResponse) String() string {
 func (*ReadResponse) ProtoMessage() {}
 
 func (x *ReadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[19]
+	mi := &file_region_v1_region_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1778,7 +1873,7 @@ func (x *ReadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadResponse.ProtoReflect.Descriptor instead.
 func (*ReadResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{19}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReadResponse) GetRecord() []byte {
@@ -1805,7 +1900,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[20]
+	mi := &file_region_v1_region_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1817,7 +1912,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[20]
+	mi := &file_region_v1_region_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1830,7 +1925,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{20}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -1861,6 +1956,8 @@ type ShardRequest struct {
 	//	*ShardRequest_Repair
 	//	*ShardRequest_Standing_
 	//	*ShardRequest_Collectable_
+	//	*ShardRequest_Elsewhere_
+	//	*ShardRequest_Kept
 	Request       isShardRequest_Request `protobuf_oneof:"request"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1868,7 +1965,7 @@ type ShardRequest struct {
 
 func (x *ShardRequest) Reset() {
 	*x = ShardRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[21]
+	mi := &file_region_v1_region_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1880,7 +1977,7 @@ func (x *ShardRequest) String() string {
 func (*ShardRequest) ProtoMessage() {}
 
 func (x *ShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[21]
+	mi := &file_region_v1_region_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1893,7 +1990,7 @@ func (x *ShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest.ProtoReflect.Descriptor instead.
 func (*ShardRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ShardRequest) GetShard() uint32 {
@@ -1982,6 +2079,24 @@ func (x *ShardRequest) GetCollectable() *ShardRequest_Collectable {
 	return nil
 }
 
+func (x *ShardRequest) GetElsewhere() *ShardRequest_Elsewhere {
+	if x != nil {
+		if x, ok := x.Request.(*ShardRequest_Elsewhere_); ok {
+			return x.Elsewhere
+		}
+	}
+	return nil
+}
+
+func (x *ShardRequest) GetKept() string {
+	if x != nil {
+		if x, ok := x.Request.(*ShardRequest_Kept); ok {
+			return x.Kept
+		}
+	}
+	return ""
+}
+
 type isShardRequest_Request interface {
 	isShardRequest_Request()
 }
@@ -2019,6 +2134,16 @@ type ShardRequest_Collectable_ struct {
 	Collectable *ShardRequest_Collectable `protobuf:"bytes,9,opt,name=collectable,proto3,oneof"`
 }
 
+type ShardRequest_Elsewhere_ struct {
+	Elsewhere *ShardRequest_Elsewhere `protobuf:"bytes,35,opt,name=elsewhere,proto3,oneof"`
+}
+
+type ShardRequest_Kept struct {
+	// The id of a cart: all that is kept of it, as a whole cart and what an undo
+	// would bring back.
+	Kept string `protobuf:"bytes,36,opt,name=kept,proto3,oneof"`
+}
+
 func (*ShardRequest_Digests) isShardRequest_Request() {}
 
 func (*ShardRequest_Bucket_) isShardRequest_Request() {}
@@ -2034,6 +2159,10 @@ func (*ShardRequest_Repair) isShardRequest_Request() {}
 func (*ShardRequest_Standing_) isShardRequest_Request() {}
 
 func (*ShardRequest_Collectable_) isShardRequest_Request() {}
+
+func (*ShardRequest_Elsewhere_) isShardRequest_Request() {}
+
+func (*ShardRequest_Kept) isShardRequest_Request() {}
 
 type ShardResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -2055,13 +2184,15 @@ type ShardResponse struct {
 	// For Digests, one for each slot: carts that have not changed since then may have
 	// been collected; milliseconds since the Unix epoch, 0: none was.
 	ForgottenBeforeMs []int64 `protobuf:"varint,12,rep,packed,name=forgotten_before_ms,json=forgottenBeforeMs,proto3" json:"forgotten_before_ms,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// A crdt.Removed, with what is kept of a cart; empty: none.
+	Removed       []byte `protobuf:"bytes,35,opt,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ShardResponse) Reset() {
 	*x = ShardResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[22]
+	mi := &file_region_v1_region_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2073,7 +2204,7 @@ func (x *ShardResponse) String() string {
 func (*ShardResponse) ProtoMessage() {}
 
 func (x *ShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[22]
+	mi := &file_region_v1_region_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2086,7 +2217,7 @@ func (x *ShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardResponse.ProtoReflect.Descriptor instead.
 func (*ShardResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{22}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ShardResponse) GetDigests() [][]byte {
@@ -2173,6 +2304,13 @@ func (x *ShardResponse) GetForgottenBeforeMs() []int64 {
 	return nil
 }
 
+func (x *ShardResponse) GetRemoved() []byte {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
 type CartDigest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CartId        string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
@@ -2183,7 +2321,7 @@ type CartDigest struct {
 
 func (x *CartDigest) Reset() {
 	*x = CartDigest{}
-	mi := &file_region_v1_region_proto_msgTypes[23]
+	mi := &file_region_v1_region_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2195,7 +2333,7 @@ func (x *CartDigest) String() string {
 func (*CartDigest) ProtoMessage() {}
 
 func (x *CartDigest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[23]
+	mi := &file_region_v1_region_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2208,7 +2346,7 @@ func (x *CartDigest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CartDigest.ProtoReflect.Descriptor instead.
 func (*CartDigest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{23}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CartDigest) GetCartId() string {
@@ -2240,7 +2378,7 @@ type FormRequest struct {
 
 func (x *FormRequest) Reset() {
 	*x = FormRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[24]
+	mi := &file_region_v1_region_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2252,7 +2390,7 @@ func (x *FormRequest) String() string {
 func (*FormRequest) ProtoMessage() {}
 
 func (x *FormRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[24]
+	mi := &file_region_v1_region_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2265,7 +2403,7 @@ func (x *FormRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FormRequest.ProtoReflect.Descriptor instead.
 func (*FormRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{24}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FormRequest) GetNode() string {
@@ -2314,7 +2452,7 @@ type FormResponse struct {
 
 func (x *FormResponse) Reset() {
 	*x = FormResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[25]
+	mi := &file_region_v1_region_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2326,7 +2464,7 @@ func (x *FormResponse) String() string {
 func (*FormResponse) ProtoMessage() {}
 
 func (x *FormResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[25]
+	mi := &file_region_v1_region_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2339,7 +2477,7 @@ func (x *FormResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FormResponse.ProtoReflect.Descriptor instead.
 func (*FormResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{25}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *FormResponse) GetFormed() bool {
@@ -2377,7 +2515,7 @@ type AdmitRequest struct {
 
 func (x *AdmitRequest) Reset() {
 	*x = AdmitRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[26]
+	mi := &file_region_v1_region_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2389,7 +2527,7 @@ func (x *AdmitRequest) String() string {
 func (*AdmitRequest) ProtoMessage() {}
 
 func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[26]
+	mi := &file_region_v1_region_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2402,7 +2540,7 @@ func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitRequest.ProtoReflect.Descriptor instead.
 func (*AdmitRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{26}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AdmitRequest) GetShard() uint32 {
@@ -2442,7 +2580,7 @@ type AdmitResponse struct {
 
 func (x *AdmitResponse) Reset() {
 	*x = AdmitResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[27]
+	mi := &file_region_v1_region_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2454,7 +2592,7 @@ func (x *AdmitResponse) String() string {
 func (*AdmitResponse) ProtoMessage() {}
 
 func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[27]
+	mi := &file_region_v1_region_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2467,7 +2605,7 @@ func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitResponse.ProtoReflect.Descriptor instead.
 func (*AdmitResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{27}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AdmitResponse) GetVoter() bool {
@@ -2485,7 +2623,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[28]
+	mi := &file_region_v1_region_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2497,7 +2635,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[28]
+	mi := &file_region_v1_region_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2510,7 +2648,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{28}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{29}
 }
 
 type StatusResponse struct {
@@ -2527,7 +2665,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[29]
+	mi := &file_region_v1_region_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2539,7 +2677,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[29]
+	mi := &file_region_v1_region_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2552,7 +2690,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{29}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StatusResponse) GetNode() string {
@@ -2583,6 +2721,59 @@ func (x *StatusResponse) GetState() v1.State {
 	return v1.State(0)
 }
 
+// A cart as another region has it, which the caller may not reach.
+type ShardRequest_Elsewhere struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RegionId      uint32                 `protobuf:"varint,1,opt,name=region_id,json=regionId,proto3" json:"region_id,omitempty"`
+	CartId        string                 `protobuf:"bytes,2,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardRequest_Elsewhere) Reset() {
+	*x = ShardRequest_Elsewhere{}
+	mi := &file_region_v1_region_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardRequest_Elsewhere) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardRequest_Elsewhere) ProtoMessage() {}
+
+func (x *ShardRequest_Elsewhere) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardRequest_Elsewhere.ProtoReflect.Descriptor instead.
+func (*ShardRequest_Elsewhere) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 0}
+}
+
+func (x *ShardRequest_Elsewhere) GetRegionId() uint32 {
+	if x != nil {
+		return x.RegionId
+	}
+	return 0
+}
+
+func (x *ShardRequest_Elsewhere) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
 // Whether carts may be collected, as far as this region knows.
 type ShardRequest_Collectable struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2593,7 +2784,7 @@ type ShardRequest_Collectable struct {
 
 func (x *ShardRequest_Collectable) Reset() {
 	*x = ShardRequest_Collectable{}
-	mi := &file_region_v1_region_proto_msgTypes[30]
+	mi := &file_region_v1_region_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2605,7 +2796,7 @@ func (x *ShardRequest_Collectable) String() string {
 func (*ShardRequest_Collectable) ProtoMessage() {}
 
 func (x *ShardRequest_Collectable) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[30]
+	mi := &file_region_v1_region_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2618,7 +2809,7 @@ func (x *ShardRequest_Collectable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Collectable.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Collectable) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 1}
 }
 
 func (x *ShardRequest_Collectable) GetCarts() []*CartDigest {
@@ -2637,7 +2828,7 @@ type ShardRequest_Standing struct {
 
 func (x *ShardRequest_Standing) Reset() {
 	*x = ShardRequest_Standing{}
-	mi := &file_region_v1_region_proto_msgTypes[31]
+	mi := &file_region_v1_region_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2649,7 +2840,7 @@ func (x *ShardRequest_Standing) String() string {
 func (*ShardRequest_Standing) ProtoMessage() {}
 
 func (x *ShardRequest_Standing) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[31]
+	mi := &file_region_v1_region_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2662,7 +2853,7 @@ func (x *ShardRequest_Standing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Standing.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Standing) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 1}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 2}
 }
 
 type ShardRequest_Slots struct {
@@ -2675,7 +2866,7 @@ type ShardRequest_Slots struct {
 
 func (x *ShardRequest_Slots) Reset() {
 	*x = ShardRequest_Slots{}
-	mi := &file_region_v1_region_proto_msgTypes[32]
+	mi := &file_region_v1_region_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2687,7 +2878,7 @@ func (x *ShardRequest_Slots) String() string {
 func (*ShardRequest_Slots) ProtoMessage() {}
 
 func (x *ShardRequest_Slots) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[32]
+	mi := &file_region_v1_region_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2700,7 +2891,7 @@ func (x *ShardRequest_Slots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Slots.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Slots) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 2}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 3}
 }
 
 func (x *ShardRequest_Slots) GetLo() uint32 {
@@ -2728,7 +2919,7 @@ type ShardRequest_Bucket struct {
 
 func (x *ShardRequest_Bucket) Reset() {
 	*x = ShardRequest_Bucket{}
-	mi := &file_region_v1_region_proto_msgTypes[33]
+	mi := &file_region_v1_region_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2740,7 +2931,7 @@ func (x *ShardRequest_Bucket) String() string {
 func (*ShardRequest_Bucket) ProtoMessage() {}
 
 func (x *ShardRequest_Bucket) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[33]
+	mi := &file_region_v1_region_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2753,7 +2944,7 @@ func (x *ShardRequest_Bucket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Bucket.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Bucket) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 3}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 4}
 }
 
 func (x *ShardRequest_Bucket) GetSlot() uint32 {
@@ -2786,7 +2977,7 @@ type ShardRequest_Whole struct {
 
 func (x *ShardRequest_Whole) Reset() {
 	*x = ShardRequest_Whole{}
-	mi := &file_region_v1_region_proto_msgTypes[34]
+	mi := &file_region_v1_region_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2798,7 +2989,7 @@ func (x *ShardRequest_Whole) String() string {
 func (*ShardRequest_Whole) ProtoMessage() {}
 
 func (x *ShardRequest_Whole) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[34]
+	mi := &file_region_v1_region_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2811,7 +3002,7 @@ func (x *ShardRequest_Whole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Whole.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Whole) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 4}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 5}
 }
 
 func (x *ShardRequest_Whole) GetCartIds() []string {
@@ -2832,7 +3023,7 @@ type ShardRequest_Stream struct {
 
 func (x *ShardRequest_Stream) Reset() {
 	*x = ShardRequest_Stream{}
-	mi := &file_region_v1_region_proto_msgTypes[35]
+	mi := &file_region_v1_region_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2844,7 +3035,7 @@ func (x *ShardRequest_Stream) String() string {
 func (*ShardRequest_Stream) ProtoMessage() {}
 
 func (x *ShardRequest_Stream) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[35]
+	mi := &file_region_v1_region_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2857,7 +3048,7 @@ func (x *ShardRequest_Stream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Stream.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Stream) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 5}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 6}
 }
 
 func (x *ShardRequest_Stream) GetRegionId() uint32 {
@@ -2893,7 +3084,7 @@ type ShardRequest_Known struct {
 
 func (x *ShardRequest_Known) Reset() {
 	*x = ShardRequest_Known{}
-	mi := &file_region_v1_region_proto_msgTypes[36]
+	mi := &file_region_v1_region_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2905,7 +3096,7 @@ func (x *ShardRequest_Known) String() string {
 func (*ShardRequest_Known) ProtoMessage() {}
 
 func (x *ShardRequest_Known) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[36]
+	mi := &file_region_v1_region_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2918,7 +3109,7 @@ func (x *ShardRequest_Known) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Known.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Known) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 6}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 7}
 }
 
 func (x *ShardRequest_Known) GetRegionId() uint32 {
@@ -2950,7 +3141,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_region_v1_region_proto_msgTypes[37]
+	mi := &file_region_v1_region_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2962,7 +3153,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[37]
+	mi := &file_region_v1_region_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2975,7 +3166,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{29, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{30, 0}
 }
 
 func (x *StatusResponse_Shard) GetShard() uint32 {
@@ -3057,7 +3248,7 @@ type StatusResponse_Peer struct {
 
 func (x *StatusResponse_Peer) Reset() {
 	*x = StatusResponse_Peer{}
-	mi := &file_region_v1_region_proto_msgTypes[38]
+	mi := &file_region_v1_region_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3069,7 +3260,7 @@ func (x *StatusResponse_Peer) String() string {
 func (*StatusResponse_Peer) ProtoMessage() {}
 
 func (x *StatusResponse_Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[38]
+	mi := &file_region_v1_region_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3082,7 +3273,7 @@ func (x *StatusResponse_Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Peer.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Peer) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{29, 1}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{30, 1}
 }
 
 func (x *StatusResponse_Peer) GetRegion() string {
@@ -3212,7 +3403,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x1c\n" +
 	"\n" +
 	"op_life_ms\x18\x03 \x01(\x04R\bopLifeMs\x12\x17\n" +
-	"\aundo_ms\x18\x0f \x01(\x04R\x06undoMs\"\xbe\x05\n" +
+	"\aundo_ms\x18\x0f \x01(\x04R\x06undoMs\"\xe8\x05\n" +
 	"\aCommand\x12%\n" +
 	"\x04edit\x18\x01 \x01(\v2\x0f.region.v1.EditH\x00R\x04edit\x122\n" +
 	"\tjoin_rows\x18\x02 \x01(\v2\x13.region.v1.JoinRowsH\x00R\bjoinRows\x122\n" +
@@ -3229,10 +3420,16 @@ const file_region_v1_region_proto_rawDesc = "" +
 	" \x01(\v2\x1c.membership.v1.AcceptRequestH\x00R\x06accept\x12:\n" +
 	"\vreincarnate\x18\v \x01(\v2\x16.region.v1.ReincarnateH\x00R\vreincarnate\x12.\n" +
 	"\areissue\x18\f \x01(\v2\x12.region.v1.ReissueH\x00R\areissue\x12.\n" +
-	"\acollect\x18\r \x01(\v2\x12.region.v1.CollectH\x00R\acollectB\t\n" +
+	"\acollect\x18\r \x01(\v2\x12.region.v1.CollectH\x00R\acollect\x12(\n" +
+	"\x05scrub\x18\x19 \x01(\v2\x10.region.v1.ScrubH\x00R\x05scrubB\t\n" +
 	"\acommand\"6\n" +
 	"\aCollect\x12+\n" +
-	"\x05carts\x18\x01 \x03(\v2\x15.region.v1.CartDigestR\x05carts\"J\n" +
+	"\x05carts\x18\x01 \x03(\v2\x15.region.v1.CartDigestR\x05carts\"d\n" +
+	"\x05Scrub\x12\x17\n" +
+	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x12\n" +
+	"\x04rows\x18\x02 \x03(\x04R\x04rows\x12\x1a\n" +
+	"\brequests\x18\x03 \x03(\x04R\brequests\x12\x12\n" +
+	"\x04done\x18\x04 \x01(\bR\x04done\"J\n" +
 	"\rSetMembership\x129\n" +
 	"\n" +
 	"membership\x18\x01 \x01(\v2\x19.membership.v1.MembershipR\n" +
@@ -3259,7 +3456,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\n" +
 	"any_seller\x18\x04 \x01(\bR\tanySeller\x12\x1f\n" +
 	"\vany_options\x18\x05 \x01(\bR\n" +
-	"anyOptions\"\x9b\x03\n" +
+	"anyOptions\"\xab\x03\n" +
 	"\x06Change\x12*\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x16.region.v1.Change.KindR\x04kind\x12&\n" +
 	"\x04line\x18\x02 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
@@ -3270,7 +3467,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"renewOffer\x12#\n" +
 	"\n" +
 	"attributes\x18\a \x01(\tH\x00R\n" +
-	"attributes\x88\x01\x01\"\x99\x01\n" +
+	"attributes\x88\x01\x01\"\xa9\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bKIND_ADD\x10\x01\x12\f\n" +
@@ -3282,7 +3479,9 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\tKIND_MOVE\x10\x06\x12\x11\n" +
 	"\rKIND_DESCRIBE\x10\a\x12\r\n" +
 	"\tKIND_UNDO\x10\n" +
-	"B\r\n" +
+	"\x12\x0e\n" +
+	"\n" +
+	"KIND_ERASE\x10\vB\r\n" +
 	"\v_attributes\"\xa0\x01\n" +
 	"\bJoinRows\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12 \n" +
@@ -3306,7 +3505,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"9\n" +
 	"\tExpireOps\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x16\n" +
-	"\x06undone\x18\x0f \x03(\tR\x06undone\"\xf3\x04\n" +
+	"\x06undone\x18\x0f \x03(\tR\x06undone\"\x84\x05\n" +
 	"\aOutcome\x12+\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x17.region.v1.Outcome.CodeR\x04code\x12\x16\n" +
 	"\x06change\x18\x02 \x01(\rR\x06change\x12\x18\n" +
@@ -3321,7 +3520,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x06digest\x18\n" +
 	" \x01(\fR\x06digest\x12'\n" +
 	"\x04vote\x18\v \x01(\v2\x13.membership.v1.VoteR\x04vote\x12\x12\n" +
-	"\x04left\x18\f \x01(\x04R\x04left\"\x82\x02\n" +
+	"\x04left\x18\f \x01(\x04R\x04left\"\x93\x02\n" +
 	"\x04Code\x12\v\n" +
 	"\aCODE_OK\x10\x00\x12\x17\n" +
 	"\x13CODE_LINE_NOT_FOUND\x10\x01\x12\x17\n" +
@@ -3333,7 +3532,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x11CODE_OP_ID_REUSED\x10\a\x12\f\n" +
 	"\bCODE_GAP\x10\b\x12\x0f\n" +
 	"\vCODE_FENCED\x10\t\x12\x18\n" +
-	"\x14CODE_NOTHING_TO_UNDO\x10\x10\"\xf8\x01\n" +
+	"\x14CODE_NOTHING_TO_UNDO\x10\x10\x12\x0f\n" +
+	"\vCODE_ERASED\x10\x1a\"\xf8\x01\n" +
 	"\vChangedLine\x12&\n" +
 	"\x04line\x18\x01 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x14\n" +
@@ -3360,7 +3560,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\"T\n" +
 	"\x0eProposeRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12,\n" +
-	"\acommand\x18\x02 \x01(\v2\x12.region.v1.CommandR\acommand\"\xe7\x06\n" +
+	"\acommand\x18\x02 \x01(\v2\x12.region.v1.CommandR\acommand\"\x83\b\n" +
 	"\fShardRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x129\n" +
 	"\adigests\x18\x02 \x01(\v2\x1d.region.v1.ShardRequest.SlotsH\x00R\adigests\x128\n" +
@@ -3370,7 +3570,12 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05known\x18\x06 \x01(\v2\x1d.region.v1.ShardRequest.KnownH\x00R\x05known\x12\x18\n" +
 	"\x06repair\x18\a \x01(\tH\x00R\x06repair\x12>\n" +
 	"\bstanding\x18\b \x01(\v2 .region.v1.ShardRequest.StandingH\x00R\bstanding\x12G\n" +
-	"\vcollectable\x18\t \x01(\v2#.region.v1.ShardRequest.CollectableH\x00R\vcollectable\x1a:\n" +
+	"\vcollectable\x18\t \x01(\v2#.region.v1.ShardRequest.CollectableH\x00R\vcollectable\x12A\n" +
+	"\telsewhere\x18# \x01(\v2!.region.v1.ShardRequest.ElsewhereH\x00R\telsewhere\x12\x14\n" +
+	"\x04kept\x18$ \x01(\tH\x00R\x04kept\x1aA\n" +
+	"\tElsewhere\x12\x1b\n" +
+	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12\x17\n" +
+	"\acart_id\x18\x02 \x01(\tR\x06cartId\x1a:\n" +
 	"\vCollectable\x12+\n" +
 	"\x05carts\x18\x01 \x03(\v2\x15.region.v1.CartDigestR\x05carts\x1a\n" +
 	"\n" +
@@ -3391,7 +3596,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05Known\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\rR\x04slotB\t\n" +
-	"\arequest\"\x87\x03\n" +
+	"\arequest\"\xa1\x03\n" +
 	"\rShardResponse\x12\x18\n" +
 	"\adigests\x18\x01 \x03(\fR\adigests\x12+\n" +
 	"\x05carts\x18\x02 \x03(\v2\x15.region.v1.CartDigestR\x05carts\x12\x12\n" +
@@ -3407,7 +3612,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05empty\x18\n" +
 	" \x01(\bR\x05empty\x12 \n" +
 	"\vcollectable\x18\v \x03(\bR\vcollectable\x12.\n" +
-	"\x13forgotten_before_ms\x18\f \x03(\x03R\x11forgottenBeforeMs\"=\n" +
+	"\x13forgotten_before_ms\x18\f \x03(\x03R\x11forgottenBeforeMs\x12\x18\n" +
+	"\aremoved\x18# \x01(\fR\aremoved\"=\n" +
 	"\n" +
 	"CartDigest\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x16\n" +
@@ -3480,7 +3686,7 @@ func file_region_v1_region_proto_rawDescGZIP() []byte {
 }
 
 var file_region_v1_region_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_region_v1_region_proto_goTypes = []any{
 	(Change_Kind)(0),                 // 0: region.v1.Change.Kind
 	(Outcome_Code)(0),                // 1: region.v1.Outcome.Code
@@ -3488,91 +3694,95 @@ var file_region_v1_region_proto_goTypes = []any{
 	(*Limits)(nil),                   // 3: region.v1.Limits
 	(*Command)(nil),                  // 4: region.v1.Command
 	(*Collect)(nil),                  // 5: region.v1.Collect
-	(*SetMembership)(nil),            // 6: region.v1.SetMembership
-	(*Reincarnate)(nil),              // 7: region.v1.Reincarnate
-	(*Reissue)(nil),                  // 8: region.v1.Reissue
-	(*Init)(nil),                     // 9: region.v1.Init
-	(*Edit)(nil),                     // 10: region.v1.Edit
-	(*LineKey)(nil),                  // 11: region.v1.LineKey
-	(*Change)(nil),                   // 12: region.v1.Change
-	(*JoinRows)(nil),                 // 13: region.v1.JoinRows
-	(*JoinCart)(nil),                 // 14: region.v1.JoinCart
-	(*MoveCursor)(nil),               // 15: region.v1.MoveCursor
-	(*TrimLog)(nil),                  // 16: region.v1.TrimLog
-	(*ExpireOps)(nil),                // 17: region.v1.ExpireOps
-	(*Outcome)(nil),                  // 18: region.v1.Outcome
-	(*ChangedLine)(nil),              // 19: region.v1.ChangedLine
-	(*ReadRequest)(nil),              // 20: region.v1.ReadRequest
-	(*ReadResponse)(nil),             // 21: region.v1.ReadResponse
-	(*ProposeRequest)(nil),           // 22: region.v1.ProposeRequest
-	(*ShardRequest)(nil),             // 23: region.v1.ShardRequest
-	(*ShardResponse)(nil),            // 24: region.v1.ShardResponse
-	(*CartDigest)(nil),               // 25: region.v1.CartDigest
-	(*FormRequest)(nil),              // 26: region.v1.FormRequest
-	(*FormResponse)(nil),             // 27: region.v1.FormResponse
-	(*AdmitRequest)(nil),             // 28: region.v1.AdmitRequest
-	(*AdmitResponse)(nil),            // 29: region.v1.AdmitResponse
-	(*StatusRequest)(nil),            // 30: region.v1.StatusRequest
-	(*StatusResponse)(nil),           // 31: region.v1.StatusResponse
-	(*ShardRequest_Collectable)(nil), // 32: region.v1.ShardRequest.Collectable
-	(*ShardRequest_Standing)(nil),    // 33: region.v1.ShardRequest.Standing
-	(*ShardRequest_Slots)(nil),       // 34: region.v1.ShardRequest.Slots
-	(*ShardRequest_Bucket)(nil),      // 35: region.v1.ShardRequest.Bucket
-	(*ShardRequest_Whole)(nil),       // 36: region.v1.ShardRequest.Whole
-	(*ShardRequest_Stream)(nil),      // 37: region.v1.ShardRequest.Stream
-	(*ShardRequest_Known)(nil),       // 38: region.v1.ShardRequest.Known
-	(*StatusResponse_Shard)(nil),     // 39: region.v1.StatusResponse.Shard
-	(*StatusResponse_Peer)(nil),      // 40: region.v1.StatusResponse.Peer
-	(*v1.PrepareRequest)(nil),        // 41: membership.v1.PrepareRequest
-	(*v1.AcceptRequest)(nil),         // 42: membership.v1.AcceptRequest
-	(*v1.Membership)(nil),            // 43: membership.v1.Membership
-	(*v1.Vote)(nil),                  // 44: membership.v1.Vote
-	(v1.State)(0),                    // 45: membership.v1.State
+	(*Scrub)(nil),                    // 6: region.v1.Scrub
+	(*SetMembership)(nil),            // 7: region.v1.SetMembership
+	(*Reincarnate)(nil),              // 8: region.v1.Reincarnate
+	(*Reissue)(nil),                  // 9: region.v1.Reissue
+	(*Init)(nil),                     // 10: region.v1.Init
+	(*Edit)(nil),                     // 11: region.v1.Edit
+	(*LineKey)(nil),                  // 12: region.v1.LineKey
+	(*Change)(nil),                   // 13: region.v1.Change
+	(*JoinRows)(nil),                 // 14: region.v1.JoinRows
+	(*JoinCart)(nil),                 // 15: region.v1.JoinCart
+	(*MoveCursor)(nil),               // 16: region.v1.MoveCursor
+	(*TrimLog)(nil),                  // 17: region.v1.TrimLog
+	(*ExpireOps)(nil),                // 18: region.v1.ExpireOps
+	(*Outcome)(nil),                  // 19: region.v1.Outcome
+	(*ChangedLine)(nil),              // 20: region.v1.ChangedLine
+	(*ReadRequest)(nil),              // 21: region.v1.ReadRequest
+	(*ReadResponse)(nil),             // 22: region.v1.ReadResponse
+	(*ProposeRequest)(nil),           // 23: region.v1.ProposeRequest
+	(*ShardRequest)(nil),             // 24: region.v1.ShardRequest
+	(*ShardResponse)(nil),            // 25: region.v1.ShardResponse
+	(*CartDigest)(nil),               // 26: region.v1.CartDigest
+	(*FormRequest)(nil),              // 27: region.v1.FormRequest
+	(*FormResponse)(nil),             // 28: region.v1.FormResponse
+	(*AdmitRequest)(nil),             // 29: region.v1.AdmitRequest
+	(*AdmitResponse)(nil),            // 30: region.v1.AdmitResponse
+	(*StatusRequest)(nil),            // 31: region.v1.StatusRequest
+	(*StatusResponse)(nil),           // 32: region.v1.StatusResponse
+	(*ShardRequest_Elsewhere)(nil),   // 33: region.v1.ShardRequest.Elsewhere
+	(*ShardRequest_Collectable)(nil), // 34: region.v1.ShardRequest.Collectable
+	(*ShardRequest_Standing)(nil),    // 35: region.v1.ShardRequest.Standing
+	(*ShardRequest_Slots)(nil),       // 36: region.v1.ShardRequest.Slots
+	(*ShardRequest_Bucket)(nil),      // 37: region.v1.ShardRequest.Bucket
+	(*ShardRequest_Whole)(nil),       // 38: region.v1.ShardRequest.Whole
+	(*ShardRequest_Stream)(nil),      // 39: region.v1.ShardRequest.Stream
+	(*ShardRequest_Known)(nil),       // 40: region.v1.ShardRequest.Known
+	(*StatusResponse_Shard)(nil),     // 41: region.v1.StatusResponse.Shard
+	(*StatusResponse_Peer)(nil),      // 42: region.v1.StatusResponse.Peer
+	(*v1.PrepareRequest)(nil),        // 43: membership.v1.PrepareRequest
+	(*v1.AcceptRequest)(nil),         // 44: membership.v1.AcceptRequest
+	(*v1.Membership)(nil),            // 45: membership.v1.Membership
+	(*v1.Vote)(nil),                  // 46: membership.v1.Vote
+	(v1.State)(0),                    // 47: membership.v1.State
 }
 var file_region_v1_region_proto_depIdxs = []int32{
 	3,  // 0: region.v1.Entry.limits:type_name -> region.v1.Limits
 	4,  // 1: region.v1.Entry.commands:type_name -> region.v1.Command
-	10, // 2: region.v1.Command.edit:type_name -> region.v1.Edit
-	13, // 3: region.v1.Command.join_rows:type_name -> region.v1.JoinRows
-	14, // 4: region.v1.Command.join_cart:type_name -> region.v1.JoinCart
-	15, // 5: region.v1.Command.move_cursor:type_name -> region.v1.MoveCursor
-	16, // 6: region.v1.Command.trim_log:type_name -> region.v1.TrimLog
-	9,  // 7: region.v1.Command.init:type_name -> region.v1.Init
-	17, // 8: region.v1.Command.expire_ops:type_name -> region.v1.ExpireOps
-	6,  // 9: region.v1.Command.set_membership:type_name -> region.v1.SetMembership
-	41, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
-	42, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
-	7,  // 12: region.v1.Command.reincarnate:type_name -> region.v1.Reincarnate
-	8,  // 13: region.v1.Command.reissue:type_name -> region.v1.Reissue
+	11, // 2: region.v1.Command.edit:type_name -> region.v1.Edit
+	14, // 3: region.v1.Command.join_rows:type_name -> region.v1.JoinRows
+	15, // 4: region.v1.Command.join_cart:type_name -> region.v1.JoinCart
+	16, // 5: region.v1.Command.move_cursor:type_name -> region.v1.MoveCursor
+	17, // 6: region.v1.Command.trim_log:type_name -> region.v1.TrimLog
+	10, // 7: region.v1.Command.init:type_name -> region.v1.Init
+	18, // 8: region.v1.Command.expire_ops:type_name -> region.v1.ExpireOps
+	7,  // 9: region.v1.Command.set_membership:type_name -> region.v1.SetMembership
+	43, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
+	44, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
+	8,  // 12: region.v1.Command.reincarnate:type_name -> region.v1.Reincarnate
+	9,  // 13: region.v1.Command.reissue:type_name -> region.v1.Reissue
 	5,  // 14: region.v1.Command.collect:type_name -> region.v1.Collect
-	25, // 15: region.v1.Collect.carts:type_name -> region.v1.CartDigest
-	43, // 16: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
-	12, // 17: region.v1.Edit.changes:type_name -> region.v1.Change
-	0,  // 18: region.v1.Change.kind:type_name -> region.v1.Change.Kind
-	11, // 19: region.v1.Change.line:type_name -> region.v1.LineKey
-	1,  // 20: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
-	19, // 21: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
-	44, // 22: region.v1.Outcome.vote:type_name -> membership.v1.Vote
-	11, // 23: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
-	4,  // 24: region.v1.ProposeRequest.command:type_name -> region.v1.Command
-	34, // 25: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
-	35, // 26: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
-	36, // 27: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
-	37, // 28: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
-	38, // 29: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
-	33, // 30: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
-	32, // 31: region.v1.ShardRequest.collectable:type_name -> region.v1.ShardRequest.Collectable
-	25, // 32: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
-	43, // 33: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
-	39, // 34: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
-	45, // 35: region.v1.StatusResponse.state:type_name -> membership.v1.State
-	25, // 36: region.v1.ShardRequest.Collectable.carts:type_name -> region.v1.CartDigest
-	40, // 37: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	6,  // 15: region.v1.Command.scrub:type_name -> region.v1.Scrub
+	26, // 16: region.v1.Collect.carts:type_name -> region.v1.CartDigest
+	45, // 17: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
+	13, // 18: region.v1.Edit.changes:type_name -> region.v1.Change
+	0,  // 19: region.v1.Change.kind:type_name -> region.v1.Change.Kind
+	12, // 20: region.v1.Change.line:type_name -> region.v1.LineKey
+	1,  // 21: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
+	20, // 22: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
+	46, // 23: region.v1.Outcome.vote:type_name -> membership.v1.Vote
+	12, // 24: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
+	4,  // 25: region.v1.ProposeRequest.command:type_name -> region.v1.Command
+	36, // 26: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
+	37, // 27: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
+	38, // 28: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
+	39, // 29: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
+	40, // 30: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
+	35, // 31: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
+	34, // 32: region.v1.ShardRequest.collectable:type_name -> region.v1.ShardRequest.Collectable
+	33, // 33: region.v1.ShardRequest.elsewhere:type_name -> region.v1.ShardRequest.Elsewhere
+	26, // 34: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
+	45, // 35: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
+	41, // 36: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
+	47, // 37: region.v1.StatusResponse.state:type_name -> membership.v1.State
+	26, // 38: region.v1.ShardRequest.Collectable.carts:type_name -> region.v1.CartDigest
+	42, // 39: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_region_v1_region_proto_init() }
@@ -3594,9 +3804,10 @@ func file_region_v1_region_proto_init() {
 		(*Command_Reincarnate)(nil),
 		(*Command_Reissue)(nil),
 		(*Command_Collect)(nil),
+		(*Command_Scrub)(nil),
 	}
-	file_region_v1_region_proto_msgTypes[10].OneofWrappers = []any{}
-	file_region_v1_region_proto_msgTypes[21].OneofWrappers = []any{
+	file_region_v1_region_proto_msgTypes[11].OneofWrappers = []any{}
+	file_region_v1_region_proto_msgTypes[22].OneofWrappers = []any{
 		(*ShardRequest_Digests)(nil),
 		(*ShardRequest_Bucket_)(nil),
 		(*ShardRequest_Whole_)(nil),
@@ -3605,6 +3816,8 @@ func file_region_v1_region_proto_init() {
 		(*ShardRequest_Repair)(nil),
 		(*ShardRequest_Standing_)(nil),
 		(*ShardRequest_Collectable_)(nil),
+		(*ShardRequest_Elsewhere_)(nil),
+		(*ShardRequest_Kept)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3612,7 +3825,7 @@ func file_region_v1_region_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_region_v1_region_proto_rawDesc), len(file_region_v1_region_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   39,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -66,6 +66,10 @@ const (
 	CartServiceDescribeItemProcedure = "/cart.v1.CartService/DescribeItem"
 	// CartServiceUndoProcedure is the fully-qualified name of the CartService's Undo RPC.
 	CartServiceUndoProcedure = "/cart.v1.CartService/Undo"
+	// CartServiceExportProcedure is the fully-qualified name of the CartService's Export RPC.
+	CartServiceExportProcedure = "/cart.v1.CartService/Export"
+	// CartServiceEraseCartProcedure is the fully-qualified name of the CartService's EraseCart RPC.
+	CartServiceEraseCartProcedure = "/cart.v1.CartService/EraseCart"
 )
 
 // CartServiceClient is a client for the cart.v1.CartService service.
@@ -97,6 +101,12 @@ type CartServiceClient interface {
 	DescribeItem(context.Context, *connect.Request[v1.DescribeItemRequest]) (*connect.Response[v1.ItemResponse], error)
 	// Undo undoes the last remove, clear or merge, for some minutes and once.
 	Undo(context.Context, *connect.Request[v1.UndoRequest]) (*connect.Response[v1.Cart], error)
+	// Export returns all that is kept of the caller.
+	Export(context.Context, *connect.Request[v1.ExportRequest]) (*connect.Response[v1.ExportResponse], error)
+	// EraseCart erases the caller's cart, the guest carts that were merged into it
+	// and its links, in every region and for good. What was erased is erased again
+	// without an error, which tells how far the regions are.
+	EraseCart(context.Context, *connect.Request[v1.EraseCartRequest]) (*connect.Response[v1.EraseCartResponse], error)
 }
 
 // NewCartServiceClient constructs a client for the cart.v1.CartService service. By default, it uses
@@ -191,6 +201,19 @@ func NewCartServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(cartServiceMethods.ByName("Undo")),
 			connect.WithClientOptions(opts...),
 		),
+		export: connect.NewClient[v1.ExportRequest, v1.ExportResponse](
+			httpClient,
+			baseURL+CartServiceExportProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("Export")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		eraseCart: connect.NewClient[v1.EraseCartRequest, v1.EraseCartResponse](
+			httpClient,
+			baseURL+CartServiceEraseCartProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("EraseCart")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -209,6 +232,8 @@ type cartServiceClient struct {
 	moveItem     *connect.Client[v1.MoveItemRequest, v1.Cart]
 	describeItem *connect.Client[v1.DescribeItemRequest, v1.ItemResponse]
 	undo         *connect.Client[v1.UndoRequest, v1.Cart]
+	export       *connect.Client[v1.ExportRequest, v1.ExportResponse]
+	eraseCart    *connect.Client[v1.EraseCartRequest, v1.EraseCartResponse]
 }
 
 // AddItem calls cart.v1.CartService.AddItem.
@@ -276,6 +301,16 @@ func (c *cartServiceClient) Undo(ctx context.Context, req *connect.Request[v1.Un
 	return c.undo.CallUnary(ctx, req)
 }
 
+// Export calls cart.v1.CartService.Export.
+func (c *cartServiceClient) Export(ctx context.Context, req *connect.Request[v1.ExportRequest]) (*connect.Response[v1.ExportResponse], error) {
+	return c.export.CallUnary(ctx, req)
+}
+
+// EraseCart calls cart.v1.CartService.EraseCart.
+func (c *cartServiceClient) EraseCart(ctx context.Context, req *connect.Request[v1.EraseCartRequest]) (*connect.Response[v1.EraseCartResponse], error) {
+	return c.eraseCart.CallUnary(ctx, req)
+}
+
 // CartServiceHandler is an implementation of the cart.v1.CartService service.
 type CartServiceHandler interface {
 	// AddItem adds a quantity to a line, which it makes when there is none.
@@ -305,6 +340,12 @@ type CartServiceHandler interface {
 	DescribeItem(context.Context, *connect.Request[v1.DescribeItemRequest]) (*connect.Response[v1.ItemResponse], error)
 	// Undo undoes the last remove, clear or merge, for some minutes and once.
 	Undo(context.Context, *connect.Request[v1.UndoRequest]) (*connect.Response[v1.Cart], error)
+	// Export returns all that is kept of the caller.
+	Export(context.Context, *connect.Request[v1.ExportRequest]) (*connect.Response[v1.ExportResponse], error)
+	// EraseCart erases the caller's cart, the guest carts that were merged into it
+	// and its links, in every region and for good. What was erased is erased again
+	// without an error, which tells how far the regions are.
+	EraseCart(context.Context, *connect.Request[v1.EraseCartRequest]) (*connect.Response[v1.EraseCartResponse], error)
 }
 
 // NewCartServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -395,6 +436,19 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(cartServiceMethods.ByName("Undo")),
 		connect.WithHandlerOptions(opts...),
 	)
+	cartServiceExportHandler := connect.NewUnaryHandler(
+		CartServiceExportProcedure,
+		svc.Export,
+		connect.WithSchema(cartServiceMethods.ByName("Export")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	cartServiceEraseCartHandler := connect.NewUnaryHandler(
+		CartServiceEraseCartProcedure,
+		svc.EraseCart,
+		connect.WithSchema(cartServiceMethods.ByName("EraseCart")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/cart.v1.CartService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case CartServiceAddItemProcedure:
@@ -423,6 +477,10 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 			cartServiceDescribeItemHandler.ServeHTTP(w, r)
 		case CartServiceUndoProcedure:
 			cartServiceUndoHandler.ServeHTTP(w, r)
+		case CartServiceExportProcedure:
+			cartServiceExportHandler.ServeHTTP(w, r)
+		case CartServiceEraseCartProcedure:
+			cartServiceEraseCartHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -482,4 +540,12 @@ func (UnimplementedCartServiceHandler) DescribeItem(context.Context, *connect.Re
 
 func (UnimplementedCartServiceHandler) Undo(context.Context, *connect.Request[v1.UndoRequest]) (*connect.Response[v1.Cart], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.Undo is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) Export(context.Context, *connect.Request[v1.ExportRequest]) (*connect.Response[v1.ExportResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.Export is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) EraseCart(context.Context, *connect.Request[v1.EraseCartRequest]) (*connect.Response[v1.EraseCartResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.EraseCart is not implemented"))
 }
