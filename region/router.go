@@ -408,7 +408,7 @@ func view(cartID string, rec *store.Record, incarnation uint32) View {
 	v := View{CartID: cartID, Digest: Digest(shard.DigestOfRecord(cartID, rec)), State: crdt.State{Cart: &crdt.Cart{}}}
 	v.Version = cache.Version{Incarnation: incarnation}
 	if rec != nil {
-		v.State, v.Version.Index = rec.State, rec.Index
+		v.State, v.Version.Index, v.Count = rec.State, rec.Index, rec.Count
 	}
 	return v
 }

@@ -96,7 +96,11 @@ func (n *Node) onRead(ctx context.Context, _ string, payload []byte) ([]byte, er
 	}
 	resp := &regionv1.ReadResponse{Incarnation: n.Incarnation()}
 	if rec != nil {
-		resp.Record = rec.Encode()
+		if req.Badge {
+			resp.Record = rec.EncodeBadge()
+		} else {
+			resp.Record = rec.Encode()
+		}
 	}
 	return proto.Marshal(resp)
 }

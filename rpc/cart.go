@@ -317,12 +317,31 @@ func (s *service) cart(ctx context.Context, c call) (*cartv1.Cart, meta, error) 
 
 // count reads the number of items in the caller's cart.
 func (s *service) count(ctx context.Context, c call) (*cartv1.CountResponse, meta, error) {
+	if s.cfg.Records != nil {
+		return s.badge(ctx, c)
+	}
 	v, err := s.read(ctx, c)
 	if err != nil {
 		return nil, meta{}, err
 	}
 	m, _ := s.metaFor(c, v)
 	return &cartv1.CountResponse{CartId: v.CartID, ItemCount: cartOf(v).ItemCount(s.cfg.QuantityMax), Stale: v.Stale}, m, nil
+}
+
+// badge is count without the cart.
+func (s *service) badge(ctx context.Context, c call) (*cartv1.CountResponse, meta, error) {
+	b, err := s.cfg.Records.Count(ctx, c.cartID, c.readOptions())
+	switch {
+	case err != nil:
+		return nil, meta{}, fmt.Errorf("count cart: %w", err)
+	case b.Erased:
+		return nil, meta{}, errErased()
+	}
+	m := meta{token: causal.Token{CartID: c.cartID, Context: b.Context}.Encode(), etag: etag(b.Digest)}
+	if b.Stale && c.hasToken {
+		m.missing = missingText(s.missing(c.context, b.Context))
+	}
+	return &cartv1.CountResponse{CartId: c.cartID, ItemCount: b.Count, Stale: b.Stale}, m, nil
 }
 
 // cartOf returns a view's cart; a cart that nobody knows is an empty one.

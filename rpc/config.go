@@ -35,6 +35,8 @@ type Records interface {
 	Elsewhere(ctx context.Context, other crdt.RegionID, cartID string) ([]byte, error)
 	// Kept returns what this region keeps of a cart beside its value.
 	Kept(ctx context.Context, cartID string) (region.Kept, error)
+	// Count is Read without the cart.
+	Count(ctx context.Context, cartID string, o region.ReadOptions) (region.Badge, error)
 }
 
 // RegionInfo is a region that clients may use.
@@ -52,7 +54,8 @@ type Config struct {
 	RegionNames map[crdt.RegionID]string
 	// Regions lists what GET /regions answers; nil: only this region.
 	Regions func(ctx context.Context) []RegionInfo
-	// Records; nil: exports have the cart alone, and receipts this region alone.
+	// Records; nil: counts are made of carts, exports have the cart alone, and receipts
+	// this region alone.
 	Records Records
 
 	QuantityMax uint32 // visible quantity of one line; ≥ 1

@@ -142,13 +142,13 @@ func erasedAt(c *crdt.Cart) int64 {
 }
 
 // export returns all that this region keeps of the caller.
-func (s *service) export(ctx context.Context, c call) (*cartv1.ExportResponse, meta, error) {
+func (s *service) export(ctx context.Context, c call) (*cartv1.ExportCartResponse, meta, error) {
 	v, err := s.read(ctx, c)
 	if err != nil {
 		return nil, meta{}, err
 	}
 	cart := cartOf(v)
-	out := &cartv1.ExportResponse{CartId: v.CartID, Region: s.cfg.Region, Cart: s.render(ctx, v), Context: cart.Context.String()}
+	out := &cartv1.ExportCartResponse{CartId: v.CartID, Region: s.cfg.Region, Cart: s.render(ctx, v), Context: cart.Context.String()}
 	x := s.explainer(v)
 	for _, e := range cart.Lines {
 		if e.Key.IsFact() {
@@ -182,8 +182,8 @@ func (s *service) export(ctx context.Context, c call) (*cartv1.ExportResponse, m
 	return out, m, nil
 }
 
-// Export implements cartv1connect.CartServiceHandler.
-func (h cartServer) Export(ctx context.Context, req *connect.Request[cartv1.ExportRequest]) (*connect.Response[cartv1.ExportResponse], error) {
+// ExportCart implements cartv1connect.CartServiceHandler.
+func (h cartServer) ExportCart(ctx context.Context, req *connect.Request[cartv1.ExportCartRequest]) (*connect.Response[cartv1.ExportCartResponse], error) {
 	return reading(ctx, req.Header(), h.s.export)
 }
 

@@ -23,7 +23,7 @@ type (
 
 // Run shows what is kept.
 func (c *exportCmd) Run(a *app) error {
-	answer, err := call(a, c.shopper, "", nil, &cartv1.ExportRequest{}, cartv1connect.CartServiceClient.Export)
+	answer, err := call(a, c.shopper, "", nil, &cartv1.ExportCartRequest{}, cartv1connect.CartServiceClient.ExportCart)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,9 @@ package shard
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/samecart/samecart/crdt"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
@@ -169,4 +171,48 @@ func TestScrubLeavesOthersAlone(t *testing.T) {
 			t.Fatalf("%v was taken", e)
 		}
 	}
+}
+
+// After an erasure every member's log and snapshots begin behind all that told of the
+// cart; another one follows in its time.
+func TestMembersForgetErasedCarts(t *testing.T) {
+	g := newGroup(t, true, nil, "n1", "n2", "n3")
+	_, s := g.leader()
+	for i := range 20 {
+		propose(t, s, editCommand(withOp(i+1, edit("c", add("s", fmt.Sprint("private-", i), 1)))))
+		propose(t, s, addCommand("other", "sugar", 1, 0))
+	}
+	for _, m := range g.members {
+		if err := m.shard.raft.Snapshot().Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	propose(t, s, editCommand(edit("c", erase())))
+	for name, m := range g.members {
+		within(t, 30*time.Second, name+" has forgotten", func() bool {
+			to, err := m.shard.fsm.current().Scrubbed()
+			if err != nil || to == 0 {
+				return false
+			}
+			gone, err := m.shard.hasForgotten(to)
+			return err == nil && gone
+		})
+		if n := m.shard.raft.ReloadableConfig().TrailingLogs; n != 0 && n != m.shard.cfg.Timing.Trailing {
+			t.Errorf("%s keeps %d entries", name, n)
+		}
+		r := &rig{t: t, fsm: m.shard.fsm}
+		if r.has("private") {
+			t.Errorf("%s tells of the erased cart", name)
+		}
+	}
+	// The group goes on, and a member that starts has all.
+	propose(t, s, addCommand("other", "sugar", 1, 0))
+	g.settle()
+	name := g.follower()
+	g.stop(name)
+	g.start(name)
+	_, s = g.leader()
+	propose(t, s, addCommand("other", "sugar", 1, 0))
+	g.settle()
+	(&rig{t: t, fsm: g.members[name].shard.fsm}).want("other", map[string]uint32{"seller-1/sugar/": 22})
 }

@@ -308,8 +308,8 @@ func (s *Session) Undo(ctx context.Context, opts ...Option) (Answer[cartv1.Cart]
 }
 
 // Export returns all that is kept of the shopper.
-func (s *Session) Export(ctx context.Context, opts ...Option) (Answer[cartv1.ExportResponse], error) {
-	return perform(ctx, s, cartv1connect.CartServiceExportProcedure, read, &cartv1.ExportRequest{}, cartv1connect.CartServiceClient.Export, opts)
+func (s *Session) Export(ctx context.Context, opts ...Option) (Answer[cartv1.ExportCartResponse], error) {
+	return perform(ctx, s, cartv1connect.CartServiceExportCartProcedure, read, &cartv1.ExportCartRequest{}, cartv1connect.CartServiceClient.ExportCart, opts)
 }
 
 // Erase erases the shopper's cart for good; a second call tells how far the regions

@@ -457,26 +457,26 @@ func (*UndoRequest) Descriptor() ([]byte, []int) {
 	return file_cart_v1_cart_proto_rawDescGZIP(), []int{7}
 }
 
-type ExportRequest struct {
+type ExportCartRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ExportRequest) Reset() {
-	*x = ExportRequest{}
+func (x *ExportCartRequest) Reset() {
+	*x = ExportCartRequest{}
 	mi := &file_cart_v1_cart_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ExportRequest) String() string {
+func (x *ExportCartRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ExportRequest) ProtoMessage() {}
+func (*ExportCartRequest) ProtoMessage() {}
 
-func (x *ExportRequest) ProtoReflect() protoreflect.Message {
+func (x *ExportCartRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_cart_v1_cart_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -488,12 +488,12 @@ func (x *ExportRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
-func (*ExportRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use ExportCartRequest.ProtoReflect.Descriptor instead.
+func (*ExportCartRequest) Descriptor() ([]byte, []int) {
 	return file_cart_v1_cart_proto_rawDescGZIP(), []int{8}
 }
 
-type ExportResponse struct {
+type ExportCartResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	CartId string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
 	// The region that answers.
@@ -513,20 +513,20 @@ type ExportResponse struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ExportResponse) Reset() {
-	*x = ExportResponse{}
+func (x *ExportCartResponse) Reset() {
+	*x = ExportCartResponse{}
 	mi := &file_cart_v1_cart_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ExportResponse) String() string {
+func (x *ExportCartResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ExportResponse) ProtoMessage() {}
+func (*ExportCartResponse) ProtoMessage() {}
 
-func (x *ExportResponse) ProtoReflect() protoreflect.Message {
+func (x *ExportCartResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_cart_v1_cart_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -538,61 +538,61 @@ func (x *ExportResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
-func (*ExportResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use ExportCartResponse.ProtoReflect.Descriptor instead.
+func (*ExportCartResponse) Descriptor() ([]byte, []int) {
 	return file_cart_v1_cart_proto_rawDescGZIP(), []int{9}
 }
 
-func (x *ExportResponse) GetCartId() string {
+func (x *ExportCartResponse) GetCartId() string {
 	if x != nil {
 		return x.CartId
 	}
 	return ""
 }
 
-func (x *ExportResponse) GetRegion() string {
+func (x *ExportCartResponse) GetRegion() string {
 	if x != nil {
 		return x.Region
 	}
 	return ""
 }
 
-func (x *ExportResponse) GetCart() *Cart {
+func (x *ExportCartResponse) GetCart() *Cart {
 	if x != nil {
 		return x.Cart
 	}
 	return nil
 }
 
-func (x *ExportResponse) GetContext() string {
+func (x *ExportCartResponse) GetContext() string {
 	if x != nil {
 		return x.Context
 	}
 	return ""
 }
 
-func (x *ExportResponse) GetFacts() []*ExplainedFact {
+func (x *ExportCartResponse) GetFacts() []*ExplainedFact {
 	if x != nil {
 		return x.Facts
 	}
 	return nil
 }
 
-func (x *ExportResponse) GetRequests() []*RememberedRequest {
+func (x *ExportCartResponse) GetRequests() []*RememberedRequest {
 	if x != nil {
 		return x.Requests
 	}
 	return nil
 }
 
-func (x *ExportResponse) GetRemovedItems() []*Item {
+func (x *ExportCartResponse) GetRemovedItems() []*Item {
 	if x != nil {
 		return x.RemovedItems
 	}
 	return nil
 }
 
-func (x *ExportResponse) GetRemovedAtMs() int64 {
+func (x *ExportCartResponse) GetRemovedAtMs() int64 {
 	if x != nil {
 		return x.RemovedAtMs
 	}
@@ -2539,9 +2539,9 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\r\n" +
-	"\vUndoRequest\"\x0f\n" +
-	"\rExportRequest\"\xbc\x02\n" +
-	"\x0eExportResponse\x12\x17\n" +
+	"\vUndoRequest\"\x13\n" +
+	"\x11ExportCartRequest\"\xc0\x02\n" +
+	"\x12ExportCartResponse\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12!\n" +
 	"\x04cart\x18\x03 \x01(\v2\r.cart.v1.CartR\x04cart\x12\x18\n" +
@@ -2703,7 +2703,7 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x04cart\x18\x03 \x01(\v2\r.cart.v1.CartR\x04cart\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xc1\a\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xcd\a\n" +
 	"\vCartService\x129\n" +
 	"\aAddItem\x12\x17.cart.v1.AddItemRequest\x1a\x15.cart.v1.ItemResponse\x12A\n" +
 	"\vSetQuantity\x12\x1b.cart.v1.SetQuantityRequest\x1a\x15.cart.v1.ItemResponse\x12@\n" +
@@ -2718,8 +2718,9 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\bSaveItem\x12\x18.cart.v1.SaveItemRequest\x1a\r.cart.v1.Cart\x123\n" +
 	"\bMoveItem\x12\x18.cart.v1.MoveItemRequest\x1a\r.cart.v1.Cart\x12C\n" +
 	"\fDescribeItem\x12\x1c.cart.v1.DescribeItemRequest\x1a\x15.cart.v1.ItemResponse\x12+\n" +
-	"\x04Undo\x12\x14.cart.v1.UndoRequest\x1a\r.cart.v1.Cart\x12>\n" +
-	"\x06Export\x12\x16.cart.v1.ExportRequest\x1a\x17.cart.v1.ExportResponse\"\x03\x90\x02\x01\x12B\n" +
+	"\x04Undo\x12\x14.cart.v1.UndoRequest\x1a\r.cart.v1.Cart\x12J\n" +
+	"\n" +
+	"ExportCart\x12\x1a.cart.v1.ExportCartRequest\x1a\x1b.cart.v1.ExportCartResponse\"\x03\x90\x02\x01\x12B\n" +
 	"\tEraseCart\x12\x19.cart.v1.EraseCartRequest\x1a\x1a.cart.v1.EraseCartResponseB3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
 
 var (
@@ -2744,8 +2745,8 @@ var file_cart_v1_cart_proto_goTypes = []any{
 	(*MoveItemRequest)(nil),     // 5: cart.v1.MoveItemRequest
 	(*DescribeItemRequest)(nil), // 6: cart.v1.DescribeItemRequest
 	(*UndoRequest)(nil),         // 7: cart.v1.UndoRequest
-	(*ExportRequest)(nil),       // 8: cart.v1.ExportRequest
-	(*ExportResponse)(nil),      // 9: cart.v1.ExportResponse
+	(*ExportCartRequest)(nil),   // 8: cart.v1.ExportCartRequest
+	(*ExportCartResponse)(nil),  // 9: cart.v1.ExportCartResponse
 	(*RememberedRequest)(nil),   // 10: cart.v1.RememberedRequest
 	(*EraseCartRequest)(nil),    // 11: cart.v1.EraseCartRequest
 	(*EraseCartResponse)(nil),   // 12: cart.v1.EraseCartResponse
@@ -2793,10 +2794,10 @@ var file_cart_v1_cart_proto_depIdxs = []int32{
 	1,  // 7: cart.v1.MoveItemRequest.line:type_name -> cart.v1.LineRef
 	1,  // 8: cart.v1.DescribeItemRequest.line:type_name -> cart.v1.LineRef
 	40, // 9: cart.v1.DescribeItemRequest.attributes:type_name -> cart.v1.DescribeItemRequest.AttributesEntry
-	21, // 10: cart.v1.ExportResponse.cart:type_name -> cart.v1.Cart
-	32, // 11: cart.v1.ExportResponse.facts:type_name -> cart.v1.ExplainedFact
-	10, // 12: cart.v1.ExportResponse.requests:type_name -> cart.v1.RememberedRequest
-	18, // 13: cart.v1.ExportResponse.removed_items:type_name -> cart.v1.Item
+	21, // 10: cart.v1.ExportCartResponse.cart:type_name -> cart.v1.Cart
+	32, // 11: cart.v1.ExportCartResponse.facts:type_name -> cart.v1.ExplainedFact
+	10, // 12: cart.v1.ExportCartResponse.requests:type_name -> cart.v1.RememberedRequest
+	18, // 13: cart.v1.ExportCartResponse.removed_items:type_name -> cart.v1.Item
 	13, // 14: cart.v1.EraseCartResponse.regions:type_name -> cart.v1.EraseReceipt
 	1,  // 15: cart.v1.RemoveItemRequest.line:type_name -> cart.v1.LineRef
 	41, // 16: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
@@ -2845,7 +2846,7 @@ var file_cart_v1_cart_proto_depIdxs = []int32{
 	5,  // 59: cart.v1.CartService.MoveItem:input_type -> cart.v1.MoveItemRequest
 	6,  // 60: cart.v1.CartService.DescribeItem:input_type -> cart.v1.DescribeItemRequest
 	7,  // 61: cart.v1.CartService.Undo:input_type -> cart.v1.UndoRequest
-	8,  // 62: cart.v1.CartService.Export:input_type -> cart.v1.ExportRequest
+	8,  // 62: cart.v1.CartService.ExportCart:input_type -> cart.v1.ExportCartRequest
 	11, // 63: cart.v1.CartService.EraseCart:input_type -> cart.v1.EraseCartRequest
 	23, // 64: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
 	23, // 65: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
@@ -2860,7 +2861,7 @@ var file_cart_v1_cart_proto_depIdxs = []int32{
 	21, // 74: cart.v1.CartService.MoveItem:output_type -> cart.v1.Cart
 	23, // 75: cart.v1.CartService.DescribeItem:output_type -> cart.v1.ItemResponse
 	21, // 76: cart.v1.CartService.Undo:output_type -> cart.v1.Cart
-	9,  // 77: cart.v1.CartService.Export:output_type -> cart.v1.ExportResponse
+	9,  // 77: cart.v1.CartService.ExportCart:output_type -> cart.v1.ExportCartResponse
 	12, // 78: cart.v1.CartService.EraseCart:output_type -> cart.v1.EraseCartResponse
 	64, // [64:79] is the sub-list for method output_type
 	49, // [49:64] is the sub-list for method input_type

@@ -1753,7 +1753,9 @@ type ReadRequest struct {
 	Covers []byte `protobuf:"bytes,5,opt,name=covers,proto3" json:"covers,omitempty"`
 	Fetch  bool   `protobuf:"varint,7,opt,name=fetch,proto3" json:"fetch,omitempty"`
 	// Wait until the cart's digest is another than this one.
-	Differs       []byte `protobuf:"bytes,6,opt,name=differs,proto3" json:"differs,omitempty"`
+	Differs []byte `protobuf:"bytes,6,opt,name=differs,proto3" json:"differs,omitempty"`
+	// The record's beginning is enough: its count, and what the cart has seen.
+	Badge         bool `protobuf:"varint,15,opt,name=badge,proto3" json:"badge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1835,6 +1837,13 @@ func (x *ReadRequest) GetDiffers() []byte {
 		return x.Differs
 	}
 	return nil
+}
+
+func (x *ReadRequest) GetBadge() bool {
+	if x != nil {
+		return x.Badge
+	}
+	return false
 }
 
 type ReadResponse struct {
@@ -3546,7 +3555,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"quantities\x12\x1e\n" +
 	"\n" +
 	"attributes\x18\x0f \x01(\tR\n" +
-	"attributes\"\xae\x01\n" +
+	"attributes\"\xc4\x01\n" +
 	"\vReadRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x17\n" +
 	"\acart_id\x18\x02 \x01(\tR\x06cartId\x12\x16\n" +
@@ -3554,7 +3563,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x03any\x18\x04 \x01(\bR\x03any\x12\x16\n" +
 	"\x06covers\x18\x05 \x01(\fR\x06covers\x12\x14\n" +
 	"\x05fetch\x18\a \x01(\bR\x05fetch\x12\x18\n" +
-	"\adiffers\x18\x06 \x01(\fR\adiffers\"H\n" +
+	"\adiffers\x18\x06 \x01(\fR\adiffers\x12\x14\n" +
+	"\x05badge\x18\x0f \x01(\bR\x05badge\"H\n" +
 	"\fReadResponse\x12\x16\n" +
 	"\x06record\x18\x01 \x01(\fR\x06record\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\"T\n" +

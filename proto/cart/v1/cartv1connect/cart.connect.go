@@ -66,8 +66,8 @@ const (
 	CartServiceDescribeItemProcedure = "/cart.v1.CartService/DescribeItem"
 	// CartServiceUndoProcedure is the fully-qualified name of the CartService's Undo RPC.
 	CartServiceUndoProcedure = "/cart.v1.CartService/Undo"
-	// CartServiceExportProcedure is the fully-qualified name of the CartService's Export RPC.
-	CartServiceExportProcedure = "/cart.v1.CartService/Export"
+	// CartServiceExportCartProcedure is the fully-qualified name of the CartService's ExportCart RPC.
+	CartServiceExportCartProcedure = "/cart.v1.CartService/ExportCart"
 	// CartServiceEraseCartProcedure is the fully-qualified name of the CartService's EraseCart RPC.
 	CartServiceEraseCartProcedure = "/cart.v1.CartService/EraseCart"
 )
@@ -101,8 +101,8 @@ type CartServiceClient interface {
 	DescribeItem(context.Context, *connect.Request[v1.DescribeItemRequest]) (*connect.Response[v1.ItemResponse], error)
 	// Undo undoes the last remove, clear or merge, for some minutes and once.
 	Undo(context.Context, *connect.Request[v1.UndoRequest]) (*connect.Response[v1.Cart], error)
-	// Export returns all that is kept of the caller.
-	Export(context.Context, *connect.Request[v1.ExportRequest]) (*connect.Response[v1.ExportResponse], error)
+	// ExportCart returns all that is kept of the caller.
+	ExportCart(context.Context, *connect.Request[v1.ExportCartRequest]) (*connect.Response[v1.ExportCartResponse], error)
 	// EraseCart erases the caller's cart, the guest carts that were merged into it
 	// and its links, in every region and for good. What was erased is erased again
 	// without an error, which tells how far the regions are.
@@ -201,10 +201,10 @@ func NewCartServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(cartServiceMethods.ByName("Undo")),
 			connect.WithClientOptions(opts...),
 		),
-		export: connect.NewClient[v1.ExportRequest, v1.ExportResponse](
+		exportCart: connect.NewClient[v1.ExportCartRequest, v1.ExportCartResponse](
 			httpClient,
-			baseURL+CartServiceExportProcedure,
-			connect.WithSchema(cartServiceMethods.ByName("Export")),
+			baseURL+CartServiceExportCartProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("ExportCart")),
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
@@ -232,7 +232,7 @@ type cartServiceClient struct {
 	moveItem     *connect.Client[v1.MoveItemRequest, v1.Cart]
 	describeItem *connect.Client[v1.DescribeItemRequest, v1.ItemResponse]
 	undo         *connect.Client[v1.UndoRequest, v1.Cart]
-	export       *connect.Client[v1.ExportRequest, v1.ExportResponse]
+	exportCart   *connect.Client[v1.ExportCartRequest, v1.ExportCartResponse]
 	eraseCart    *connect.Client[v1.EraseCartRequest, v1.EraseCartResponse]
 }
 
@@ -301,9 +301,9 @@ func (c *cartServiceClient) Undo(ctx context.Context, req *connect.Request[v1.Un
 	return c.undo.CallUnary(ctx, req)
 }
 
-// Export calls cart.v1.CartService.Export.
-func (c *cartServiceClient) Export(ctx context.Context, req *connect.Request[v1.ExportRequest]) (*connect.Response[v1.ExportResponse], error) {
-	return c.export.CallUnary(ctx, req)
+// ExportCart calls cart.v1.CartService.ExportCart.
+func (c *cartServiceClient) ExportCart(ctx context.Context, req *connect.Request[v1.ExportCartRequest]) (*connect.Response[v1.ExportCartResponse], error) {
+	return c.exportCart.CallUnary(ctx, req)
 }
 
 // EraseCart calls cart.v1.CartService.EraseCart.
@@ -340,8 +340,8 @@ type CartServiceHandler interface {
 	DescribeItem(context.Context, *connect.Request[v1.DescribeItemRequest]) (*connect.Response[v1.ItemResponse], error)
 	// Undo undoes the last remove, clear or merge, for some minutes and once.
 	Undo(context.Context, *connect.Request[v1.UndoRequest]) (*connect.Response[v1.Cart], error)
-	// Export returns all that is kept of the caller.
-	Export(context.Context, *connect.Request[v1.ExportRequest]) (*connect.Response[v1.ExportResponse], error)
+	// ExportCart returns all that is kept of the caller.
+	ExportCart(context.Context, *connect.Request[v1.ExportCartRequest]) (*connect.Response[v1.ExportCartResponse], error)
 	// EraseCart erases the caller's cart, the guest carts that were merged into it
 	// and its links, in every region and for good. What was erased is erased again
 	// without an error, which tells how far the regions are.
@@ -436,10 +436,10 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(cartServiceMethods.ByName("Undo")),
 		connect.WithHandlerOptions(opts...),
 	)
-	cartServiceExportHandler := connect.NewUnaryHandler(
-		CartServiceExportProcedure,
-		svc.Export,
-		connect.WithSchema(cartServiceMethods.ByName("Export")),
+	cartServiceExportCartHandler := connect.NewUnaryHandler(
+		CartServiceExportCartProcedure,
+		svc.ExportCart,
+		connect.WithSchema(cartServiceMethods.ByName("ExportCart")),
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
@@ -477,8 +477,8 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 			cartServiceDescribeItemHandler.ServeHTTP(w, r)
 		case CartServiceUndoProcedure:
 			cartServiceUndoHandler.ServeHTTP(w, r)
-		case CartServiceExportProcedure:
-			cartServiceExportHandler.ServeHTTP(w, r)
+		case CartServiceExportCartProcedure:
+			cartServiceExportCartHandler.ServeHTTP(w, r)
 		case CartServiceEraseCartProcedure:
 			cartServiceEraseCartHandler.ServeHTTP(w, r)
 		default:
@@ -542,8 +542,8 @@ func (UnimplementedCartServiceHandler) Undo(context.Context, *connect.Request[v1
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.Undo is not implemented"))
 }
 
-func (UnimplementedCartServiceHandler) Export(context.Context, *connect.Request[v1.ExportRequest]) (*connect.Response[v1.ExportResponse], error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.Export is not implemented"))
+func (UnimplementedCartServiceHandler) ExportCart(context.Context, *connect.Request[v1.ExportCartRequest]) (*connect.Response[v1.ExportCartResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.ExportCart is not implemented"))
 }
 
 func (UnimplementedCartServiceHandler) EraseCart(context.Context, *connect.Request[v1.EraseCartRequest]) (*connect.Response[v1.EraseCartResponse], error) {
