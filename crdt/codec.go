@@ -315,6 +315,18 @@ type decoder struct {
 	offsetMin, offsetMax uint64
 }
 
+// DecodeSeen returns what an encoded cart has seen, which stands at its beginning: b may
+// end anywhere behind that.
+func DecodeSeen(b []byte) (CausalContext, error) {
+	d := decoder{reader: reader{b: b}}
+	d.format()
+	cc := d.context()
+	if d.err != nil {
+		return CausalContext{}, d.err
+	}
+	return cc, nil
+}
+
 // lineBytesMin is the length of the shortest line: flags, sizes of the SKU,
 // dot, quantity, price.
 const lineBytesMin = 5

@@ -94,6 +94,19 @@ func (c *Cart) Erase(w Writer) Delta { return c.SetFact(w, FactErased, "", "") }
 // IsErased reports whether the cart was erased.
 func (c *Cart) IsErased() bool { return len(c.Lines) > 0 && c.Lines[0].Key == erasedKey }
 
+// IsErasure reports whether a row tells nothing of its cart but that it was erased,
+// and what it had seen.
+func (r Row) IsErasure() bool { return r.Delta.Key == erasedKey }
+
+// Scrubbed is what is left of a row of an erased cart: that its dots were seen. What
+// comes behind it in its stream is joined as before, and the cart's erasure is there.
+func (r Row) Scrubbed() Row {
+	return Row{
+		Seq: r.Seq, Last: r.Last, CartID: r.CartID, At: r.At,
+		Delta: Delta{Key: erasedKey, Dots: r.Delta.Dots, Context: r.Delta.Context},
+	}
+}
+
 // erased is m, or what is left of it once it was erased.
 func (m ORMap) erased() ORMap {
 	if len(m) > 1 && m[0].Key == erasedKey {

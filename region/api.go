@@ -35,6 +35,7 @@ type View struct {
 	State   crdt.State    // shared: read only
 	Version cache.Version // orders the views of one region
 	Digest  Digest
+	Count   uint32 // the sum of the quantities in the cart
 	// Stale is true when the view may lack acknowledged writes of this
 	// region, or what the caller's token names.
 	Stale bool

@@ -326,7 +326,7 @@ func validEdit(e *regionv1.Edit) error {
 		switch c.GetKind() {
 		case regionv1.Change_KIND_ADD, regionv1.Change_KIND_SET, regionv1.Change_KIND_REMOVE, regionv1.Change_KIND_CLEAR, regionv1.Change_KIND_SETTING:
 		case regionv1.Change_KIND_SAVE, regionv1.Change_KIND_MOVE, regionv1.Change_KIND_DESCRIBE:
-		case regionv1.Change_KIND_UNDO:
+		case regionv1.Change_KIND_UNDO, regionv1.Change_KIND_ERASE:
 			if len(e.GetChanges()) > 1 {
 				return fmt.Errorf("edit of cart %q: change %d is %v, which goes alone", e.GetCartId(), i, c.GetKind())
 			}
@@ -409,7 +409,7 @@ func view(cartID string, rec *store.Record, incarnation uint32) View {
 	v := View{CartID: cartID, Digest: Digest(shard.DigestOfRecord(cartID, rec)), State: crdt.State{Cart: &crdt.Cart{}}}
 	v.Version = cache.Version{Incarnation: incarnation}
 	if rec != nil {
-		v.State, v.Version.Index = rec.State, rec.Index
+		v.State, v.Version.Index, v.Count = rec.State, rec.Index, rec.Count
 	}
 	return v
 }

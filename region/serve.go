@@ -96,7 +96,11 @@ func (n *Node) onRead(ctx context.Context, _ string, payload []byte) ([]byte, er
 	}
 	resp := &regionv1.ReadResponse{Incarnation: n.Incarnation()}
 	if rec != nil {
-		resp.Record = rec.Encode()
+		if req.Badge {
+			resp.Record = rec.EncodeBadge()
+		} else {
+			resp.Record = rec.Encode()
+		}
 	}
 	return proto.Marshal(resp)
 }
@@ -129,7 +133,7 @@ func (n *Node) readFor(ctx context.Context, s *shard.Shard, req *regionv1.ReadRe
 }
 
 // onShard answers what repair asks of a shard's leader.
-func (n *Node) onShard(_ context.Context, _ string, payload []byte) ([]byte, error) {
+func (n *Node) onShard(ctx context.Context, _ string, payload []byte) ([]byte, error) {
 	var req regionv1.ShardRequest
 	if err := proto.Unmarshal(payload, &req); err != nil {
 		return nil, fmt.Errorf("decode request: %w", err)
@@ -200,6 +204,10 @@ func (n *Node) onShard(_ context.Context, _ string, payload []byte) ([]byte, err
 		m := s.Marker()
 		resp.Membership, resp.Incarnation, resp.Kept, resp.Left = s.Membership(), m.Incarnation, m.Kept, m.Kept-m.Reissued
 		resp.Empty = m.Seq == 0 && m.Carts == 0
+	case *regionv1.ShardRequest_Elsewhere_, *regionv1.ShardRequest_Kept:
+		if err := n.onKept(ctx, s, &req, &resp); err != nil {
+			return nil, err
+		}
 	case *regionv1.ShardRequest_Repair:
 		if n.cfg.Repair == nil {
 			return nil, fmt.Errorf("node %s knows no other region", n.cfg.Node)

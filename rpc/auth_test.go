@@ -206,6 +206,8 @@ func everyCall() [][3]string {
 		{"POST", "/api/v1/cart/merge", `{"guest_session_id":"ada"}`},
 		{"POST", cartItems + "/SKU-1/save", ""},
 		{"POST", "/api/v1/cart/undo", ""},
+		{"GET", "/api/v1/me/export", ""},
+		{"DELETE", "/api/v1/me", ""},
 		{"POST", "/api/v1/cart/saved/SKU-1/move", ""},
 	}
 	methods := cartv1.File_cart_v1_cart_proto.Services().ByName("CartService").Methods()

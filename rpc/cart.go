@@ -36,6 +36,7 @@ type applied struct {
 	stale   bool
 	results []*cartv1.ItemResponse // one for each edit
 	context crdt.CausalContext     // of the cart after them
+	index   uint64                 // in the shard's log
 }
 
 // apply validates edits, asks the catalogue for what the shopper did not say,
@@ -132,7 +133,7 @@ func (s *service) changes(ctx context.Context, edits []edit, batch bool) ([]*reg
 				}
 				return nil, err
 			}
-		case regionv1.Change_KIND_CLEAR, regionv1.Change_KIND_UNDO:
+		case regionv1.Change_KIND_CLEAR, regionv1.Change_KIND_UNDO, regionv1.Change_KIND_ERASE:
 		default:
 			change.Line = e.lineKey()
 			if e.kind == regionv1.Change_KIND_SET && e.quantity == 0 { // a set to 0 removes, and may do so twice
@@ -212,6 +213,8 @@ func (s *service) refusal(ctx context.Context, c call, edits []edit, out *region
 		}
 	case regionv1.Outcome_CODE_VERSION_CONFLICT:
 		return s.versionConflict(ctx, c)
+	case regionv1.Outcome_CODE_ERASED:
+		return errErased()
 	case regionv1.Outcome_CODE_NOTHING_TO_UNDO:
 		return fault(LineNotFound, "there is nothing to undo: the last remove, clear or merge was undone already, or was longer ago than it can be undone")
 	case regionv1.Outcome_CODE_OP_ID_REUSED:
@@ -254,7 +257,7 @@ func (s *service) describe(ctx context.Context, c call, edits []edit, out *regio
 	}
 	a := &applied{
 		meta:   meta{token: causal.Token{CartID: c.cartID, Context: cc}.Encode(), etag: etag(d), replayed: out.GetReplayed()},
-		cartID: c.cartID, count: out.GetItemCount(), stale: stale, context: cc,
+		cartID: c.cartID, count: out.GetItemCount(), stale: stale, context: cc, index: out.GetIndex(),
 		results: make([]*cartv1.ItemResponse, len(edits)),
 	}
 	if stale {
@@ -300,6 +303,9 @@ func (s *service) read(ctx context.Context, c call) (region.View, error) {
 			return v, fmt.Errorf("read cart: %w", err)
 		}
 	}
+	if cartOf(v).IsErased() {
+		return v, errErased()
+	}
 	return v, nil
 }
 
@@ -317,12 +323,31 @@ func (s *service) cart(ctx context.Context, c call) (*cartv1.Cart, meta, error) 
 
 // count reads the number of items in the caller's cart.
 func (s *service) count(ctx context.Context, c call) (*cartv1.CountResponse, meta, error) {
+	if s.cfg.Records != nil {
+		return s.badge(ctx, c)
+	}
 	v, err := s.read(ctx, c)
 	if err != nil {
 		return nil, meta{}, err
 	}
 	m, _ := s.metaFor(c, v)
 	return &cartv1.CountResponse{CartId: v.CartID, ItemCount: cartOf(v).ItemCount(s.cfg.QuantityMax), Stale: v.Stale}, m, nil
+}
+
+// badge is count without the cart.
+func (s *service) badge(ctx context.Context, c call) (*cartv1.CountResponse, meta, error) {
+	b, err := s.cfg.Records.Count(ctx, c.cartID, c.readOptions())
+	switch {
+	case err != nil:
+		return nil, meta{}, fmt.Errorf("count cart: %w", err)
+	case b.Erased:
+		return nil, meta{}, errErased()
+	}
+	m := meta{token: causal.Token{CartID: c.cartID, Context: b.Context}.Encode(), etag: etag(b.Digest)}
+	if b.Stale && c.hasToken {
+		m.missing = missingText(s.missing(c.context, b.Context))
+	}
+	return &cartv1.CountResponse{CartId: c.cartID, ItemCount: b.Count, Stale: b.Stale}, m, nil
 }
 
 // cartOf returns a view's cart; a cart that nobody knows is an empty one.

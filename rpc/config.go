@@ -31,6 +31,18 @@ type Region interface {
 	Ready(ctx context.Context) error
 }
 
+// Records are what the API needs to tell a shopper of all that is kept; a
+// region.Router has them.
+type Records interface {
+	// Elsewhere returns a cart as another region has it, an encoded crdt.State;
+	// nil when it has none.
+	Elsewhere(ctx context.Context, other crdt.RegionID, cartID string) ([]byte, error)
+	// Kept returns what this region keeps of a cart beside its value.
+	Kept(ctx context.Context, cartID string) (region.Kept, error)
+	// Count is Read without the cart.
+	Count(ctx context.Context, cartID string, o region.ReadOptions) (region.Badge, error)
+}
+
 // RegionInfo is a region that clients may use.
 type RegionInfo struct {
 	Region  string
@@ -46,6 +58,9 @@ type Config struct {
 	RegionNames map[crdt.RegionID]string
 	// Regions lists what GET /regions answers; nil: only this region.
 	Regions func(ctx context.Context) []RegionInfo
+	// Records; nil: counts are made of carts, exports have the cart alone, and receipts
+	// this region alone.
+	Records Records
 
 	QuantityMax uint32 // visible quantity of one line; ≥ 1
 	BatchMax    int    // edits of one batch; ≥ 1

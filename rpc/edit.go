@@ -46,8 +46,10 @@ type statedPrice struct {
 
 // validate checks all that can be checked without the catalogue and the cart.
 func (e *edit) validate(c call, quantityMax uint32) error {
-	if e.kind == regionv1.Change_KIND_CLEAR || e.kind == regionv1.Change_KIND_UNDO {
+	switch e.kind {
+	case regionv1.Change_KIND_CLEAR, regionv1.Change_KIND_UNDO, regionv1.Change_KIND_ERASE:
 		return nil
+	default:
 	}
 	if e.sku == "" {
 		return fault(MissingField, "sku_id is missing").with("field", "sku_id")

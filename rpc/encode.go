@@ -240,19 +240,24 @@ type explainJSON struct {
 	Facts   []factJSON          `json:"facts,omitempty"`
 }
 
-func explainJSONOf(x *cartv1.ExplainCartResponse) explainJSON {
-	write := func(w *cartv1.ExplainedWrite) writeJSONForm {
-		out := writeJSONForm{
-			Region: w.GetRegion(), Incarnation: w.GetIncarnation(), Lineage: w.GetLineage(), Seq: w.GetSeq(),
-			OpID: known(w.GetOpId()), Value: w.GetValue(), Wins: w.GetWins(), Lost: w.GetLost(),
-		}
-		if w.GetAtMs() != 0 {
-			out.At = known(timeText(w.GetAtMs()))
-		}
-		return out
+func writeJSONOf(w *cartv1.ExplainedWrite) writeJSONForm {
+	out := writeJSONForm{
+		Region: w.GetRegion(), Incarnation: w.GetIncarnation(), Lineage: w.GetLineage(), Seq: w.GetSeq(),
+		OpID: known(w.GetOpId()), Value: w.GetValue(), Wins: w.GetWins(), Lost: w.GetLost(),
 	}
+	if w.GetAtMs() != 0 {
+		out.At = known(timeText(w.GetAtMs()))
+	}
+	return out
+}
+
+func factJSONOf(f *cartv1.ExplainedFact) factJSON {
+	return factJSON{f.GetKind(), f.GetId(), f.GetRule(), mapped(f.GetWrites(), writeJSONOf)}
+}
+
+func explainJSONOf(x *cartv1.ExplainCartResponse) explainJSON {
 	field := func(f *cartv1.ExplainedField) fieldJSON {
-		return fieldJSON{f.GetField(), f.GetValue(), f.GetRule(), f.GetWhy(), mapped(f.GetWrites(), write)}
+		return fieldJSON{f.GetField(), f.GetValue(), f.GetRule(), f.GetWhy(), mapped(f.GetWrites(), writeJSONOf)}
 	}
 	return explainJSON{
 		CartID: x.GetCartId(), Context: x.GetContext(),
@@ -263,9 +268,7 @@ func explainJSONOf(x *cartv1.ExplainCartResponse) explainJSON {
 			}
 			return explainedLineJSON{l.GetSkuId(), l.GetSellerId(), options, mapped(l.GetFields(), field)}
 		}),
-		Facts: mapped(x.GetFacts(), func(f *cartv1.ExplainedFact) factJSON {
-			return factJSON{f.GetKind(), f.GetId(), f.GetRule(), mapped(f.GetWrites(), write)}
-		}),
+		Facts: mapped(x.GetFacts(), factJSONOf),
 	}
 }
 

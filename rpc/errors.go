@@ -39,6 +39,7 @@ const (
 	NotFound             Code = "NOT_FOUND"
 	MethodNotAllowed     Code = "METHOD_NOT_ALLOWED"
 	LineNotFound         Code = "LINE_NOT_FOUND"
+	Erased               Code = "ERASED"
 	VersionConflict      Code = "VERSION_CONFLICT"
 	AmbiguousLine        Code = "AMBIGUOUS_LINE"
 	AlreadyMerged        Code = "ALREADY_MERGED"
@@ -81,6 +82,7 @@ var wires = map[Code]wire{
 	NotFound:             {404, connect.CodeNotFound, 0},
 	MethodNotAllowed:     {405, connect.CodeUnimplemented, 0},
 	LineNotFound:         {404, connect.CodeNotFound, 0},
+	Erased:               {410, connect.CodeFailedPrecondition, 0},
 	VersionConflict:      {409, connect.CodeAborted, 0},
 	AmbiguousLine:        {409, connect.CodeAborted, 0},
 	AlreadyMerged:        {409, connect.CodeAborted, 0},

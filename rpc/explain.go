@@ -8,6 +8,7 @@ import (
 
 	"github.com/samecart/samecart/crdt"
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
+	"github.com/samecart/samecart/region"
 )
 
 // Why a value counts.
@@ -31,10 +32,7 @@ func (s *service) explain(ctx context.Context, c call) (*cartv1.ExplainCartRespo
 	if err != nil {
 		return nil, meta{}, err
 	}
-	x := explainer{names: s.cfg.RegionNames, quantityMax: s.cfg.QuantityMax, ops: make(map[crdt.Dot]crdt.Op, len(v.State.Ops))}
-	for _, op := range v.State.Ops {
-		x.ops[op.Dot] = op
-	}
+	x := s.explainer(v)
 	cart := cartOf(v)
 	out := &cartv1.ExplainCartResponse{CartId: v.CartID, Context: cart.Context.String()}
 	for _, e := range cart.Lines {
@@ -49,6 +47,14 @@ func (s *service) explain(ctx context.Context, c call) (*cartv1.ExplainCartRespo
 	}
 	m, _ := s.metaFor(c, v)
 	return out, m, nil
+}
+
+func (s *service) explainer(v region.View) explainer {
+	x := explainer{names: s.cfg.RegionNames, quantityMax: s.cfg.QuantityMax, ops: make(map[crdt.Dot]crdt.Op, len(v.State.Ops))}
+	for _, op := range v.State.Ops {
+		x.ops[op.Dot] = op
+	}
+	return x
 }
 
 type explainer struct {

@@ -165,6 +165,18 @@ func (r *fakeRegion) apply(e *regionv1.Edit) *regionv1.Outcome {
 	if d := digestOf(id, c); len(e.GetIfMatch()) > 0 && !slices.Equal(e.GetIfMatch(), d[:]) {
 		return &regionv1.Outcome{Code: regionv1.Outcome_CODE_VERSION_CONFLICT}
 	}
+	if erase := len(e.GetChanges()) == 1 && e.GetChanges()[0].GetKind() == regionv1.Change_KIND_ERASE; erase || c.IsErased() {
+		if !erase {
+			return &regionv1.Outcome{Code: regionv1.Outcome_CODE_ERASED}
+		}
+		if !c.IsErased() {
+			r.now++
+			c = c.Apply(c.Erase(crdt.Writer{Replica: r.replica, At: crdt.TimestampAt(r.now)}))
+			r.put(id, c)
+		}
+		d := digestOf(id, c)
+		return &regionv1.Outcome{Context: c.Context.Encode(nil), Digest: d[:], Index: 7, Lines: []*regionv1.ChangedLine{{Removed: true}}}
+	}
 	r.now++
 	w := crdt.Writer{Replica: r.replica, At: crdt.TimestampAt(r.now), QuantityMax: 999}
 	out := &regionv1.Outcome{}

@@ -51,6 +51,8 @@ var restRoutes = []restRoute{
 	{"POST", "cart/items/{sku_id}/save", access{shopper: true}, false, false, rest.save},
 	{"POST", "cart/saved/{sku_id}/move", access{shopper: true}, false, false, rest.move},
 	{"POST", "cart/undo", access{shopper: true}, false, false, rest.undo},
+	{"GET", "me/export", access{shopper: true}, false, false, rest.export},
+	{"DELETE", "me", access{shopper: true}, false, false, rest.erase},
 	{"POST", "cart/batch", access{shopper: true}, false, true, rest.batch},
 	{"POST", "guest-sessions", access{public: true}, false, false, rest.newGuest},
 	{"POST", "cart/merge", access{shopper: true}, false, true, rest.merge},

@@ -40,6 +40,9 @@ func (s *service) watch(ctx context.Context, c call, resume string, send func(ca
 		return unlessEnded(ctx, err)
 	}
 	for {
+		if cartOf(v).IsErased() {
+			return errErased()
+		}
 		// A region that this watcher came to may still lack what it has seen.
 		v.Stale = v.Stale || !cartOf(v).Context.Covers(c.context)
 		if resumed && v.Digest == seen {

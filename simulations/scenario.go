@@ -533,9 +533,9 @@ func parseOptions(words []string, c *call) (*call, error) {
 
 // parseEdit reads "add LINE N", "set LINE N", "remove LINE" or "clear".
 func parseEdit(words []string) (e edit, err error) {
-	want := map[string]int{"add": 3, "set": 3, "remove": 2, "clear": 1, "save": 2, "move": 2, "describe": 3, "undo": 1}
+	want := map[string]int{"add": 3, "set": 3, "remove": 2, "clear": 1, "save": 2, "move": 2, "describe": 3, "undo": 1, "erase": 1}
 	if len(words) == 0 || len(words) != want[words[0]] {
-		return e, fmt.Errorf("%v is none of: add LINE N, set LINE N, remove LINE, clear, save LINE, move LINE, describe LINE NAME:VALUE, undo, batch EDIT; EDIT…, get, explain", words)
+		return e, fmt.Errorf("%v is none of: add LINE N, set LINE N, remove LINE, clear, save LINE, move LINE, describe LINE NAME:VALUE, undo, erase, batch EDIT; EDIT…, get, explain", words)
 	}
 	e.verb = words[0]
 	if len(words) > 1 {
@@ -737,6 +737,9 @@ func (st *stage) send(s *client.Session, c call, opts []client.Option) (string, 
 	case "move":
 		a, err := s.Move(st.ctx, &cartv1.MoveItemRequest{Line: c.edits[0].line}, opts...)
 		return cartText(a.Msg, c.prices) + flagsText(a.Replayed, a.Stale), err
+	case "erase":
+		a, err := s.Erase(st.ctx, opts...)
+		return receiptsText(a.Msg) + flagsText(a.Replayed, a.Stale), err
 	case "undo":
 		a, err := s.Undo(st.ctx, opts...)
 		return cartText(a.Msg, c.prices) + flagsText(a.Replayed, a.Stale), err
@@ -812,6 +815,19 @@ func linesText(items []*cartv1.Item, prices bool) string {
 	}
 	slices.Sort(lines)
 	return "{" + strings.Join(lines, ", ") + "}"
+}
+
+// receiptsText says which regions have erased a cart.
+func receiptsText(r *cartv1.EraseCartResponse) string {
+	var out []string
+	for _, e := range r.GetRegions() {
+		text := e.GetRegion() + " erased"
+		if !e.GetErased() {
+			text = e.GetRegion() + " pending"
+		}
+		out = append(out, text)
+	}
+	return strings.Join(out, ", ")
 }
 
 // attributesText is what a describe has written.

@@ -51,6 +51,8 @@ type cli struct {
 	Move    moveCmd    `cmd:"" help:"Put a saved line back into the cart." group:"One cart"`
 	Note    noteCmd    `cmd:"" help:"Replace the attributes of a line, such as its gift note." group:"One cart"`
 	Undo    undoCmd    `cmd:"" help:"Undo the last remove, clear or merge." group:"One cart"`
+	Export  exportCmd  `cmd:"" help:"Show all that is kept of a shopper." group:"One cart"`
+	Erase   eraseCmd   `cmd:"" help:"Erase a shopper's cart in all regions, for good." group:"One cart"`
 	Explain explainCmd `cmd:"" help:"Show the surviving writes behind every line." group:"One cart"`
 
 	Merge        mergeCmd        `cmd:"" help:"Merge a guest's cart into a user's, as a login does." group:"One cart"`

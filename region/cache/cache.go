@@ -41,6 +41,9 @@ type Cache interface {
 	// Load returns the entry of key. ok is false on a miss, on any failure and
 	// while the breaker is open. A removal is ok with empty Data.
 	Load(ctx context.Context, key string) (e Entry, ok bool)
+	// LoadHead is Load for the first n bytes of an entry's data, which may be fewer
+	// than it has.
+	LoadHead(ctx context.Context, key string, n int) (e Entry, ok bool)
 	// Store keeps e unless the cache holds the same or a newer version.
 	Store(ctx context.Context, key string, e Entry)
 	// StoreMany is Store for keys[i], es[i] in one pipeline. It panics if the

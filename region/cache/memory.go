@@ -70,6 +70,12 @@ func (m *memory) Load(_ context.Context, key string) (Entry, bool) {
 	return it.entry, ok
 }
 
+func (m *memory) LoadHead(ctx context.Context, key string, n int) (Entry, bool) {
+	e, ok := m.Load(ctx, key)
+	e.Data = e.Data[:min(len(e.Data), n)]
+	return e, ok
+}
+
 func (m *memory) Store(ctx context.Context, key string, e Entry) {
 	m.StoreMany(ctx, []string{key}, []Entry{e})
 }

@@ -99,6 +99,22 @@ func newRemote(cfg RedisConfig) *remote {
 }
 
 func (r *remote) Load(ctx context.Context, key string) (Entry, bool) {
+	return r.load(ctx, key, func(ctx context.Context, key string) ([]byte, error) { return r.client.Get(ctx, key).Bytes() })
+}
+
+// LoadHead reads as much as it wants alone: GETRANGE of a key that is not there is
+// empty.
+func (r *remote) LoadHead(ctx context.Context, key string, n int) (Entry, bool) {
+	return r.load(ctx, key, func(ctx context.Context, key string) ([]byte, error) {
+		b, err := r.client.GetRange(ctx, key, 0, int64(headerSize+n-1)).Bytes()
+		if err == nil && len(b) == 0 {
+			err = redis.Nil
+		}
+		return b, err
+	})
+}
+
+func (r *remote) load(ctx context.Context, key string, get func(context.Context, string) ([]byte, error)) (Entry, bool) {
 	start := time.Now()
 	key = r.cfg.Prefix + key
 	done, err := r.breakers.allow(r.breakers.index(key))
@@ -108,7 +124,7 @@ func (r *remote) Load(ctx context.Context, key string) (Entry, bool) {
 	}
 	opCtx, cancel := context.WithTimeout(ctx, r.cfg.OpTimeout)
 	defer cancel()
-	raw, err := r.client.Get(opCtx, key).Bytes()
+	raw, err := get(opCtx, key)
 	verdict := r.judge(ctx, start, err)
 	done(verdict)
 

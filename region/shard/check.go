@@ -53,6 +53,11 @@ func (s *Shard) check(cmd *regionv1.Command) error {
 		return nil
 	case *regionv1.Command_CloseGuest, *regionv1.Command_JoinGuest, *regionv1.Command_GuestForwarded:
 		return s.checkGuest(cmd)
+	case *regionv1.Command_Scrub:
+		if n := max(len(c.Scrub.GetRows()), len(c.Scrub.GetRequests())); n > scrubMax {
+			return fmt.Errorf("%d rows or requests to scrub: at most %d", n, scrubMax)
+		}
+		return s.checkCart(c.Scrub.GetCartId())
 	case *regionv1.Command_SetMembership:
 		return checkMembership(c.SetMembership.GetMembership())
 	case *regionv1.Command_Prepare:
@@ -82,7 +87,7 @@ func (s *Shard) checkEdit(e *regionv1.Edit) error {
 				return fmt.Errorf("change %d: %w", i, err)
 			}
 		case regionv1.Change_KIND_SAVE, regionv1.Change_KIND_MOVE, regionv1.Change_KIND_DESCRIBE:
-		case regionv1.Change_KIND_UNDO:
+		case regionv1.Change_KIND_UNDO, regionv1.Change_KIND_ERASE:
 			if len(e.GetChanges()) > 1 {
 				return fmt.Errorf("change %d is %v, which goes alone, of %d", i, c.GetKind(), len(e.GetChanges()))
 			}

@@ -209,6 +209,7 @@ func (s *Shard) housekeep(ctx context.Context) {
 			continue
 		}
 		s.keep(ctx, func() *regionv1.Command { return s.trimCommand(n%10 == 0) })
+		s.keep(ctx, s.scrubs())
 		if n%10 == 0 {
 			s.keep(ctx, s.expireCommand)
 		}

@@ -89,6 +89,9 @@ func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
 	}
 	state := stateOf(old)
 	w.editing, w.edited = e.CartId, old
+	if state.Cart.IsErased() {
+		return w.erasedOutcome(e, old), nil
+	}
 	var op crdt.OpID
 	hasOp := len(e.OpId) == len(op)
 	if hasOp {
@@ -131,6 +134,9 @@ func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
 	if len(deltas) > 0 {
 		ops := state.Ops
 		for _, d := range deltas {
+			if w.forgets(e.CartId, old, cart) {
+				ops = nil
+			}
 			row := crdt.Row{CartID: e.CartId, At: at, Delta: d, Ops: opsIn(ops, d.Context)}
 			var made []crdt.Op
 			if hasOp {
@@ -146,6 +152,9 @@ func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
 	written := len(deltas) > 0 || hasOp && old != nil
 	if written {
 		asked, err := w.asked(e.CartId, old)
+		if cart.IsErased() {
+			asked = store.Asked{}
+		}
 		if err == nil && hasOp {
 			asked, err = w.tx.ListNextOp(e.CartId, op, asked)
 		}
@@ -257,6 +266,8 @@ func (w *workspace) change(cart *crdt.Cart, writer crdt.Writer, c *regionv1.Chan
 	case regionv1.Change_KIND_UNDO:
 		deltas, r := w.undo(cart, writer)
 		return deltas, crdt.LineKey{}, r
+	case regionv1.Change_KIND_ERASE:
+		return []crdt.Delta{cart.Erase(writer)}, crdt.LineKey{}, nil
 	case regionv1.Change_KIND_UNSPECIFIED:
 	}
 	// The proposer checks kinds: an unknown one is of a format level that this
@@ -484,6 +495,11 @@ func (w *workspace) joinRow(row crdt.Row, flush func() error) error {
 	if err != nil {
 		return err
 	}
+	if w.forgets(row.CartID, old, cart) {
+		w.put(row.CartID, old, crdt.State{Cart: cart}, store.Asked{})
+		w.observe(row.At)
+		return nil
+	}
 	if len(row.Ops) > rowOpsMax {
 		asked, err = w.adoptOps(row.CartID, row.Ops, asked, flush)
 	} else {
@@ -571,6 +587,13 @@ func (w *workspace) joinCart(j *regionv1.JoinCart, flush func() error) (*regionv
 	old, err := w.record(j.CartId)
 	if err != nil {
 		return nil, err
+	}
+	if cart := crdt.Join(stateOf(old).Cart, remote.Cart); w.forgets(j.CartId, old, cart) {
+		rec := old
+		if !cart.Equal(stateOf(old).Cart) {
+			rec = w.put(j.CartId, old, crdt.State{Cart: cart}, store.Asked{})
+		}
+		return w.outcome(j.CartId, rec), nil
 	}
 	before, err := w.asked(j.CartId, old)
 	if err != nil {

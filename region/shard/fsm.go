@@ -231,6 +231,8 @@ func (b *batch) command(w *workspace, c *regionv1.Command, place int) (*regionv1
 		return b.reincarnate(w, c.Reincarnate, place)
 	case *regionv1.Command_Collect:
 		return w.collect(c.Collect, flush)
+	case *regionv1.Command_Scrub:
+		return w.scrub(c.Scrub)
 	case *regionv1.Command_Reissue:
 		return w.reissue(c.Reissue.GetTo(), flush)
 	case *regionv1.Command_CloseGuest:

@@ -140,6 +140,9 @@ type Timing struct {
 	SnapshotEvery time.Duration
 	SnapshotAfter uint64 // entries since the last snapshot
 	Trailing      uint64 // entries kept behind a snapshot
+	// Forget is the least time between two occasions on which snapshots are taken, and
+	// the log is dropped, so that erased carts are forgotten.
+	Forget time.Duration
 }
 
 // DefaultTiming returns the times used in production: a lost leader is
@@ -149,6 +152,7 @@ func DefaultTiming() Timing {
 	return Timing{
 		Heartbeat: time.Second, Lease: 500 * time.Millisecond, Commit: 200 * time.Millisecond,
 		SnapshotEvery: time.Minute, SnapshotAfter: 8192, Trailing: 4096,
+		Forget: 10 * time.Minute,
 	}
 }
 
@@ -252,6 +256,7 @@ func (s *Shard) Run(ctx context.Context) error {
 	g.Go(func() error { s.combine(ctx); return nil })
 	g.Go(func() error { s.housekeep(ctx); return nil })
 	g.Go(func() error { s.sweep(ctx); return nil })
+	g.Go(func() error { s.forget(ctx); return nil })
 	return g.Wait()
 }
 

@@ -199,3 +199,16 @@ func unmerge(cart *crdt.Cart, writer crdt.Writer, guest string) (deltas []crdt.D
 	}
 	return deltas
 }
+
+// Removed returns what was last taken out of a cart, nil when nothing is kept or it can
+// be undone no more.
+func (s *Shard) Removed(id string) (r *crdt.Removed, err error) {
+	err = s.fsm.read(func(sp *store.Space) (err error) {
+		r, err = sp.Removed(id)
+		return err
+	})
+	if err != nil || r == nil || r.At <= crdt.TimestampAt(s.cfg.Clock().Add(-s.cfg.Limits.Undo).UnixMilli()) {
+		return nil, err
+	}
+	return r, nil
+}

@@ -24,6 +24,8 @@ import (
 //	  floor       f slot                    → Floor
 //	  marks       h                         → the clock marks, see Mark
 //	  undo        n id                      → crdt.Removed, see Tx.Removed
+//	  erased      x id                      → Erased, until it is scrubbed
+//	  scrubbed    s                         → the newest index that scrubbed a cart
 //	  kept        k chunk                   → a chunk of crdt.Row, see Space.Reborn
 //	  guest       g id                      → GuestMark
 const (
@@ -44,9 +46,10 @@ const (
 	kindKept       byte = 'k'
 	kindFloor      byte = 'f'
 	kindMarks      byte = 'h'
-
-	kindGuest byte = 'g'
-	kindUndo  byte = 'n'
+	kindUndo       byte = 'n'
+	kindGuest      byte = 'g'
+	kindErased     byte = 'x'
+	kindScrubbed   byte = 's'
 )
 
 func pointerKey(shard uint32) []byte {

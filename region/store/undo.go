@@ -113,3 +113,21 @@ func (s *Space) RemovedBefore(at crdt.Timestamp, limit int) (ids []string, err e
 	})
 	return ids, err
 }
+
+// Removed returns what was last taken out of a cart as of the last commit, nil when
+// nothing is kept.
+func (s *Space) Removed(id string) (r *crdt.Removed, err error) {
+	err = s.store.db.View(func(tx *badger.Txn) error {
+		v, err := get(tx, s.undoKey(id))
+		if err != nil || v == nil {
+			return err
+		}
+		removed, err := crdt.DecodeRemoved(v)
+		r = &removed
+		return corrupt(err)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read what was removed of cart %q: %w", id, err)
+	}
+	return r, nil
+}

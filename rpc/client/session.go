@@ -307,6 +307,17 @@ func (s *Session) Undo(ctx context.Context, opts ...Option) (Answer[cartv1.Cart]
 	return perform(ctx, s, cartv1connect.CartServiceUndoProcedure, mutation, &cartv1.UndoRequest{}, cartv1connect.CartServiceClient.Undo, opts)
 }
 
+// Export returns all that is kept of the shopper.
+func (s *Session) Export(ctx context.Context, opts ...Option) (Answer[cartv1.ExportCartResponse], error) {
+	return perform(ctx, s, cartv1connect.CartServiceExportCartProcedure, read, &cartv1.ExportCartRequest{}, cartv1connect.CartServiceClient.ExportCart, opts)
+}
+
+// Erase erases the shopper's cart for good; a second call tells how far the regions
+// are.
+func (s *Session) Erase(ctx context.Context, opts ...Option) (Answer[cartv1.EraseCartResponse], error) {
+	return perform(ctx, s, cartv1connect.CartServiceEraseCartProcedure, mutation, &cartv1.EraseCartRequest{}, cartv1connect.CartServiceClient.EraseCart, opts)
+}
+
 // perform makes one logical call: its attempts, in whatever regions, go under
 // one op id.
 func perform[Req, Res any](

@@ -31,5 +31,6 @@ func (p Place) Handler(s Surface) (*rpc.Handler, error) {
 	cfg.TokenWait = s.RequestTimeout / 2
 	cfg.CatalogTimeout = min(cfg.CatalogTimeout, s.RequestTimeout/2)
 	cfg.Guests, cfg.Events = s.Guests, p.Events.API
+	cfg.Records, _ = s.Serves.(rpc.Records) // of a test's region there are none
 	return rpc.NewHandler(cfg, s.Serves, s.Catalog, s.Auth, p.Log, s.Mounts...)
 }

@@ -457,6 +457,389 @@ func (*UndoRequest) Descriptor() ([]byte, []int) {
 	return file_cart_v1_cart_proto_rawDescGZIP(), []int{7}
 }
 
+type ExportCartRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportCartRequest) Reset() {
+	*x = ExportCartRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportCartRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportCartRequest) ProtoMessage() {}
+
+func (x *ExportCartRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportCartRequest.ProtoReflect.Descriptor instead.
+func (*ExportCartRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{8}
+}
+
+type ExportCartResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	CartId string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	// The region that answers.
+	Region string `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	Cart   *Cart  `protobuf:"bytes,3,opt,name=cart,proto3" json:"cart,omitempty"`
+	// All that the cart has seen, as ranges of dots for each replica.
+	Context string `protobuf:"bytes,4,opt,name=context,proto3" json:"context,omitempty"`
+	// Codes, guests that were merged in, links.
+	Facts []*ExplainedFact `protobuf:"bytes,5,rep,name=facts,proto3" json:"facts,omitempty"`
+	// Requests that are remembered, so that each is made once.
+	Requests []*RememberedRequest `protobuf:"bytes,6,rep,name=requests,proto3" json:"requests,omitempty"`
+	// What an undo would bring back.
+	RemovedItems []*Item `protobuf:"bytes,7,rep,name=removed_items,json=removedItems,proto3" json:"removed_items,omitempty"`
+	// Milliseconds since the Unix epoch; 0: nothing is kept for an undo.
+	RemovedAtMs   int64 `protobuf:"varint,8,opt,name=removed_at_ms,json=removedAtMs,proto3" json:"removed_at_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportCartResponse) Reset() {
+	*x = ExportCartResponse{}
+	mi := &file_cart_v1_cart_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportCartResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportCartResponse) ProtoMessage() {}
+
+func (x *ExportCartResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportCartResponse.ProtoReflect.Descriptor instead.
+func (*ExportCartResponse) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ExportCartResponse) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *ExportCartResponse) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *ExportCartResponse) GetCart() *Cart {
+	if x != nil {
+		return x.Cart
+	}
+	return nil
+}
+
+func (x *ExportCartResponse) GetContext() string {
+	if x != nil {
+		return x.Context
+	}
+	return ""
+}
+
+func (x *ExportCartResponse) GetFacts() []*ExplainedFact {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+func (x *ExportCartResponse) GetRequests() []*RememberedRequest {
+	if x != nil {
+		return x.Requests
+	}
+	return nil
+}
+
+func (x *ExportCartResponse) GetRemovedItems() []*Item {
+	if x != nil {
+		return x.RemovedItems
+	}
+	return nil
+}
+
+func (x *ExportCartResponse) GetRemovedAtMs() int64 {
+	if x != nil {
+		return x.RemovedAtMs
+	}
+	return 0
+}
+
+type RememberedRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Hex digest of the request's idempotency key.
+	OpId string `protobuf:"bytes,1,opt,name=op_id,json=opId,proto3" json:"op_id,omitempty"`
+	// Milliseconds since the Unix epoch.
+	AtMs          int64 `protobuf:"varint,2,opt,name=at_ms,json=atMs,proto3" json:"at_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RememberedRequest) Reset() {
+	*x = RememberedRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RememberedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RememberedRequest) ProtoMessage() {}
+
+func (x *RememberedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RememberedRequest.ProtoReflect.Descriptor instead.
+func (*RememberedRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RememberedRequest) GetOpId() string {
+	if x != nil {
+		return x.OpId
+	}
+	return ""
+}
+
+func (x *RememberedRequest) GetAtMs() int64 {
+	if x != nil {
+		return x.AtMs
+	}
+	return 0
+}
+
+type EraseCartRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EraseCartRequest) Reset() {
+	*x = EraseCartRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EraseCartRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EraseCartRequest) ProtoMessage() {}
+
+func (x *EraseCartRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EraseCartRequest.ProtoReflect.Descriptor instead.
+func (*EraseCartRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{11}
+}
+
+type EraseCartResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	CartId string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	// All regions have erased it.
+	Complete bool            `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`
+	Regions  []*EraseReceipt `protobuf:"bytes,3,rep,name=regions,proto3" json:"regions,omitempty"`
+	// Carts that were erased with it: of guests, of links.
+	Also          []string `protobuf:"bytes,4,rep,name=also,proto3" json:"also,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EraseCartResponse) Reset() {
+	*x = EraseCartResponse{}
+	mi := &file_cart_v1_cart_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EraseCartResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EraseCartResponse) ProtoMessage() {}
+
+func (x *EraseCartResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EraseCartResponse.ProtoReflect.Descriptor instead.
+func (*EraseCartResponse) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *EraseCartResponse) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *EraseCartResponse) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+func (x *EraseCartResponse) GetRegions() []*EraseReceipt {
+	if x != nil {
+		return x.Regions
+	}
+	return nil
+}
+
+func (x *EraseCartResponse) GetAlso() []string {
+	if x != nil {
+		return x.Also
+	}
+	return nil
+}
+
+// EraseReceipt says of one region whether the cart is erased there.
+type EraseReceipt struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Region string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	Erased bool                   `protobuf:"varint,2,opt,name=erased,proto3" json:"erased,omitempty"`
+	// When it was asked for first, in milliseconds since the Unix epoch; 0 while
+	// it is not erased there.
+	ErasedAtMs int64 `protobuf:"varint,3,opt,name=erased_at_ms,json=erasedAtMs,proto3" json:"erased_at_ms,omitempty"`
+	// Of the region that answers: the place in its log.
+	LogIndex uint64 `protobuf:"varint,4,opt,name=log_index,json=logIndex,proto3" json:"log_index,omitempty"`
+	// Why it is not known to be erased; empty when it is.
+	Pending       string `protobuf:"bytes,5,opt,name=pending,proto3" json:"pending,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EraseReceipt) Reset() {
+	*x = EraseReceipt{}
+	mi := &file_cart_v1_cart_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EraseReceipt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EraseReceipt) ProtoMessage() {}
+
+func (x *EraseReceipt) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EraseReceipt.ProtoReflect.Descriptor instead.
+func (*EraseReceipt) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *EraseReceipt) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *EraseReceipt) GetErased() bool {
+	if x != nil {
+		return x.Erased
+	}
+	return false
+}
+
+func (x *EraseReceipt) GetErasedAtMs() int64 {
+	if x != nil {
+		return x.ErasedAtMs
+	}
+	return 0
+}
+
+func (x *EraseReceipt) GetLogIndex() uint64 {
+	if x != nil {
+		return x.LogIndex
+	}
+	return 0
+}
+
+func (x *EraseReceipt) GetPending() string {
+	if x != nil {
+		return x.Pending
+	}
+	return ""
+}
+
 type RemoveItemRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Line          *LineRef               `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
@@ -466,7 +849,7 @@ type RemoveItemRequest struct {
 
 func (x *RemoveItemRequest) Reset() {
 	*x = RemoveItemRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[8]
+	mi := &file_cart_v1_cart_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -478,7 +861,7 @@ func (x *RemoveItemRequest) String() string {
 func (*RemoveItemRequest) ProtoMessage() {}
 
 func (x *RemoveItemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[8]
+	mi := &file_cart_v1_cart_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -491,7 +874,7 @@ func (x *RemoveItemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveItemRequest.ProtoReflect.Descriptor instead.
 func (*RemoveItemRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{8}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RemoveItemRequest) GetLine() *LineRef {
@@ -509,7 +892,7 @@ type ClearCartRequest struct {
 
 func (x *ClearCartRequest) Reset() {
 	*x = ClearCartRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[9]
+	mi := &file_cart_v1_cart_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +904,7 @@ func (x *ClearCartRequest) String() string {
 func (*ClearCartRequest) ProtoMessage() {}
 
 func (x *ClearCartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[9]
+	mi := &file_cart_v1_cart_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +917,7 @@ func (x *ClearCartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearCartRequest.ProtoReflect.Descriptor instead.
 func (*ClearCartRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{9}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{15}
 }
 
 type GetCartRequest struct {
@@ -545,7 +928,7 @@ type GetCartRequest struct {
 
 func (x *GetCartRequest) Reset() {
 	*x = GetCartRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[10]
+	mi := &file_cart_v1_cart_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -557,7 +940,7 @@ func (x *GetCartRequest) String() string {
 func (*GetCartRequest) ProtoMessage() {}
 
 func (x *GetCartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[10]
+	mi := &file_cart_v1_cart_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -570,7 +953,7 @@ func (x *GetCartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCartRequest.ProtoReflect.Descriptor instead.
 func (*GetCartRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{10}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{16}
 }
 
 type GetCountRequest struct {
@@ -581,7 +964,7 @@ type GetCountRequest struct {
 
 func (x *GetCountRequest) Reset() {
 	*x = GetCountRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[11]
+	mi := &file_cart_v1_cart_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +976,7 @@ func (x *GetCountRequest) String() string {
 func (*GetCountRequest) ProtoMessage() {}
 
 func (x *GetCountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[11]
+	mi := &file_cart_v1_cart_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +989,7 @@ func (x *GetCountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCountRequest.ProtoReflect.Descriptor instead.
 func (*GetCountRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{11}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{17}
 }
 
 // Item is one line as it is shown.
@@ -638,7 +1021,7 @@ type Item struct {
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_cart_v1_cart_proto_msgTypes[12]
+	mi := &file_cart_v1_cart_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -650,7 +1033,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[12]
+	mi := &file_cart_v1_cart_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -663,7 +1046,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{12}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Item) GetSkuId() string {
@@ -788,7 +1171,7 @@ type Conflict struct {
 
 func (x *Conflict) Reset() {
 	*x = Conflict{}
-	mi := &file_cart_v1_cart_proto_msgTypes[13]
+	mi := &file_cart_v1_cart_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +1183,7 @@ func (x *Conflict) String() string {
 func (*Conflict) ProtoMessage() {}
 
 func (x *Conflict) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[13]
+	mi := &file_cart_v1_cart_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +1196,7 @@ func (x *Conflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Conflict.ProtoReflect.Descriptor instead.
 func (*Conflict) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{13}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Conflict) GetSkuId() string {
@@ -862,7 +1245,7 @@ type SellerTotal struct {
 
 func (x *SellerTotal) Reset() {
 	*x = SellerTotal{}
-	mi := &file_cart_v1_cart_proto_msgTypes[14]
+	mi := &file_cart_v1_cart_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +1257,7 @@ func (x *SellerTotal) String() string {
 func (*SellerTotal) ProtoMessage() {}
 
 func (x *SellerTotal) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[14]
+	mi := &file_cart_v1_cart_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +1270,7 @@ func (x *SellerTotal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SellerTotal.ProtoReflect.Descriptor instead.
 func (*SellerTotal) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{14}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SellerTotal) GetSellerId() string {
@@ -935,7 +1318,7 @@ type Cart struct {
 
 func (x *Cart) Reset() {
 	*x = Cart{}
-	mi := &file_cart_v1_cart_proto_msgTypes[15]
+	mi := &file_cart_v1_cart_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -947,7 +1330,7 @@ func (x *Cart) String() string {
 func (*Cart) ProtoMessage() {}
 
 func (x *Cart) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[15]
+	mi := &file_cart_v1_cart_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -960,7 +1343,7 @@ func (x *Cart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cart.ProtoReflect.Descriptor instead.
 func (*Cart) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{15}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Cart) GetCartId() string {
@@ -1058,7 +1441,7 @@ type Missing struct {
 
 func (x *Missing) Reset() {
 	*x = Missing{}
-	mi := &file_cart_v1_cart_proto_msgTypes[16]
+	mi := &file_cart_v1_cart_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +1453,7 @@ func (x *Missing) String() string {
 func (*Missing) ProtoMessage() {}
 
 func (x *Missing) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[16]
+	mi := &file_cart_v1_cart_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +1466,7 @@ func (x *Missing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Missing.ProtoReflect.Descriptor instead.
 func (*Missing) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{16}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Missing) GetRegion() string {
@@ -1115,7 +1498,7 @@ type ItemResponse struct {
 
 func (x *ItemResponse) Reset() {
 	*x = ItemResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[17]
+	mi := &file_cart_v1_cart_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1127,7 +1510,7 @@ func (x *ItemResponse) String() string {
 func (*ItemResponse) ProtoMessage() {}
 
 func (x *ItemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[17]
+	mi := &file_cart_v1_cart_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1140,7 +1523,7 @@ func (x *ItemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ItemResponse.ProtoReflect.Descriptor instead.
 func (*ItemResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{17}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ItemResponse) GetCartId() string {
@@ -1189,7 +1572,7 @@ type CountResponse struct {
 
 func (x *CountResponse) Reset() {
 	*x = CountResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[18]
+	mi := &file_cart_v1_cart_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1201,7 +1584,7 @@ func (x *CountResponse) String() string {
 func (*CountResponse) ProtoMessage() {}
 
 func (x *CountResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[18]
+	mi := &file_cart_v1_cart_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1214,7 +1597,7 @@ func (x *CountResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountResponse.ProtoReflect.Descriptor instead.
 func (*CountResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{18}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CountResponse) GetCartId() string {
@@ -1256,7 +1639,7 @@ type Edit struct {
 
 func (x *Edit) Reset() {
 	*x = Edit{}
-	mi := &file_cart_v1_cart_proto_msgTypes[19]
+	mi := &file_cart_v1_cart_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1268,7 +1651,7 @@ func (x *Edit) String() string {
 func (*Edit) ProtoMessage() {}
 
 func (x *Edit) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[19]
+	mi := &file_cart_v1_cart_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1281,7 +1664,7 @@ func (x *Edit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edit.ProtoReflect.Descriptor instead.
 func (*Edit) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{19}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Edit) GetEdit() isEdit_Edit {
@@ -1410,7 +1793,7 @@ type BatchEditRequest struct {
 
 func (x *BatchEditRequest) Reset() {
 	*x = BatchEditRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[20]
+	mi := &file_cart_v1_cart_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1805,7 @@ func (x *BatchEditRequest) String() string {
 func (*BatchEditRequest) ProtoMessage() {}
 
 func (x *BatchEditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[20]
+	mi := &file_cart_v1_cart_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1818,7 @@ func (x *BatchEditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchEditRequest.ProtoReflect.Descriptor instead.
 func (*BatchEditRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{20}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *BatchEditRequest) GetEdits() []*Edit {
@@ -1458,7 +1841,7 @@ type BatchEditResponse struct {
 
 func (x *BatchEditResponse) Reset() {
 	*x = BatchEditResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[21]
+	mi := &file_cart_v1_cart_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +1853,7 @@ func (x *BatchEditResponse) String() string {
 func (*BatchEditResponse) ProtoMessage() {}
 
 func (x *BatchEditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[21]
+	mi := &file_cart_v1_cart_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +1866,7 @@ func (x *BatchEditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchEditResponse.ProtoReflect.Descriptor instead.
 func (*BatchEditResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{21}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *BatchEditResponse) GetCartId() string {
@@ -1524,7 +1907,7 @@ type WatchCartRequest struct {
 
 func (x *WatchCartRequest) Reset() {
 	*x = WatchCartRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[22]
+	mi := &file_cart_v1_cart_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1536,7 +1919,7 @@ func (x *WatchCartRequest) String() string {
 func (*WatchCartRequest) ProtoMessage() {}
 
 func (x *WatchCartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[22]
+	mi := &file_cart_v1_cart_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1549,7 +1932,7 @@ func (x *WatchCartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCartRequest.ProtoReflect.Descriptor instead.
 func (*WatchCartRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{22}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WatchCartRequest) GetResume() string {
@@ -1570,7 +1953,7 @@ type WatchCartResponse struct {
 
 func (x *WatchCartResponse) Reset() {
 	*x = WatchCartResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[23]
+	mi := &file_cart_v1_cart_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1582,7 +1965,7 @@ func (x *WatchCartResponse) String() string {
 func (*WatchCartResponse) ProtoMessage() {}
 
 func (x *WatchCartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[23]
+	mi := &file_cart_v1_cart_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +1978,7 @@ func (x *WatchCartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCartResponse.ProtoReflect.Descriptor instead.
 func (*WatchCartResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{23}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WatchCartResponse) GetCart() *Cart {
@@ -1620,7 +2003,7 @@ type ExplainCartRequest struct {
 
 func (x *ExplainCartRequest) Reset() {
 	*x = ExplainCartRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[24]
+	mi := &file_cart_v1_cart_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +2015,7 @@ func (x *ExplainCartRequest) String() string {
 func (*ExplainCartRequest) ProtoMessage() {}
 
 func (x *ExplainCartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[24]
+	mi := &file_cart_v1_cart_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +2028,7 @@ func (x *ExplainCartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainCartRequest.ProtoReflect.Descriptor instead.
 func (*ExplainCartRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{24}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{30}
 }
 
 type ExplainCartResponse struct {
@@ -1663,7 +2046,7 @@ type ExplainCartResponse struct {
 
 func (x *ExplainCartResponse) Reset() {
 	*x = ExplainCartResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[25]
+	mi := &file_cart_v1_cart_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +2058,7 @@ func (x *ExplainCartResponse) String() string {
 func (*ExplainCartResponse) ProtoMessage() {}
 
 func (x *ExplainCartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[25]
+	mi := &file_cart_v1_cart_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +2071,7 @@ func (x *ExplainCartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainCartResponse.ProtoReflect.Descriptor instead.
 func (*ExplainCartResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{25}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ExplainCartResponse) GetCartId() string {
@@ -1732,7 +2115,7 @@ type ExplainedFact struct {
 
 func (x *ExplainedFact) Reset() {
 	*x = ExplainedFact{}
-	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	mi := &file_cart_v1_cart_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1744,7 +2127,7 @@ func (x *ExplainedFact) String() string {
 func (*ExplainedFact) ProtoMessage() {}
 
 func (x *ExplainedFact) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	mi := &file_cart_v1_cart_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1757,7 +2140,7 @@ func (x *ExplainedFact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedFact.ProtoReflect.Descriptor instead.
 func (*ExplainedFact) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{26}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ExplainedFact) GetKind() string {
@@ -1800,7 +2183,7 @@ type ExplainedLine struct {
 
 func (x *ExplainedLine) Reset() {
 	*x = ExplainedLine{}
-	mi := &file_cart_v1_cart_proto_msgTypes[27]
+	mi := &file_cart_v1_cart_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1812,7 +2195,7 @@ func (x *ExplainedLine) String() string {
 func (*ExplainedLine) ProtoMessage() {}
 
 func (x *ExplainedLine) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[27]
+	mi := &file_cart_v1_cart_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1825,7 +2208,7 @@ func (x *ExplainedLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedLine.ProtoReflect.Descriptor instead.
 func (*ExplainedLine) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{27}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ExplainedLine) GetSkuId() string {
@@ -1872,7 +2255,7 @@ type ExplainedField struct {
 
 func (x *ExplainedField) Reset() {
 	*x = ExplainedField{}
-	mi := &file_cart_v1_cart_proto_msgTypes[28]
+	mi := &file_cart_v1_cart_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1884,7 +2267,7 @@ func (x *ExplainedField) String() string {
 func (*ExplainedField) ProtoMessage() {}
 
 func (x *ExplainedField) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[28]
+	mi := &file_cart_v1_cart_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1897,7 +2280,7 @@ func (x *ExplainedField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedField.ProtoReflect.Descriptor instead.
 func (*ExplainedField) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{28}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ExplainedField) GetField() string {
@@ -1955,7 +2338,7 @@ type ExplainedWrite struct {
 
 func (x *ExplainedWrite) Reset() {
 	*x = ExplainedWrite{}
-	mi := &file_cart_v1_cart_proto_msgTypes[29]
+	mi := &file_cart_v1_cart_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1967,7 +2350,7 @@ func (x *ExplainedWrite) String() string {
 func (*ExplainedWrite) ProtoMessage() {}
 
 func (x *ExplainedWrite) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[29]
+	mi := &file_cart_v1_cart_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1980,7 +2363,7 @@ func (x *ExplainedWrite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedWrite.ProtoReflect.Descriptor instead.
 func (*ExplainedWrite) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{29}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ExplainedWrite) GetRegion() string {
@@ -2060,7 +2443,7 @@ type ErrorDetail struct {
 
 func (x *ErrorDetail) Reset() {
 	*x = ErrorDetail{}
-	mi := &file_cart_v1_cart_proto_msgTypes[30]
+	mi := &file_cart_v1_cart_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2072,7 +2455,7 @@ func (x *ErrorDetail) String() string {
 func (*ErrorDetail) ProtoMessage() {}
 
 func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[30]
+	mi := &file_cart_v1_cart_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2085,7 +2468,7 @@ func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorDetail.ProtoReflect.Descriptor instead.
 func (*ErrorDetail) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{30}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ErrorDetail) GetCode() string {
@@ -2117,7 +2500,7 @@ type CreateGuestSessionRequest struct {
 
 func (x *CreateGuestSessionRequest) Reset() {
 	*x = CreateGuestSessionRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[31]
+	mi := &file_cart_v1_cart_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2129,7 +2512,7 @@ func (x *CreateGuestSessionRequest) String() string {
 func (*CreateGuestSessionRequest) ProtoMessage() {}
 
 func (x *CreateGuestSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[31]
+	mi := &file_cart_v1_cart_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2142,7 +2525,7 @@ func (x *CreateGuestSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateGuestSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateGuestSessionRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{31}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{37}
 }
 
 type GuestSession struct {
@@ -2158,7 +2541,7 @@ type GuestSession struct {
 
 func (x *GuestSession) Reset() {
 	*x = GuestSession{}
-	mi := &file_cart_v1_cart_proto_msgTypes[32]
+	mi := &file_cart_v1_cart_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2170,7 +2553,7 @@ func (x *GuestSession) String() string {
 func (*GuestSession) ProtoMessage() {}
 
 func (x *GuestSession) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[32]
+	mi := &file_cart_v1_cart_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2183,7 +2566,7 @@ func (x *GuestSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestSession.ProtoReflect.Descriptor instead.
 func (*GuestSession) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{32}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GuestSession) GetGuestSessionId() string {
@@ -2218,7 +2601,7 @@ type MergeCartRequest struct {
 
 func (x *MergeCartRequest) Reset() {
 	*x = MergeCartRequest{}
-	mi := &file_cart_v1_cart_proto_msgTypes[33]
+	mi := &file_cart_v1_cart_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2230,7 +2613,7 @@ func (x *MergeCartRequest) String() string {
 func (*MergeCartRequest) ProtoMessage() {}
 
 func (x *MergeCartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[33]
+	mi := &file_cart_v1_cart_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2243,7 +2626,7 @@ func (x *MergeCartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MergeCartRequest.ProtoReflect.Descriptor instead.
 func (*MergeCartRequest) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{33}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *MergeCartRequest) GetGuestSessionId() string {
@@ -2280,7 +2663,7 @@ type MergeCartResponse struct {
 
 func (x *MergeCartResponse) Reset() {
 	*x = MergeCartResponse{}
-	mi := &file_cart_v1_cart_proto_msgTypes[34]
+	mi := &file_cart_v1_cart_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2292,7 +2675,7 @@ func (x *MergeCartResponse) String() string {
 func (*MergeCartResponse) ProtoMessage() {}
 
 func (x *MergeCartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cart_v1_cart_proto_msgTypes[34]
+	mi := &file_cart_v1_cart_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2305,7 +2688,7 @@ func (x *MergeCartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MergeCartResponse.ProtoReflect.Descriptor instead.
 func (*MergeCartResponse) Descriptor() ([]byte, []int) {
-	return file_cart_v1_cart_proto_rawDescGZIP(), []int{34}
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MergeCartResponse) GetMergedItems() uint32 {
@@ -2411,7 +2794,33 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\r\n" +
-	"\vUndoRequest\"9\n" +
+	"\vUndoRequest\"\x13\n" +
+	"\x11ExportCartRequest\"\xc0\x02\n" +
+	"\x12ExportCartResponse\x12\x17\n" +
+	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x16\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\x12!\n" +
+	"\x04cart\x18\x03 \x01(\v2\r.cart.v1.CartR\x04cart\x12\x18\n" +
+	"\acontext\x18\x04 \x01(\tR\acontext\x12,\n" +
+	"\x05facts\x18\x05 \x03(\v2\x16.cart.v1.ExplainedFactR\x05facts\x126\n" +
+	"\brequests\x18\x06 \x03(\v2\x1a.cart.v1.RememberedRequestR\brequests\x122\n" +
+	"\rremoved_items\x18\a \x03(\v2\r.cart.v1.ItemR\fremovedItems\x12\"\n" +
+	"\rremoved_at_ms\x18\b \x01(\x03R\vremovedAtMs\"=\n" +
+	"\x11RememberedRequest\x12\x13\n" +
+	"\x05op_id\x18\x01 \x01(\tR\x04opId\x12\x13\n" +
+	"\x05at_ms\x18\x02 \x01(\x03R\x04atMs\"\x12\n" +
+	"\x10EraseCartRequest\"\x8d\x01\n" +
+	"\x11EraseCartResponse\x12\x17\n" +
+	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x1a\n" +
+	"\bcomplete\x18\x02 \x01(\bR\bcomplete\x12/\n" +
+	"\aregions\x18\x03 \x03(\v2\x15.cart.v1.EraseReceiptR\aregions\x12\x12\n" +
+	"\x04also\x18\x04 \x03(\tR\x04also\"\x97\x01\n" +
+	"\fEraseReceipt\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x12\x16\n" +
+	"\x06erased\x18\x02 \x01(\bR\x06erased\x12 \n" +
+	"\ferased_at_ms\x18\x03 \x01(\x03R\n" +
+	"erasedAtMs\x12\x1b\n" +
+	"\tlog_index\x18\x04 \x01(\x04R\blogIndex\x12\x18\n" +
+	"\apending\x18\x05 \x01(\tR\apending\"9\n" +
 	"\x11RemoveItemRequest\x12$\n" +
 	"\x04line\x18\x01 \x01(\v2\x10.cart.v1.LineRefR\x04line\"\x12\n" +
 	"\x10ClearCartRequest\"\x10\n" +
@@ -2568,7 +2977,7 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\n" +
 	"item_count\x18\x06 \x01(\x04R\titemCount\x12\x14\n" +
 	"\x05stale\x18\a \x01(\bR\x05stale\x12:\n" +
-	"\rguest_session\x18\b \x01(\v2\x15.cart.v1.GuestSessionR\fguestSession2\xd2\a\n" +
+	"\rguest_session\x18\b \x01(\v2\x15.cart.v1.GuestSessionR\fguestSession2\xe2\b\n" +
 	"\vCartService\x129\n" +
 	"\aAddItem\x12\x17.cart.v1.AddItemRequest\x1a\x15.cart.v1.ItemResponse\x12A\n" +
 	"\vSetQuantity\x12\x1b.cart.v1.SetQuantityRequest\x1a\x15.cart.v1.ItemResponse\x12@\n" +
@@ -2585,7 +2994,10 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\bSaveItem\x12\x18.cart.v1.SaveItemRequest\x1a\r.cart.v1.Cart\x123\n" +
 	"\bMoveItem\x12\x18.cart.v1.MoveItemRequest\x1a\r.cart.v1.Cart\x12C\n" +
 	"\fDescribeItem\x12\x1c.cart.v1.DescribeItemRequest\x1a\x15.cart.v1.ItemResponse\x12+\n" +
-	"\x04Undo\x12\x14.cart.v1.UndoRequest\x1a\r.cart.v1.CartB3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
+	"\x04Undo\x12\x14.cart.v1.UndoRequest\x1a\r.cart.v1.Cart\x12J\n" +
+	"\n" +
+	"ExportCart\x12\x1a.cart.v1.ExportCartRequest\x1a\x1b.cart.v1.ExportCartResponse\"\x03\x90\x02\x01\x12B\n" +
+	"\tEraseCart\x12\x19.cart.v1.EraseCartRequest\x1a\x1a.cart.v1.EraseCartResponseB3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
 
 var (
 	file_cart_v1_cart_proto_rawDescOnce sync.Once
@@ -2599,7 +3011,7 @@ func file_cart_v1_cart_proto_rawDescGZIP() []byte {
 	return file_cart_v1_cart_proto_rawDescData
 }
 
-var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_cart_v1_cart_proto_goTypes = []any{
 	(*Money)(nil),                     // 0: cart.v1.Money
 	(*LineRef)(nil),                   // 1: cart.v1.LineRef
@@ -2609,124 +3021,139 @@ var file_cart_v1_cart_proto_goTypes = []any{
 	(*MoveItemRequest)(nil),           // 5: cart.v1.MoveItemRequest
 	(*DescribeItemRequest)(nil),       // 6: cart.v1.DescribeItemRequest
 	(*UndoRequest)(nil),               // 7: cart.v1.UndoRequest
-	(*RemoveItemRequest)(nil),         // 8: cart.v1.RemoveItemRequest
-	(*ClearCartRequest)(nil),          // 9: cart.v1.ClearCartRequest
-	(*GetCartRequest)(nil),            // 10: cart.v1.GetCartRequest
-	(*GetCountRequest)(nil),           // 11: cart.v1.GetCountRequest
-	(*Item)(nil),                      // 12: cart.v1.Item
-	(*Conflict)(nil),                  // 13: cart.v1.Conflict
-	(*SellerTotal)(nil),               // 14: cart.v1.SellerTotal
-	(*Cart)(nil),                      // 15: cart.v1.Cart
-	(*Missing)(nil),                   // 16: cart.v1.Missing
-	(*ItemResponse)(nil),              // 17: cart.v1.ItemResponse
-	(*CountResponse)(nil),             // 18: cart.v1.CountResponse
-	(*Edit)(nil),                      // 19: cart.v1.Edit
-	(*BatchEditRequest)(nil),          // 20: cart.v1.BatchEditRequest
-	(*BatchEditResponse)(nil),         // 21: cart.v1.BatchEditResponse
-	(*WatchCartRequest)(nil),          // 22: cart.v1.WatchCartRequest
-	(*WatchCartResponse)(nil),         // 23: cart.v1.WatchCartResponse
-	(*ExplainCartRequest)(nil),        // 24: cart.v1.ExplainCartRequest
-	(*ExplainCartResponse)(nil),       // 25: cart.v1.ExplainCartResponse
-	(*ExplainedFact)(nil),             // 26: cart.v1.ExplainedFact
-	(*ExplainedLine)(nil),             // 27: cart.v1.ExplainedLine
-	(*ExplainedField)(nil),            // 28: cart.v1.ExplainedField
-	(*ExplainedWrite)(nil),            // 29: cart.v1.ExplainedWrite
-	(*ErrorDetail)(nil),               // 30: cart.v1.ErrorDetail
-	(*CreateGuestSessionRequest)(nil), // 31: cart.v1.CreateGuestSessionRequest
-	(*GuestSession)(nil),              // 32: cart.v1.GuestSession
-	(*MergeCartRequest)(nil),          // 33: cart.v1.MergeCartRequest
-	(*MergeCartResponse)(nil),         // 34: cart.v1.MergeCartResponse
-	nil,                               // 35: cart.v1.LineRef.OptionsEntry
-	nil,                               // 36: cart.v1.AddItemRequest.AttributesEntry
-	nil,                               // 37: cart.v1.SetQuantityRequest.AttributesEntry
-	nil,                               // 38: cart.v1.DescribeItemRequest.AttributesEntry
-	nil,                               // 39: cart.v1.Item.OptionsEntry
-	nil,                               // 40: cart.v1.Item.AttributesEntry
-	nil,                               // 41: cart.v1.ExplainedLine.OptionsEntry
-	nil,                               // 42: cart.v1.ErrorDetail.DetailsEntry
+	(*ExportCartRequest)(nil),         // 8: cart.v1.ExportCartRequest
+	(*ExportCartResponse)(nil),        // 9: cart.v1.ExportCartResponse
+	(*RememberedRequest)(nil),         // 10: cart.v1.RememberedRequest
+	(*EraseCartRequest)(nil),          // 11: cart.v1.EraseCartRequest
+	(*EraseCartResponse)(nil),         // 12: cart.v1.EraseCartResponse
+	(*EraseReceipt)(nil),              // 13: cart.v1.EraseReceipt
+	(*RemoveItemRequest)(nil),         // 14: cart.v1.RemoveItemRequest
+	(*ClearCartRequest)(nil),          // 15: cart.v1.ClearCartRequest
+	(*GetCartRequest)(nil),            // 16: cart.v1.GetCartRequest
+	(*GetCountRequest)(nil),           // 17: cart.v1.GetCountRequest
+	(*Item)(nil),                      // 18: cart.v1.Item
+	(*Conflict)(nil),                  // 19: cart.v1.Conflict
+	(*SellerTotal)(nil),               // 20: cart.v1.SellerTotal
+	(*Cart)(nil),                      // 21: cart.v1.Cart
+	(*Missing)(nil),                   // 22: cart.v1.Missing
+	(*ItemResponse)(nil),              // 23: cart.v1.ItemResponse
+	(*CountResponse)(nil),             // 24: cart.v1.CountResponse
+	(*Edit)(nil),                      // 25: cart.v1.Edit
+	(*BatchEditRequest)(nil),          // 26: cart.v1.BatchEditRequest
+	(*BatchEditResponse)(nil),         // 27: cart.v1.BatchEditResponse
+	(*WatchCartRequest)(nil),          // 28: cart.v1.WatchCartRequest
+	(*WatchCartResponse)(nil),         // 29: cart.v1.WatchCartResponse
+	(*ExplainCartRequest)(nil),        // 30: cart.v1.ExplainCartRequest
+	(*ExplainCartResponse)(nil),       // 31: cart.v1.ExplainCartResponse
+	(*ExplainedFact)(nil),             // 32: cart.v1.ExplainedFact
+	(*ExplainedLine)(nil),             // 33: cart.v1.ExplainedLine
+	(*ExplainedField)(nil),            // 34: cart.v1.ExplainedField
+	(*ExplainedWrite)(nil),            // 35: cart.v1.ExplainedWrite
+	(*ErrorDetail)(nil),               // 36: cart.v1.ErrorDetail
+	(*CreateGuestSessionRequest)(nil), // 37: cart.v1.CreateGuestSessionRequest
+	(*GuestSession)(nil),              // 38: cart.v1.GuestSession
+	(*MergeCartRequest)(nil),          // 39: cart.v1.MergeCartRequest
+	(*MergeCartResponse)(nil),         // 40: cart.v1.MergeCartResponse
+	nil,                               // 41: cart.v1.LineRef.OptionsEntry
+	nil,                               // 42: cart.v1.AddItemRequest.AttributesEntry
+	nil,                               // 43: cart.v1.SetQuantityRequest.AttributesEntry
+	nil,                               // 44: cart.v1.DescribeItemRequest.AttributesEntry
+	nil,                               // 45: cart.v1.Item.OptionsEntry
+	nil,                               // 46: cart.v1.Item.AttributesEntry
+	nil,                               // 47: cart.v1.ExplainedLine.OptionsEntry
+	nil,                               // 48: cart.v1.ErrorDetail.DetailsEntry
 }
 var file_cart_v1_cart_proto_depIdxs = []int32{
-	35, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
+	41, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
 	1,  // 1: cart.v1.AddItemRequest.line:type_name -> cart.v1.LineRef
 	0,  // 2: cart.v1.AddItemRequest.price:type_name -> cart.v1.Money
-	36, // 3: cart.v1.AddItemRequest.attributes:type_name -> cart.v1.AddItemRequest.AttributesEntry
+	42, // 3: cart.v1.AddItemRequest.attributes:type_name -> cart.v1.AddItemRequest.AttributesEntry
 	1,  // 4: cart.v1.SetQuantityRequest.line:type_name -> cart.v1.LineRef
-	37, // 5: cart.v1.SetQuantityRequest.attributes:type_name -> cart.v1.SetQuantityRequest.AttributesEntry
+	43, // 5: cart.v1.SetQuantityRequest.attributes:type_name -> cart.v1.SetQuantityRequest.AttributesEntry
 	1,  // 6: cart.v1.SaveItemRequest.line:type_name -> cart.v1.LineRef
 	1,  // 7: cart.v1.MoveItemRequest.line:type_name -> cart.v1.LineRef
 	1,  // 8: cart.v1.DescribeItemRequest.line:type_name -> cart.v1.LineRef
-	38, // 9: cart.v1.DescribeItemRequest.attributes:type_name -> cart.v1.DescribeItemRequest.AttributesEntry
-	1,  // 10: cart.v1.RemoveItemRequest.line:type_name -> cart.v1.LineRef
-	39, // 11: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
-	0,  // 12: cart.v1.Item.price_at_add:type_name -> cart.v1.Money
-	0,  // 13: cart.v1.Item.current_price:type_name -> cart.v1.Money
-	0,  // 14: cart.v1.Item.price:type_name -> cart.v1.Money
-	40, // 15: cart.v1.Item.attributes:type_name -> cart.v1.Item.AttributesEntry
-	0,  // 16: cart.v1.SellerTotal.subtotal:type_name -> cart.v1.Money
-	12, // 17: cart.v1.Cart.items:type_name -> cart.v1.Item
-	12, // 18: cart.v1.Cart.saved_items:type_name -> cart.v1.Item
-	14, // 19: cart.v1.Cart.sellers:type_name -> cart.v1.SellerTotal
-	0,  // 20: cart.v1.Cart.subtotal:type_name -> cart.v1.Money
-	0,  // 21: cart.v1.Cart.estimated_total:type_name -> cart.v1.Money
-	13, // 22: cart.v1.Cart.conflicts:type_name -> cart.v1.Conflict
-	16, // 23: cart.v1.Cart.missing:type_name -> cart.v1.Missing
-	12, // 24: cart.v1.ItemResponse.item:type_name -> cart.v1.Item
-	13, // 25: cart.v1.ItemResponse.conflicts:type_name -> cart.v1.Conflict
-	2,  // 26: cart.v1.Edit.add:type_name -> cart.v1.AddItemRequest
-	3,  // 27: cart.v1.Edit.set:type_name -> cart.v1.SetQuantityRequest
-	8,  // 28: cart.v1.Edit.remove:type_name -> cart.v1.RemoveItemRequest
-	9,  // 29: cart.v1.Edit.clear:type_name -> cart.v1.ClearCartRequest
-	4,  // 30: cart.v1.Edit.save:type_name -> cart.v1.SaveItemRequest
-	5,  // 31: cart.v1.Edit.move:type_name -> cart.v1.MoveItemRequest
-	6,  // 32: cart.v1.Edit.describe:type_name -> cart.v1.DescribeItemRequest
-	19, // 33: cart.v1.BatchEditRequest.edits:type_name -> cart.v1.Edit
-	17, // 34: cart.v1.BatchEditResponse.results:type_name -> cart.v1.ItemResponse
-	15, // 35: cart.v1.WatchCartResponse.cart:type_name -> cart.v1.Cart
-	27, // 36: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
-	26, // 37: cart.v1.ExplainCartResponse.facts:type_name -> cart.v1.ExplainedFact
-	29, // 38: cart.v1.ExplainedFact.writes:type_name -> cart.v1.ExplainedWrite
-	41, // 39: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
-	28, // 40: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
-	29, // 41: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
-	42, // 42: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
-	15, // 43: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
-	13, // 44: cart.v1.MergeCartResponse.conflicts:type_name -> cart.v1.Conflict
-	32, // 45: cart.v1.MergeCartResponse.guest_session:type_name -> cart.v1.GuestSession
-	2,  // 46: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
-	3,  // 47: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
-	8,  // 48: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
-	9,  // 49: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
-	10, // 50: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
-	11, // 51: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
-	20, // 52: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
-	22, // 53: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
-	24, // 54: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
-	31, // 55: cart.v1.CartService.CreateGuestSession:input_type -> cart.v1.CreateGuestSessionRequest
-	33, // 56: cart.v1.CartService.MergeCart:input_type -> cart.v1.MergeCartRequest
-	4,  // 57: cart.v1.CartService.SaveItem:input_type -> cart.v1.SaveItemRequest
-	5,  // 58: cart.v1.CartService.MoveItem:input_type -> cart.v1.MoveItemRequest
-	6,  // 59: cart.v1.CartService.DescribeItem:input_type -> cart.v1.DescribeItemRequest
-	7,  // 60: cart.v1.CartService.Undo:input_type -> cart.v1.UndoRequest
-	17, // 61: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
-	17, // 62: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
-	18, // 63: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
-	18, // 64: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
-	15, // 65: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
-	18, // 66: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
-	21, // 67: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
-	23, // 68: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
-	25, // 69: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
-	32, // 70: cart.v1.CartService.CreateGuestSession:output_type -> cart.v1.GuestSession
-	34, // 71: cart.v1.CartService.MergeCart:output_type -> cart.v1.MergeCartResponse
-	15, // 72: cart.v1.CartService.SaveItem:output_type -> cart.v1.Cart
-	15, // 73: cart.v1.CartService.MoveItem:output_type -> cart.v1.Cart
-	17, // 74: cart.v1.CartService.DescribeItem:output_type -> cart.v1.ItemResponse
-	15, // 75: cart.v1.CartService.Undo:output_type -> cart.v1.Cart
-	61, // [61:76] is the sub-list for method output_type
-	46, // [46:61] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	44, // 9: cart.v1.DescribeItemRequest.attributes:type_name -> cart.v1.DescribeItemRequest.AttributesEntry
+	21, // 10: cart.v1.ExportCartResponse.cart:type_name -> cart.v1.Cart
+	32, // 11: cart.v1.ExportCartResponse.facts:type_name -> cart.v1.ExplainedFact
+	10, // 12: cart.v1.ExportCartResponse.requests:type_name -> cart.v1.RememberedRequest
+	18, // 13: cart.v1.ExportCartResponse.removed_items:type_name -> cart.v1.Item
+	13, // 14: cart.v1.EraseCartResponse.regions:type_name -> cart.v1.EraseReceipt
+	1,  // 15: cart.v1.RemoveItemRequest.line:type_name -> cart.v1.LineRef
+	45, // 16: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
+	0,  // 17: cart.v1.Item.price_at_add:type_name -> cart.v1.Money
+	0,  // 18: cart.v1.Item.current_price:type_name -> cart.v1.Money
+	0,  // 19: cart.v1.Item.price:type_name -> cart.v1.Money
+	46, // 20: cart.v1.Item.attributes:type_name -> cart.v1.Item.AttributesEntry
+	0,  // 21: cart.v1.SellerTotal.subtotal:type_name -> cart.v1.Money
+	18, // 22: cart.v1.Cart.items:type_name -> cart.v1.Item
+	18, // 23: cart.v1.Cart.saved_items:type_name -> cart.v1.Item
+	20, // 24: cart.v1.Cart.sellers:type_name -> cart.v1.SellerTotal
+	0,  // 25: cart.v1.Cart.subtotal:type_name -> cart.v1.Money
+	0,  // 26: cart.v1.Cart.estimated_total:type_name -> cart.v1.Money
+	19, // 27: cart.v1.Cart.conflicts:type_name -> cart.v1.Conflict
+	22, // 28: cart.v1.Cart.missing:type_name -> cart.v1.Missing
+	18, // 29: cart.v1.ItemResponse.item:type_name -> cart.v1.Item
+	19, // 30: cart.v1.ItemResponse.conflicts:type_name -> cart.v1.Conflict
+	2,  // 31: cart.v1.Edit.add:type_name -> cart.v1.AddItemRequest
+	3,  // 32: cart.v1.Edit.set:type_name -> cart.v1.SetQuantityRequest
+	14, // 33: cart.v1.Edit.remove:type_name -> cart.v1.RemoveItemRequest
+	15, // 34: cart.v1.Edit.clear:type_name -> cart.v1.ClearCartRequest
+	4,  // 35: cart.v1.Edit.save:type_name -> cart.v1.SaveItemRequest
+	5,  // 36: cart.v1.Edit.move:type_name -> cart.v1.MoveItemRequest
+	6,  // 37: cart.v1.Edit.describe:type_name -> cart.v1.DescribeItemRequest
+	25, // 38: cart.v1.BatchEditRequest.edits:type_name -> cart.v1.Edit
+	23, // 39: cart.v1.BatchEditResponse.results:type_name -> cart.v1.ItemResponse
+	21, // 40: cart.v1.WatchCartResponse.cart:type_name -> cart.v1.Cart
+	33, // 41: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
+	32, // 42: cart.v1.ExplainCartResponse.facts:type_name -> cart.v1.ExplainedFact
+	35, // 43: cart.v1.ExplainedFact.writes:type_name -> cart.v1.ExplainedWrite
+	47, // 44: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
+	34, // 45: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
+	35, // 46: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
+	48, // 47: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
+	21, // 48: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
+	19, // 49: cart.v1.MergeCartResponse.conflicts:type_name -> cart.v1.Conflict
+	38, // 50: cart.v1.MergeCartResponse.guest_session:type_name -> cart.v1.GuestSession
+	2,  // 51: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
+	3,  // 52: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
+	14, // 53: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
+	15, // 54: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
+	16, // 55: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
+	17, // 56: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
+	26, // 57: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
+	28, // 58: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
+	30, // 59: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
+	37, // 60: cart.v1.CartService.CreateGuestSession:input_type -> cart.v1.CreateGuestSessionRequest
+	39, // 61: cart.v1.CartService.MergeCart:input_type -> cart.v1.MergeCartRequest
+	4,  // 62: cart.v1.CartService.SaveItem:input_type -> cart.v1.SaveItemRequest
+	5,  // 63: cart.v1.CartService.MoveItem:input_type -> cart.v1.MoveItemRequest
+	6,  // 64: cart.v1.CartService.DescribeItem:input_type -> cart.v1.DescribeItemRequest
+	7,  // 65: cart.v1.CartService.Undo:input_type -> cart.v1.UndoRequest
+	8,  // 66: cart.v1.CartService.ExportCart:input_type -> cart.v1.ExportCartRequest
+	11, // 67: cart.v1.CartService.EraseCart:input_type -> cart.v1.EraseCartRequest
+	23, // 68: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
+	23, // 69: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
+	24, // 70: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
+	24, // 71: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
+	21, // 72: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
+	24, // 73: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
+	27, // 74: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
+	29, // 75: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
+	31, // 76: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
+	38, // 77: cart.v1.CartService.CreateGuestSession:output_type -> cart.v1.GuestSession
+	40, // 78: cart.v1.CartService.MergeCart:output_type -> cart.v1.MergeCartResponse
+	21, // 79: cart.v1.CartService.SaveItem:output_type -> cart.v1.Cart
+	21, // 80: cart.v1.CartService.MoveItem:output_type -> cart.v1.Cart
+	23, // 81: cart.v1.CartService.DescribeItem:output_type -> cart.v1.ItemResponse
+	21, // 82: cart.v1.CartService.Undo:output_type -> cart.v1.Cart
+	9,  // 83: cart.v1.CartService.ExportCart:output_type -> cart.v1.ExportCartResponse
+	12, // 84: cart.v1.CartService.EraseCart:output_type -> cart.v1.EraseCartResponse
+	68, // [68:85] is the sub-list for method output_type
+	51, // [51:68] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_cart_v1_cart_proto_init() }
@@ -2734,8 +3161,8 @@ func file_cart_v1_cart_proto_init() {
 	if File_cart_v1_cart_proto != nil {
 		return
 	}
-	file_cart_v1_cart_proto_msgTypes[12].OneofWrappers = []any{}
-	file_cart_v1_cart_proto_msgTypes[19].OneofWrappers = []any{
+	file_cart_v1_cart_proto_msgTypes[18].OneofWrappers = []any{}
+	file_cart_v1_cart_proto_msgTypes[25].OneofWrappers = []any{
 		(*Edit_Add)(nil),
 		(*Edit_Set)(nil),
 		(*Edit_Remove)(nil),
@@ -2750,7 +3177,7 @@ func file_cart_v1_cart_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cart_v1_cart_proto_rawDesc), len(file_cart_v1_cart_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   43,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -96,6 +96,8 @@ const (
 	Change_KIND_DESCRIBE Change_Kind = 7
 	// Undoes the last remove, clear or merge; the only change of its edit.
 	Change_KIND_UNDO Change_Kind = 10
+	// Erases the cart for good; the only change of its edit.
+	Change_KIND_ERASE Change_Kind = 11
 )
 
 // Enum value maps for Change_Kind.
@@ -111,6 +113,7 @@ var (
 		6:  "KIND_MOVE",
 		7:  "KIND_DESCRIBE",
 		10: "KIND_UNDO",
+		11: "KIND_ERASE",
 	}
 	Change_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -123,6 +126,7 @@ var (
 		"KIND_MOVE":        6,
 		"KIND_DESCRIBE":    7,
 		"KIND_UNDO":        10,
+		"KIND_ERASE":       11,
 	}
 )
 
@@ -150,7 +154,7 @@ func (x Change_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Change_Kind.Descriptor instead.
 func (Change_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{10, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{11, 0}
 }
 
 type Outcome_Code int32
@@ -171,6 +175,8 @@ const (
 	Outcome_CODE_ALREADY_MERGED Outcome_Code = 10
 	// The cart has no removal, nor merge, that could be undone.
 	Outcome_CODE_NOTHING_TO_UNDO Outcome_Code = 16
+	// The cart was erased: it takes no edits any more.
+	Outcome_CODE_ERASED Outcome_Code = 26
 )
 
 // Enum value maps for Outcome_Code.
@@ -188,6 +194,7 @@ var (
 		9:  "CODE_FENCED",
 		10: "CODE_ALREADY_MERGED",
 		16: "CODE_NOTHING_TO_UNDO",
+		26: "CODE_ERASED",
 	}
 	Outcome_Code_value = map[string]int32{
 		"CODE_OK":                 0,
@@ -202,6 +209,7 @@ var (
 		"CODE_FENCED":             9,
 		"CODE_ALREADY_MERGED":     10,
 		"CODE_NOTHING_TO_UNDO":    16,
+		"CODE_ERASED":             26,
 	}
 )
 
@@ -229,7 +237,7 @@ func (x Outcome_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Outcome_Code.Descriptor instead.
 func (Outcome_Code) EnumDescriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{16, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{17, 0}
 }
 
 // Entry is one Raft log entry: commands packed by the shard's leader.
@@ -393,6 +401,7 @@ type Command struct {
 	//	*Command_CloseGuest
 	//	*Command_JoinGuest
 	//	*Command_GuestForwarded
+	//	*Command_Scrub
 	Command       isCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -579,6 +588,15 @@ func (x *Command) GetGuestForwarded() *GuestForwarded {
 	return nil
 }
 
+func (x *Command) GetScrub() *Scrub {
+	if x != nil {
+		if x, ok := x.Command.(*Command_Scrub); ok {
+			return x.Scrub
+		}
+	}
+	return nil
+}
+
 type isCommand_Command interface {
 	isCommand_Command()
 }
@@ -648,6 +666,10 @@ type Command_GuestForwarded struct {
 	GuestForwarded *GuestForwarded `protobuf:"bytes,16,opt,name=guest_forwarded,json=guestForwarded,proto3,oneof"`
 }
 
+type Command_Scrub struct {
+	Scrub *Scrub `protobuf:"bytes,25,opt,name=scrub,proto3,oneof"`
+}
+
 func (*Command_Edit) isCommand_Command() {}
 
 func (*Command_JoinRows) isCommand_Command() {}
@@ -679,6 +701,8 @@ func (*Command_CloseGuest) isCommand_Command() {}
 func (*Command_JoinGuest) isCommand_Command() {}
 
 func (*Command_GuestForwarded) isCommand_Command() {}
+
+func (*Command_Scrub) isCommand_Command() {}
 
 // Collect drops carts that are empty, and the entries of carts' contexts that
 // nobody can need any more: of those carts that still have the given digest.
@@ -726,6 +750,77 @@ func (x *Collect) GetCarts() []*CartDigest {
 	return nil
 }
 
+// Scrub takes what tells of an erased cart out of rows of the delta log and out of
+// remembered requests, which keep their numbers.
+type Scrub struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	CartId   string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	Rows     []uint64               `protobuf:"varint,2,rep,packed,name=rows,proto3" json:"rows,omitempty"`
+	Requests []uint64               `protobuf:"varint,3,rep,packed,name=requests,proto3" json:"requests,omitempty"`
+	// There are no others.
+	Done          bool `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Scrub) Reset() {
+	*x = Scrub{}
+	mi := &file_region_v1_region_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Scrub) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Scrub) ProtoMessage() {}
+
+func (x *Scrub) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Scrub.ProtoReflect.Descriptor instead.
+func (*Scrub) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Scrub) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *Scrub) GetRows() []uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *Scrub) GetRequests() []uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return nil
+}
+
+func (x *Scrub) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
 // SetMembership takes a newer document in. From then on the shard refuses what
 // the document says is to be refused.
 type SetMembership struct {
@@ -737,7 +832,7 @@ type SetMembership struct {
 
 func (x *SetMembership) Reset() {
 	*x = SetMembership{}
-	mi := &file_region_v1_region_proto_msgTypes[4]
+	mi := &file_region_v1_region_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +844,7 @@ func (x *SetMembership) String() string {
 func (*SetMembership) ProtoMessage() {}
 
 func (x *SetMembership) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[4]
+	mi := &file_region_v1_region_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +857,7 @@ func (x *SetMembership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetMembership.ProtoReflect.Descriptor instead.
 func (*SetMembership) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{4}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SetMembership) GetMembership() *v1.Membership {
@@ -783,7 +878,7 @@ type Reincarnate struct {
 
 func (x *Reincarnate) Reset() {
 	*x = Reincarnate{}
-	mi := &file_region_v1_region_proto_msgTypes[5]
+	mi := &file_region_v1_region_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -795,7 +890,7 @@ func (x *Reincarnate) String() string {
 func (*Reincarnate) ProtoMessage() {}
 
 func (x *Reincarnate) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[5]
+	mi := &file_region_v1_region_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -808,7 +903,7 @@ func (x *Reincarnate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reincarnate.ProtoReflect.Descriptor instead.
 func (*Reincarnate) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{5}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Reincarnate) GetIncarnation() uint32 {
@@ -829,7 +924,7 @@ type Reissue struct {
 
 func (x *Reissue) Reset() {
 	*x = Reissue{}
-	mi := &file_region_v1_region_proto_msgTypes[6]
+	mi := &file_region_v1_region_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -841,7 +936,7 @@ func (x *Reissue) String() string {
 func (*Reissue) ProtoMessage() {}
 
 func (x *Reissue) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[6]
+	mi := &file_region_v1_region_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -854,7 +949,7 @@ func (x *Reissue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reissue.ProtoReflect.Descriptor instead.
 func (*Reissue) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{6}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Reissue) GetTo() uint64 {
@@ -877,7 +972,7 @@ type Init struct {
 
 func (x *Init) Reset() {
 	*x = Init{}
-	mi := &file_region_v1_region_proto_msgTypes[7]
+	mi := &file_region_v1_region_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +984,7 @@ func (x *Init) String() string {
 func (*Init) ProtoMessage() {}
 
 func (x *Init) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[7]
+	mi := &file_region_v1_region_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +997,7 @@ func (x *Init) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Init.ProtoReflect.Descriptor instead.
 func (*Init) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{7}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Init) GetRegionId() uint32 {
@@ -949,7 +1044,7 @@ type Edit struct {
 
 func (x *Edit) Reset() {
 	*x = Edit{}
-	mi := &file_region_v1_region_proto_msgTypes[8]
+	mi := &file_region_v1_region_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1056,7 @@ func (x *Edit) String() string {
 func (*Edit) ProtoMessage() {}
 
 func (x *Edit) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[8]
+	mi := &file_region_v1_region_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1069,7 @@ func (x *Edit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edit.ProtoReflect.Descriptor instead.
 func (*Edit) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{8}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Edit) GetCartId() string {
@@ -1028,7 +1123,7 @@ type LineKey struct {
 
 func (x *LineKey) Reset() {
 	*x = LineKey{}
-	mi := &file_region_v1_region_proto_msgTypes[9]
+	mi := &file_region_v1_region_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1040,7 +1135,7 @@ func (x *LineKey) String() string {
 func (*LineKey) ProtoMessage() {}
 
 func (x *LineKey) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[9]
+	mi := &file_region_v1_region_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1053,7 +1148,7 @@ func (x *LineKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineKey.ProtoReflect.Descriptor instead.
 func (*LineKey) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{9}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LineKey) GetSeller() string {
@@ -1111,7 +1206,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_region_v1_region_proto_msgTypes[10]
+	mi := &file_region_v1_region_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1218,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[10]
+	mi := &file_region_v1_region_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1231,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{10}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Change) GetKind() Change_Kind {
@@ -1218,7 +1313,7 @@ type JoinRows struct {
 
 func (x *JoinRows) Reset() {
 	*x = JoinRows{}
-	mi := &file_region_v1_region_proto_msgTypes[11]
+	mi := &file_region_v1_region_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1325,7 @@ func (x *JoinRows) String() string {
 func (*JoinRows) ProtoMessage() {}
 
 func (x *JoinRows) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[11]
+	mi := &file_region_v1_region_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +1338,7 @@ func (x *JoinRows) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRows.ProtoReflect.Descriptor instead.
 func (*JoinRows) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{11}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *JoinRows) GetRegionId() uint32 {
@@ -1302,7 +1397,7 @@ type JoinCart struct {
 
 func (x *JoinCart) Reset() {
 	*x = JoinCart{}
-	mi := &file_region_v1_region_proto_msgTypes[12]
+	mi := &file_region_v1_region_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1314,7 +1409,7 @@ func (x *JoinCart) String() string {
 func (*JoinCart) ProtoMessage() {}
 
 func (x *JoinCart) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[12]
+	mi := &file_region_v1_region_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1327,7 +1422,7 @@ func (x *JoinCart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinCart.ProtoReflect.Descriptor instead.
 func (*JoinCart) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{12}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *JoinCart) GetCartId() string {
@@ -1371,7 +1466,7 @@ type MoveCursor struct {
 
 func (x *MoveCursor) Reset() {
 	*x = MoveCursor{}
-	mi := &file_region_v1_region_proto_msgTypes[13]
+	mi := &file_region_v1_region_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1383,7 +1478,7 @@ func (x *MoveCursor) String() string {
 func (*MoveCursor) ProtoMessage() {}
 
 func (x *MoveCursor) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[13]
+	mi := &file_region_v1_region_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1396,7 +1491,7 @@ func (x *MoveCursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveCursor.ProtoReflect.Descriptor instead.
 func (*MoveCursor) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{13}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MoveCursor) GetRegionId() uint32 {
@@ -1437,7 +1532,7 @@ type TrimLog struct {
 
 func (x *TrimLog) Reset() {
 	*x = TrimLog{}
-	mi := &file_region_v1_region_proto_msgTypes[14]
+	mi := &file_region_v1_region_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1449,7 +1544,7 @@ func (x *TrimLog) String() string {
 func (*TrimLog) ProtoMessage() {}
 
 func (x *TrimLog) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[14]
+	mi := &file_region_v1_region_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1462,7 +1557,7 @@ func (x *TrimLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrimLog.ProtoReflect.Descriptor instead.
 func (*TrimLog) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{14}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TrimLog) GetSeq() uint64 {
@@ -1485,7 +1580,7 @@ type ExpireOps struct {
 
 func (x *ExpireOps) Reset() {
 	*x = ExpireOps{}
-	mi := &file_region_v1_region_proto_msgTypes[15]
+	mi := &file_region_v1_region_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1497,7 +1592,7 @@ func (x *ExpireOps) String() string {
 func (*ExpireOps) ProtoMessage() {}
 
 func (x *ExpireOps) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[15]
+	mi := &file_region_v1_region_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1510,7 +1605,7 @@ func (x *ExpireOps) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireOps.ProtoReflect.Descriptor instead.
 func (*ExpireOps) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{15}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExpireOps) GetLimit() uint32 {
@@ -1563,7 +1658,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_region_v1_region_proto_msgTypes[16]
+	mi := &file_region_v1_region_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +1670,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[16]
+	mi := &file_region_v1_region_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +1683,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{16}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Outcome) GetCode() Outcome_Code {
@@ -1706,7 +1801,7 @@ type ChangedLine struct {
 
 func (x *ChangedLine) Reset() {
 	*x = ChangedLine{}
-	mi := &file_region_v1_region_proto_msgTypes[17]
+	mi := &file_region_v1_region_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1718,7 +1813,7 @@ func (x *ChangedLine) String() string {
 func (*ChangedLine) ProtoMessage() {}
 
 func (x *ChangedLine) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[17]
+	mi := &file_region_v1_region_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1731,7 +1826,7 @@ func (x *ChangedLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangedLine.ProtoReflect.Descriptor instead.
 func (*ChangedLine) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{17}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ChangedLine) GetLine() *LineKey {
@@ -1803,14 +1898,16 @@ type ReadRequest struct {
 	Covers []byte `protobuf:"bytes,5,opt,name=covers,proto3" json:"covers,omitempty"`
 	Fetch  bool   `protobuf:"varint,7,opt,name=fetch,proto3" json:"fetch,omitempty"`
 	// Wait until the cart's digest is another than this one.
-	Differs       []byte `protobuf:"bytes,6,opt,name=differs,proto3" json:"differs,omitempty"`
+	Differs []byte `protobuf:"bytes,6,opt,name=differs,proto3" json:"differs,omitempty"`
+	// The record's beginning is enough: its count, and what the cart has seen.
+	Badge         bool `protobuf:"varint,15,opt,name=badge,proto3" json:"badge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReadRequest) Reset() {
 	*x = ReadRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[18]
+	mi := &file_region_v1_region_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1822,7 +1919,7 @@ func (x *ReadRequest) String() string {
 func (*ReadRequest) ProtoMessage() {}
 
 func (x *ReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[18]
+	mi := &file_region_v1_region_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1835,7 +1932,7 @@ func (x *ReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
 func (*ReadRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{18}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReadRequest) GetShard() uint32 {
@@ -1887,6 +1984,13 @@ func (x *ReadRequest) GetDiffers() []byte {
 	return nil
 }
 
+func (x *ReadRequest) GetBadge() bool {
+	if x != nil {
+		return x.Badge
+	}
+	return false
+}
+
 type ReadResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty when there is no such cart.
@@ -1898,7 +2002,7 @@ type ReadResponse struct {
 
 func (x *ReadResponse) Reset() {
 	*x = ReadResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[19]
+	mi := &file_region_v1_region_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1910,7 +2014,7 @@ func (x *ReadResponse) String() string {
 func (*ReadResponse) ProtoMessage() {}
 
 func (x *ReadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[19]
+	mi := &file_region_v1_region_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1923,7 +2027,7 @@ func (x *ReadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadResponse.ProtoReflect.Descriptor instead.
 func (*ReadResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{19}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReadResponse) GetRecord() []byte {
@@ -1950,7 +2054,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[20]
+	mi := &file_region_v1_region_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1962,7 +2066,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[20]
+	mi := &file_region_v1_region_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1975,7 +2079,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{20}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -2006,6 +2110,8 @@ type ShardRequest struct {
 	//	*ShardRequest_Repair
 	//	*ShardRequest_Standing_
 	//	*ShardRequest_Collectable_
+	//	*ShardRequest_Elsewhere_
+	//	*ShardRequest_Kept
 	Request       isShardRequest_Request `protobuf_oneof:"request"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2013,7 +2119,7 @@ type ShardRequest struct {
 
 func (x *ShardRequest) Reset() {
 	*x = ShardRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[21]
+	mi := &file_region_v1_region_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +2131,7 @@ func (x *ShardRequest) String() string {
 func (*ShardRequest) ProtoMessage() {}
 
 func (x *ShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[21]
+	mi := &file_region_v1_region_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2038,7 +2144,7 @@ func (x *ShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest.ProtoReflect.Descriptor instead.
 func (*ShardRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ShardRequest) GetShard() uint32 {
@@ -2127,6 +2233,24 @@ func (x *ShardRequest) GetCollectable() *ShardRequest_Collectable {
 	return nil
 }
 
+func (x *ShardRequest) GetElsewhere() *ShardRequest_Elsewhere {
+	if x != nil {
+		if x, ok := x.Request.(*ShardRequest_Elsewhere_); ok {
+			return x.Elsewhere
+		}
+	}
+	return nil
+}
+
+func (x *ShardRequest) GetKept() string {
+	if x != nil {
+		if x, ok := x.Request.(*ShardRequest_Kept); ok {
+			return x.Kept
+		}
+	}
+	return ""
+}
+
 type isShardRequest_Request interface {
 	isShardRequest_Request()
 }
@@ -2164,6 +2288,16 @@ type ShardRequest_Collectable_ struct {
 	Collectable *ShardRequest_Collectable `protobuf:"bytes,9,opt,name=collectable,proto3,oneof"`
 }
 
+type ShardRequest_Elsewhere_ struct {
+	Elsewhere *ShardRequest_Elsewhere `protobuf:"bytes,35,opt,name=elsewhere,proto3,oneof"`
+}
+
+type ShardRequest_Kept struct {
+	// The id of a cart: all that is kept of it, as a whole cart and what an undo
+	// would bring back.
+	Kept string `protobuf:"bytes,36,opt,name=kept,proto3,oneof"`
+}
+
 func (*ShardRequest_Digests) isShardRequest_Request() {}
 
 func (*ShardRequest_Bucket_) isShardRequest_Request() {}
@@ -2179,6 +2313,10 @@ func (*ShardRequest_Repair) isShardRequest_Request() {}
 func (*ShardRequest_Standing_) isShardRequest_Request() {}
 
 func (*ShardRequest_Collectable_) isShardRequest_Request() {}
+
+func (*ShardRequest_Elsewhere_) isShardRequest_Request() {}
+
+func (*ShardRequest_Kept) isShardRequest_Request() {}
 
 type ShardResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -2200,13 +2338,15 @@ type ShardResponse struct {
 	// For Digests, one for each slot: carts that have not changed since then may have
 	// been collected; milliseconds since the Unix epoch, 0: none was.
 	ForgottenBeforeMs []int64 `protobuf:"varint,12,rep,packed,name=forgotten_before_ms,json=forgottenBeforeMs,proto3" json:"forgotten_before_ms,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// A crdt.Removed, with what is kept of a cart; empty: none.
+	Removed       []byte `protobuf:"bytes,35,opt,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ShardResponse) Reset() {
 	*x = ShardResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[22]
+	mi := &file_region_v1_region_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2218,7 +2358,7 @@ func (x *ShardResponse) String() string {
 func (*ShardResponse) ProtoMessage() {}
 
 func (x *ShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[22]
+	mi := &file_region_v1_region_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2231,7 +2371,7 @@ func (x *ShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardResponse.ProtoReflect.Descriptor instead.
 func (*ShardResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{22}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ShardResponse) GetDigests() [][]byte {
@@ -2318,6 +2458,13 @@ func (x *ShardResponse) GetForgottenBeforeMs() []int64 {
 	return nil
 }
 
+func (x *ShardResponse) GetRemoved() []byte {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
 type CartDigest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CartId        string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
@@ -2328,7 +2475,7 @@ type CartDigest struct {
 
 func (x *CartDigest) Reset() {
 	*x = CartDigest{}
-	mi := &file_region_v1_region_proto_msgTypes[23]
+	mi := &file_region_v1_region_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2340,7 +2487,7 @@ func (x *CartDigest) String() string {
 func (*CartDigest) ProtoMessage() {}
 
 func (x *CartDigest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[23]
+	mi := &file_region_v1_region_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2353,7 +2500,7 @@ func (x *CartDigest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CartDigest.ProtoReflect.Descriptor instead.
 func (*CartDigest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{23}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CartDigest) GetCartId() string {
@@ -2385,7 +2532,7 @@ type FormRequest struct {
 
 func (x *FormRequest) Reset() {
 	*x = FormRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[24]
+	mi := &file_region_v1_region_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2397,7 +2544,7 @@ func (x *FormRequest) String() string {
 func (*FormRequest) ProtoMessage() {}
 
 func (x *FormRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[24]
+	mi := &file_region_v1_region_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2410,7 +2557,7 @@ func (x *FormRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FormRequest.ProtoReflect.Descriptor instead.
 func (*FormRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{24}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FormRequest) GetNode() string {
@@ -2459,7 +2606,7 @@ type FormResponse struct {
 
 func (x *FormResponse) Reset() {
 	*x = FormResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[25]
+	mi := &file_region_v1_region_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2618,7 @@ func (x *FormResponse) String() string {
 func (*FormResponse) ProtoMessage() {}
 
 func (x *FormResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[25]
+	mi := &file_region_v1_region_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2631,7 @@ func (x *FormResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FormResponse.ProtoReflect.Descriptor instead.
 func (*FormResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{25}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *FormResponse) GetFormed() bool {
@@ -2522,7 +2669,7 @@ type AdmitRequest struct {
 
 func (x *AdmitRequest) Reset() {
 	*x = AdmitRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[26]
+	mi := &file_region_v1_region_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2534,7 +2681,7 @@ func (x *AdmitRequest) String() string {
 func (*AdmitRequest) ProtoMessage() {}
 
 func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[26]
+	mi := &file_region_v1_region_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2547,7 +2694,7 @@ func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitRequest.ProtoReflect.Descriptor instead.
 func (*AdmitRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{26}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AdmitRequest) GetShard() uint32 {
@@ -2587,7 +2734,7 @@ type AdmitResponse struct {
 
 func (x *AdmitResponse) Reset() {
 	*x = AdmitResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[27]
+	mi := &file_region_v1_region_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2599,7 +2746,7 @@ func (x *AdmitResponse) String() string {
 func (*AdmitResponse) ProtoMessage() {}
 
 func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[27]
+	mi := &file_region_v1_region_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2612,7 +2759,7 @@ func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitResponse.ProtoReflect.Descriptor instead.
 func (*AdmitResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{27}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AdmitResponse) GetVoter() bool {
@@ -2630,7 +2777,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[28]
+	mi := &file_region_v1_region_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2642,7 +2789,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[28]
+	mi := &file_region_v1_region_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2655,7 +2802,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{28}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{29}
 }
 
 type StatusResponse struct {
@@ -2672,7 +2819,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[29]
+	mi := &file_region_v1_region_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2684,7 +2831,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[29]
+	mi := &file_region_v1_region_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2697,7 +2844,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{29}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StatusResponse) GetNode() string {
@@ -2740,7 +2887,7 @@ type CloseGuest struct {
 
 func (x *CloseGuest) Reset() {
 	*x = CloseGuest{}
-	mi := &file_region_v1_region_proto_msgTypes[30]
+	mi := &file_region_v1_region_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2752,7 +2899,7 @@ func (x *CloseGuest) String() string {
 func (*CloseGuest) ProtoMessage() {}
 
 func (x *CloseGuest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[30]
+	mi := &file_region_v1_region_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2765,7 +2912,7 @@ func (x *CloseGuest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseGuest.ProtoReflect.Descriptor instead.
 func (*CloseGuest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{30}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CloseGuest) GetGuestCartId() string {
@@ -2793,14 +2940,17 @@ type JoinGuest struct {
 	State []byte    `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	Rule  MergeRule `protobuf:"varint,4,opt,name=rule,proto3,enum=region.v1.MergeRule" json:"rule,omitempty"`
 	// The guest's cart was merged into another user's as well.
-	Shared        bool `protobuf:"varint,5,opt,name=shared,proto3" json:"shared,omitempty"`
+	Shared bool `protobuf:"varint,5,opt,name=shared,proto3" json:"shared,omitempty"`
+	// The guest's cart had expired in every region and was dropped: the user's cart
+	// need not tell its edits from new ones any more. Without a state.
+	Gone          bool `protobuf:"varint,6,opt,name=gone,proto3" json:"gone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinGuest) Reset() {
 	*x = JoinGuest{}
-	mi := &file_region_v1_region_proto_msgTypes[31]
+	mi := &file_region_v1_region_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2812,7 +2962,7 @@ func (x *JoinGuest) String() string {
 func (*JoinGuest) ProtoMessage() {}
 
 func (x *JoinGuest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[31]
+	mi := &file_region_v1_region_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2825,7 +2975,7 @@ func (x *JoinGuest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinGuest.ProtoReflect.Descriptor instead.
 func (*JoinGuest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{31}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *JoinGuest) GetCartId() string {
@@ -2863,6 +3013,13 @@ func (x *JoinGuest) GetShared() bool {
 	return false
 }
 
+func (x *JoinGuest) GetGone() bool {
+	if x != nil {
+		return x.Gone
+	}
+	return false
+}
+
 // GuestForwarded says that a guest's cart is in all carts that it was merged into,
 // as it was when it had this digest.
 type GuestForwarded struct {
@@ -2875,7 +3032,7 @@ type GuestForwarded struct {
 
 func (x *GuestForwarded) Reset() {
 	*x = GuestForwarded{}
-	mi := &file_region_v1_region_proto_msgTypes[32]
+	mi := &file_region_v1_region_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2887,7 +3044,7 @@ func (x *GuestForwarded) String() string {
 func (*GuestForwarded) ProtoMessage() {}
 
 func (x *GuestForwarded) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[32]
+	mi := &file_region_v1_region_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2900,7 +3057,7 @@ func (x *GuestForwarded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestForwarded.ProtoReflect.Descriptor instead.
 func (*GuestForwarded) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{32}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *GuestForwarded) GetGuestCartId() string {
@@ -2932,7 +3089,7 @@ type MergedGuest struct {
 
 func (x *MergedGuest) Reset() {
 	*x = MergedGuest{}
-	mi := &file_region_v1_region_proto_msgTypes[33]
+	mi := &file_region_v1_region_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2944,7 +3101,7 @@ func (x *MergedGuest) String() string {
 func (*MergedGuest) ProtoMessage() {}
 
 func (x *MergedGuest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[33]
+	mi := &file_region_v1_region_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2957,7 +3114,7 @@ func (x *MergedGuest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MergedGuest.ProtoReflect.Descriptor instead.
 func (*MergedGuest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{33}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MergedGuest) GetItems() uint32 {
@@ -2981,6 +3138,59 @@ func (x *MergedGuest) GetShared() bool {
 	return false
 }
 
+// A cart as another region has it, which the caller may not reach.
+type ShardRequest_Elsewhere struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RegionId      uint32                 `protobuf:"varint,1,opt,name=region_id,json=regionId,proto3" json:"region_id,omitempty"`
+	CartId        string                 `protobuf:"bytes,2,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardRequest_Elsewhere) Reset() {
+	*x = ShardRequest_Elsewhere{}
+	mi := &file_region_v1_region_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardRequest_Elsewhere) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardRequest_Elsewhere) ProtoMessage() {}
+
+func (x *ShardRequest_Elsewhere) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardRequest_Elsewhere.ProtoReflect.Descriptor instead.
+func (*ShardRequest_Elsewhere) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 0}
+}
+
+func (x *ShardRequest_Elsewhere) GetRegionId() uint32 {
+	if x != nil {
+		return x.RegionId
+	}
+	return 0
+}
+
+func (x *ShardRequest_Elsewhere) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
 // Whether carts may be collected, as far as this region knows.
 type ShardRequest_Collectable struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2991,7 +3201,7 @@ type ShardRequest_Collectable struct {
 
 func (x *ShardRequest_Collectable) Reset() {
 	*x = ShardRequest_Collectable{}
-	mi := &file_region_v1_region_proto_msgTypes[34]
+	mi := &file_region_v1_region_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3003,7 +3213,7 @@ func (x *ShardRequest_Collectable) String() string {
 func (*ShardRequest_Collectable) ProtoMessage() {}
 
 func (x *ShardRequest_Collectable) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[34]
+	mi := &file_region_v1_region_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3016,7 +3226,7 @@ func (x *ShardRequest_Collectable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Collectable.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Collectable) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 1}
 }
 
 func (x *ShardRequest_Collectable) GetCarts() []*CartDigest {
@@ -3035,7 +3245,7 @@ type ShardRequest_Standing struct {
 
 func (x *ShardRequest_Standing) Reset() {
 	*x = ShardRequest_Standing{}
-	mi := &file_region_v1_region_proto_msgTypes[35]
+	mi := &file_region_v1_region_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3047,7 +3257,7 @@ func (x *ShardRequest_Standing) String() string {
 func (*ShardRequest_Standing) ProtoMessage() {}
 
 func (x *ShardRequest_Standing) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[35]
+	mi := &file_region_v1_region_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3060,7 +3270,7 @@ func (x *ShardRequest_Standing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Standing.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Standing) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 1}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 2}
 }
 
 type ShardRequest_Slots struct {
@@ -3073,7 +3283,7 @@ type ShardRequest_Slots struct {
 
 func (x *ShardRequest_Slots) Reset() {
 	*x = ShardRequest_Slots{}
-	mi := &file_region_v1_region_proto_msgTypes[36]
+	mi := &file_region_v1_region_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3085,7 +3295,7 @@ func (x *ShardRequest_Slots) String() string {
 func (*ShardRequest_Slots) ProtoMessage() {}
 
 func (x *ShardRequest_Slots) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[36]
+	mi := &file_region_v1_region_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3098,7 +3308,7 @@ func (x *ShardRequest_Slots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Slots.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Slots) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 2}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 3}
 }
 
 func (x *ShardRequest_Slots) GetLo() uint32 {
@@ -3126,7 +3336,7 @@ type ShardRequest_Bucket struct {
 
 func (x *ShardRequest_Bucket) Reset() {
 	*x = ShardRequest_Bucket{}
-	mi := &file_region_v1_region_proto_msgTypes[37]
+	mi := &file_region_v1_region_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3138,7 +3348,7 @@ func (x *ShardRequest_Bucket) String() string {
 func (*ShardRequest_Bucket) ProtoMessage() {}
 
 func (x *ShardRequest_Bucket) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[37]
+	mi := &file_region_v1_region_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3151,7 +3361,7 @@ func (x *ShardRequest_Bucket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Bucket.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Bucket) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 3}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 4}
 }
 
 func (x *ShardRequest_Bucket) GetSlot() uint32 {
@@ -3184,7 +3394,7 @@ type ShardRequest_Whole struct {
 
 func (x *ShardRequest_Whole) Reset() {
 	*x = ShardRequest_Whole{}
-	mi := &file_region_v1_region_proto_msgTypes[38]
+	mi := &file_region_v1_region_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3196,7 +3406,7 @@ func (x *ShardRequest_Whole) String() string {
 func (*ShardRequest_Whole) ProtoMessage() {}
 
 func (x *ShardRequest_Whole) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[38]
+	mi := &file_region_v1_region_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3209,7 +3419,7 @@ func (x *ShardRequest_Whole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Whole.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Whole) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 4}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 5}
 }
 
 func (x *ShardRequest_Whole) GetCartIds() []string {
@@ -3230,7 +3440,7 @@ type ShardRequest_Stream struct {
 
 func (x *ShardRequest_Stream) Reset() {
 	*x = ShardRequest_Stream{}
-	mi := &file_region_v1_region_proto_msgTypes[39]
+	mi := &file_region_v1_region_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3242,7 +3452,7 @@ func (x *ShardRequest_Stream) String() string {
 func (*ShardRequest_Stream) ProtoMessage() {}
 
 func (x *ShardRequest_Stream) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[39]
+	mi := &file_region_v1_region_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3255,7 +3465,7 @@ func (x *ShardRequest_Stream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Stream.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Stream) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 5}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 6}
 }
 
 func (x *ShardRequest_Stream) GetRegionId() uint32 {
@@ -3291,7 +3501,7 @@ type ShardRequest_Known struct {
 
 func (x *ShardRequest_Known) Reset() {
 	*x = ShardRequest_Known{}
-	mi := &file_region_v1_region_proto_msgTypes[40]
+	mi := &file_region_v1_region_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3303,7 +3513,7 @@ func (x *ShardRequest_Known) String() string {
 func (*ShardRequest_Known) ProtoMessage() {}
 
 func (x *ShardRequest_Known) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[40]
+	mi := &file_region_v1_region_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3316,7 +3526,7 @@ func (x *ShardRequest_Known) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Known.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Known) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 6}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 7}
 }
 
 func (x *ShardRequest_Known) GetRegionId() uint32 {
@@ -3348,7 +3558,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_region_v1_region_proto_msgTypes[41]
+	mi := &file_region_v1_region_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3360,7 +3570,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[41]
+	mi := &file_region_v1_region_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3373,7 +3583,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{29, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{30, 0}
 }
 
 func (x *StatusResponse_Shard) GetShard() uint32 {
@@ -3455,7 +3665,7 @@ type StatusResponse_Peer struct {
 
 func (x *StatusResponse_Peer) Reset() {
 	*x = StatusResponse_Peer{}
-	mi := &file_region_v1_region_proto_msgTypes[42]
+	mi := &file_region_v1_region_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3467,7 +3677,7 @@ func (x *StatusResponse_Peer) String() string {
 func (*StatusResponse_Peer) ProtoMessage() {}
 
 func (x *StatusResponse_Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[42]
+	mi := &file_region_v1_region_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3480,7 +3690,7 @@ func (x *StatusResponse_Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Peer.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Peer) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{29, 1}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{30, 1}
 }
 
 func (x *StatusResponse_Peer) GetRegion() string {
@@ -3610,7 +3820,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x1c\n" +
 	"\n" +
 	"op_life_ms\x18\x03 \x01(\x04R\bopLifeMs\x12\x17\n" +
-	"\aundo_ms\x18\x0f \x01(\x04R\x06undoMs\"\xf5\x06\n" +
+	"\aundo_ms\x18\x0f \x01(\x04R\x06undoMs\"\x9f\a\n" +
 	"\aCommand\x12%\n" +
 	"\x04edit\x18\x01 \x01(\v2\x0f.region.v1.EditH\x00R\x04edit\x122\n" +
 	"\tjoin_rows\x18\x02 \x01(\v2\x13.region.v1.JoinRowsH\x00R\bjoinRows\x122\n" +
@@ -3632,10 +3842,16 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"closeGuest\x125\n" +
 	"\n" +
 	"join_guest\x18\x0f \x01(\v2\x14.region.v1.JoinGuestH\x00R\tjoinGuest\x12D\n" +
-	"\x0fguest_forwarded\x18\x10 \x01(\v2\x19.region.v1.GuestForwardedH\x00R\x0eguestForwardedB\t\n" +
+	"\x0fguest_forwarded\x18\x10 \x01(\v2\x19.region.v1.GuestForwardedH\x00R\x0eguestForwarded\x12(\n" +
+	"\x05scrub\x18\x19 \x01(\v2\x10.region.v1.ScrubH\x00R\x05scrubB\t\n" +
 	"\acommand\"6\n" +
 	"\aCollect\x12+\n" +
-	"\x05carts\x18\x01 \x03(\v2\x15.region.v1.CartDigestR\x05carts\"J\n" +
+	"\x05carts\x18\x01 \x03(\v2\x15.region.v1.CartDigestR\x05carts\"d\n" +
+	"\x05Scrub\x12\x17\n" +
+	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x12\n" +
+	"\x04rows\x18\x02 \x03(\x04R\x04rows\x12\x1a\n" +
+	"\brequests\x18\x03 \x03(\x04R\brequests\x12\x12\n" +
+	"\x04done\x18\x04 \x01(\bR\x04done\"J\n" +
 	"\rSetMembership\x129\n" +
 	"\n" +
 	"membership\x18\x01 \x01(\v2\x19.membership.v1.MembershipR\n" +
@@ -3662,7 +3878,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\n" +
 	"any_seller\x18\x04 \x01(\bR\tanySeller\x12\x1f\n" +
 	"\vany_options\x18\x05 \x01(\bR\n" +
-	"anyOptions\"\xdc\x03\n" +
+	"anyOptions\"\xec\x03\n" +
 	"\x06Change\x12*\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x16.region.v1.Change.KindR\x04kind\x12&\n" +
 	"\x04line\x18\x02 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
@@ -3675,7 +3891,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05value\x18\t \x01(\tR\x05value\x12#\n" +
 	"\n" +
 	"attributes\x18\a \x01(\tH\x00R\n" +
-	"attributes\x88\x01\x01\"\xab\x01\n" +
+	"attributes\x88\x01\x01\"\xbb\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bKIND_ADD\x10\x01\x12\f\n" +
@@ -3688,7 +3904,9 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\tKIND_MOVE\x10\x06\x12\x11\n" +
 	"\rKIND_DESCRIBE\x10\a\x12\r\n" +
 	"\tKIND_UNDO\x10\n" +
-	"B\r\n" +
+	"\x12\x0e\n" +
+	"\n" +
+	"KIND_ERASE\x10\vB\r\n" +
 	"\v_attributes\"\xa0\x01\n" +
 	"\bJoinRows\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12 \n" +
@@ -3712,7 +3930,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"9\n" +
 	"\tExpireOps\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x16\n" +
-	"\x06undone\x18\x0f \x03(\tR\x06undone\"\xdd\x05\n" +
+	"\x06undone\x18\x0f \x03(\tR\x06undone\"\xee\x05\n" +
 	"\aOutcome\x12+\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x17.region.v1.Outcome.CodeR\x04code\x12\x16\n" +
 	"\x06change\x18\x02 \x01(\rR\x06change\x12\x18\n" +
@@ -3730,7 +3948,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x04left\x18\f \x01(\x04R\x04left\x12\x1f\n" +
 	"\vguest_state\x18\r \x01(\fR\n" +
 	"guestState\x12.\n" +
-	"\x06merged\x18\x0e \x01(\v2\x16.region.v1.MergedGuestR\x06merged\"\x9b\x02\n" +
+	"\x06merged\x18\x0e \x01(\v2\x16.region.v1.MergedGuestR\x06merged\"\xac\x02\n" +
 	"\x04Code\x12\v\n" +
 	"\aCODE_OK\x10\x00\x12\x17\n" +
 	"\x13CODE_LINE_NOT_FOUND\x10\x01\x12\x17\n" +
@@ -3744,7 +3962,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\vCODE_FENCED\x10\t\x12\x17\n" +
 	"\x13CODE_ALREADY_MERGED\x10\n" +
 	"\x12\x18\n" +
-	"\x14CODE_NOTHING_TO_UNDO\x10\x10\"\xf8\x01\n" +
+	"\x14CODE_NOTHING_TO_UNDO\x10\x10\x12\x0f\n" +
+	"\vCODE_ERASED\x10\x1a\"\xf8\x01\n" +
 	"\vChangedLine\x12&\n" +
 	"\x04line\x18\x01 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x14\n" +
@@ -3757,7 +3976,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"quantities\x12\x1e\n" +
 	"\n" +
 	"attributes\x18\x0f \x01(\tR\n" +
-	"attributes\"\xae\x01\n" +
+	"attributes\"\xc4\x01\n" +
 	"\vReadRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x17\n" +
 	"\acart_id\x18\x02 \x01(\tR\x06cartId\x12\x16\n" +
@@ -3765,13 +3984,14 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x03any\x18\x04 \x01(\bR\x03any\x12\x16\n" +
 	"\x06covers\x18\x05 \x01(\fR\x06covers\x12\x14\n" +
 	"\x05fetch\x18\a \x01(\bR\x05fetch\x12\x18\n" +
-	"\adiffers\x18\x06 \x01(\fR\adiffers\"H\n" +
+	"\adiffers\x18\x06 \x01(\fR\adiffers\x12\x14\n" +
+	"\x05badge\x18\x0f \x01(\bR\x05badge\"H\n" +
 	"\fReadResponse\x12\x16\n" +
 	"\x06record\x18\x01 \x01(\fR\x06record\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\"T\n" +
 	"\x0eProposeRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12,\n" +
-	"\acommand\x18\x02 \x01(\v2\x12.region.v1.CommandR\acommand\"\xe7\x06\n" +
+	"\acommand\x18\x02 \x01(\v2\x12.region.v1.CommandR\acommand\"\x83\b\n" +
 	"\fShardRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x129\n" +
 	"\adigests\x18\x02 \x01(\v2\x1d.region.v1.ShardRequest.SlotsH\x00R\adigests\x128\n" +
@@ -3781,7 +4001,12 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05known\x18\x06 \x01(\v2\x1d.region.v1.ShardRequest.KnownH\x00R\x05known\x12\x18\n" +
 	"\x06repair\x18\a \x01(\tH\x00R\x06repair\x12>\n" +
 	"\bstanding\x18\b \x01(\v2 .region.v1.ShardRequest.StandingH\x00R\bstanding\x12G\n" +
-	"\vcollectable\x18\t \x01(\v2#.region.v1.ShardRequest.CollectableH\x00R\vcollectable\x1a:\n" +
+	"\vcollectable\x18\t \x01(\v2#.region.v1.ShardRequest.CollectableH\x00R\vcollectable\x12A\n" +
+	"\telsewhere\x18# \x01(\v2!.region.v1.ShardRequest.ElsewhereH\x00R\telsewhere\x12\x14\n" +
+	"\x04kept\x18$ \x01(\tH\x00R\x04kept\x1aA\n" +
+	"\tElsewhere\x12\x1b\n" +
+	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12\x17\n" +
+	"\acart_id\x18\x02 \x01(\tR\x06cartId\x1a:\n" +
 	"\vCollectable\x12+\n" +
 	"\x05carts\x18\x01 \x03(\v2\x15.region.v1.CartDigestR\x05carts\x1a\n" +
 	"\n" +
@@ -3802,7 +4027,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05Known\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\rR\x04slotB\t\n" +
-	"\arequest\"\x87\x03\n" +
+	"\arequest\"\xa1\x03\n" +
 	"\rShardResponse\x12\x18\n" +
 	"\adigests\x18\x01 \x03(\fR\adigests\x12+\n" +
 	"\x05carts\x18\x02 \x03(\v2\x15.region.v1.CartDigestR\x05carts\x12\x12\n" +
@@ -3818,7 +4043,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05empty\x18\n" +
 	" \x01(\bR\x05empty\x12 \n" +
 	"\vcollectable\x18\v \x03(\bR\vcollectable\x12.\n" +
-	"\x13forgotten_before_ms\x18\f \x03(\x03R\x11forgottenBeforeMs\"=\n" +
+	"\x13forgotten_before_ms\x18\f \x03(\x03R\x11forgottenBeforeMs\x12\x18\n" +
+	"\aremoved\x18# \x01(\fR\aremoved\"=\n" +
 	"\n" +
 	"CartDigest\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x16\n" +
@@ -3881,13 +4107,14 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"CloseGuest\x12\"\n" +
 	"\rguest_cart_id\x18\x01 \x01(\tR\vguestCartId\x12 \n" +
 	"\fuser_cart_id\x18\x02 \x01(\tR\n" +
-	"userCartId\"\xa0\x01\n" +
+	"userCartId\"\xb4\x01\n" +
 	"\tJoinGuest\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\"\n" +
 	"\rguest_cart_id\x18\x02 \x01(\tR\vguestCartId\x12\x14\n" +
 	"\x05state\x18\x03 \x01(\fR\x05state\x12(\n" +
 	"\x04rule\x18\x04 \x01(\x0e2\x14.region.v1.MergeRuleR\x04rule\x12\x16\n" +
-	"\x06shared\x18\x05 \x01(\bR\x06shared\"L\n" +
+	"\x06shared\x18\x05 \x01(\bR\x06shared\x12\x12\n" +
+	"\x04gone\x18\x06 \x01(\bR\x04gone\"L\n" +
 	"\x0eGuestForwarded\x12\"\n" +
 	"\rguest_cart_id\x18\x01 \x01(\tR\vguestCartId\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\"Y\n" +
@@ -3913,7 +4140,7 @@ func file_region_v1_region_proto_rawDescGZIP() []byte {
 }
 
 var file_region_v1_region_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_region_v1_region_proto_goTypes = []any{
 	(MergeRule)(0),                   // 0: region.v1.MergeRule
 	(Change_Kind)(0),                 // 1: region.v1.Change.Kind
@@ -3922,100 +4149,104 @@ var file_region_v1_region_proto_goTypes = []any{
 	(*Limits)(nil),                   // 4: region.v1.Limits
 	(*Command)(nil),                  // 5: region.v1.Command
 	(*Collect)(nil),                  // 6: region.v1.Collect
-	(*SetMembership)(nil),            // 7: region.v1.SetMembership
-	(*Reincarnate)(nil),              // 8: region.v1.Reincarnate
-	(*Reissue)(nil),                  // 9: region.v1.Reissue
-	(*Init)(nil),                     // 10: region.v1.Init
-	(*Edit)(nil),                     // 11: region.v1.Edit
-	(*LineKey)(nil),                  // 12: region.v1.LineKey
-	(*Change)(nil),                   // 13: region.v1.Change
-	(*JoinRows)(nil),                 // 14: region.v1.JoinRows
-	(*JoinCart)(nil),                 // 15: region.v1.JoinCart
-	(*MoveCursor)(nil),               // 16: region.v1.MoveCursor
-	(*TrimLog)(nil),                  // 17: region.v1.TrimLog
-	(*ExpireOps)(nil),                // 18: region.v1.ExpireOps
-	(*Outcome)(nil),                  // 19: region.v1.Outcome
-	(*ChangedLine)(nil),              // 20: region.v1.ChangedLine
-	(*ReadRequest)(nil),              // 21: region.v1.ReadRequest
-	(*ReadResponse)(nil),             // 22: region.v1.ReadResponse
-	(*ProposeRequest)(nil),           // 23: region.v1.ProposeRequest
-	(*ShardRequest)(nil),             // 24: region.v1.ShardRequest
-	(*ShardResponse)(nil),            // 25: region.v1.ShardResponse
-	(*CartDigest)(nil),               // 26: region.v1.CartDigest
-	(*FormRequest)(nil),              // 27: region.v1.FormRequest
-	(*FormResponse)(nil),             // 28: region.v1.FormResponse
-	(*AdmitRequest)(nil),             // 29: region.v1.AdmitRequest
-	(*AdmitResponse)(nil),            // 30: region.v1.AdmitResponse
-	(*StatusRequest)(nil),            // 31: region.v1.StatusRequest
-	(*StatusResponse)(nil),           // 32: region.v1.StatusResponse
-	(*CloseGuest)(nil),               // 33: region.v1.CloseGuest
-	(*JoinGuest)(nil),                // 34: region.v1.JoinGuest
-	(*GuestForwarded)(nil),           // 35: region.v1.GuestForwarded
-	(*MergedGuest)(nil),              // 36: region.v1.MergedGuest
-	(*ShardRequest_Collectable)(nil), // 37: region.v1.ShardRequest.Collectable
-	(*ShardRequest_Standing)(nil),    // 38: region.v1.ShardRequest.Standing
-	(*ShardRequest_Slots)(nil),       // 39: region.v1.ShardRequest.Slots
-	(*ShardRequest_Bucket)(nil),      // 40: region.v1.ShardRequest.Bucket
-	(*ShardRequest_Whole)(nil),       // 41: region.v1.ShardRequest.Whole
-	(*ShardRequest_Stream)(nil),      // 42: region.v1.ShardRequest.Stream
-	(*ShardRequest_Known)(nil),       // 43: region.v1.ShardRequest.Known
-	(*StatusResponse_Shard)(nil),     // 44: region.v1.StatusResponse.Shard
-	(*StatusResponse_Peer)(nil),      // 45: region.v1.StatusResponse.Peer
-	(*v1.PrepareRequest)(nil),        // 46: membership.v1.PrepareRequest
-	(*v1.AcceptRequest)(nil),         // 47: membership.v1.AcceptRequest
-	(*v1.Membership)(nil),            // 48: membership.v1.Membership
-	(*v1.Vote)(nil),                  // 49: membership.v1.Vote
-	(v1.State)(0),                    // 50: membership.v1.State
+	(*Scrub)(nil),                    // 7: region.v1.Scrub
+	(*SetMembership)(nil),            // 8: region.v1.SetMembership
+	(*Reincarnate)(nil),              // 9: region.v1.Reincarnate
+	(*Reissue)(nil),                  // 10: region.v1.Reissue
+	(*Init)(nil),                     // 11: region.v1.Init
+	(*Edit)(nil),                     // 12: region.v1.Edit
+	(*LineKey)(nil),                  // 13: region.v1.LineKey
+	(*Change)(nil),                   // 14: region.v1.Change
+	(*JoinRows)(nil),                 // 15: region.v1.JoinRows
+	(*JoinCart)(nil),                 // 16: region.v1.JoinCart
+	(*MoveCursor)(nil),               // 17: region.v1.MoveCursor
+	(*TrimLog)(nil),                  // 18: region.v1.TrimLog
+	(*ExpireOps)(nil),                // 19: region.v1.ExpireOps
+	(*Outcome)(nil),                  // 20: region.v1.Outcome
+	(*ChangedLine)(nil),              // 21: region.v1.ChangedLine
+	(*ReadRequest)(nil),              // 22: region.v1.ReadRequest
+	(*ReadResponse)(nil),             // 23: region.v1.ReadResponse
+	(*ProposeRequest)(nil),           // 24: region.v1.ProposeRequest
+	(*ShardRequest)(nil),             // 25: region.v1.ShardRequest
+	(*ShardResponse)(nil),            // 26: region.v1.ShardResponse
+	(*CartDigest)(nil),               // 27: region.v1.CartDigest
+	(*FormRequest)(nil),              // 28: region.v1.FormRequest
+	(*FormResponse)(nil),             // 29: region.v1.FormResponse
+	(*AdmitRequest)(nil),             // 30: region.v1.AdmitRequest
+	(*AdmitResponse)(nil),            // 31: region.v1.AdmitResponse
+	(*StatusRequest)(nil),            // 32: region.v1.StatusRequest
+	(*StatusResponse)(nil),           // 33: region.v1.StatusResponse
+	(*CloseGuest)(nil),               // 34: region.v1.CloseGuest
+	(*JoinGuest)(nil),                // 35: region.v1.JoinGuest
+	(*GuestForwarded)(nil),           // 36: region.v1.GuestForwarded
+	(*MergedGuest)(nil),              // 37: region.v1.MergedGuest
+	(*ShardRequest_Elsewhere)(nil),   // 38: region.v1.ShardRequest.Elsewhere
+	(*ShardRequest_Collectable)(nil), // 39: region.v1.ShardRequest.Collectable
+	(*ShardRequest_Standing)(nil),    // 40: region.v1.ShardRequest.Standing
+	(*ShardRequest_Slots)(nil),       // 41: region.v1.ShardRequest.Slots
+	(*ShardRequest_Bucket)(nil),      // 42: region.v1.ShardRequest.Bucket
+	(*ShardRequest_Whole)(nil),       // 43: region.v1.ShardRequest.Whole
+	(*ShardRequest_Stream)(nil),      // 44: region.v1.ShardRequest.Stream
+	(*ShardRequest_Known)(nil),       // 45: region.v1.ShardRequest.Known
+	(*StatusResponse_Shard)(nil),     // 46: region.v1.StatusResponse.Shard
+	(*StatusResponse_Peer)(nil),      // 47: region.v1.StatusResponse.Peer
+	(*v1.PrepareRequest)(nil),        // 48: membership.v1.PrepareRequest
+	(*v1.AcceptRequest)(nil),         // 49: membership.v1.AcceptRequest
+	(*v1.Membership)(nil),            // 50: membership.v1.Membership
+	(*v1.Vote)(nil),                  // 51: membership.v1.Vote
+	(v1.State)(0),                    // 52: membership.v1.State
 }
 var file_region_v1_region_proto_depIdxs = []int32{
 	4,  // 0: region.v1.Entry.limits:type_name -> region.v1.Limits
 	5,  // 1: region.v1.Entry.commands:type_name -> region.v1.Command
-	11, // 2: region.v1.Command.edit:type_name -> region.v1.Edit
-	14, // 3: region.v1.Command.join_rows:type_name -> region.v1.JoinRows
-	15, // 4: region.v1.Command.join_cart:type_name -> region.v1.JoinCart
-	16, // 5: region.v1.Command.move_cursor:type_name -> region.v1.MoveCursor
-	17, // 6: region.v1.Command.trim_log:type_name -> region.v1.TrimLog
-	10, // 7: region.v1.Command.init:type_name -> region.v1.Init
-	18, // 8: region.v1.Command.expire_ops:type_name -> region.v1.ExpireOps
-	7,  // 9: region.v1.Command.set_membership:type_name -> region.v1.SetMembership
-	46, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
-	47, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
-	8,  // 12: region.v1.Command.reincarnate:type_name -> region.v1.Reincarnate
-	9,  // 13: region.v1.Command.reissue:type_name -> region.v1.Reissue
+	12, // 2: region.v1.Command.edit:type_name -> region.v1.Edit
+	15, // 3: region.v1.Command.join_rows:type_name -> region.v1.JoinRows
+	16, // 4: region.v1.Command.join_cart:type_name -> region.v1.JoinCart
+	17, // 5: region.v1.Command.move_cursor:type_name -> region.v1.MoveCursor
+	18, // 6: region.v1.Command.trim_log:type_name -> region.v1.TrimLog
+	11, // 7: region.v1.Command.init:type_name -> region.v1.Init
+	19, // 8: region.v1.Command.expire_ops:type_name -> region.v1.ExpireOps
+	8,  // 9: region.v1.Command.set_membership:type_name -> region.v1.SetMembership
+	48, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
+	49, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
+	9,  // 12: region.v1.Command.reincarnate:type_name -> region.v1.Reincarnate
+	10, // 13: region.v1.Command.reissue:type_name -> region.v1.Reissue
 	6,  // 14: region.v1.Command.collect:type_name -> region.v1.Collect
-	33, // 15: region.v1.Command.close_guest:type_name -> region.v1.CloseGuest
-	34, // 16: region.v1.Command.join_guest:type_name -> region.v1.JoinGuest
-	35, // 17: region.v1.Command.guest_forwarded:type_name -> region.v1.GuestForwarded
-	26, // 18: region.v1.Collect.carts:type_name -> region.v1.CartDigest
-	48, // 19: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
-	13, // 20: region.v1.Edit.changes:type_name -> region.v1.Change
-	1,  // 21: region.v1.Change.kind:type_name -> region.v1.Change.Kind
-	12, // 22: region.v1.Change.line:type_name -> region.v1.LineKey
-	2,  // 23: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
-	20, // 24: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
-	49, // 25: region.v1.Outcome.vote:type_name -> membership.v1.Vote
-	36, // 26: region.v1.Outcome.merged:type_name -> region.v1.MergedGuest
-	12, // 27: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
-	5,  // 28: region.v1.ProposeRequest.command:type_name -> region.v1.Command
-	39, // 29: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
-	40, // 30: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
-	41, // 31: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
-	42, // 32: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
-	43, // 33: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
-	38, // 34: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
-	37, // 35: region.v1.ShardRequest.collectable:type_name -> region.v1.ShardRequest.Collectable
-	26, // 36: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
-	48, // 37: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
-	44, // 38: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
-	50, // 39: region.v1.StatusResponse.state:type_name -> membership.v1.State
-	0,  // 40: region.v1.JoinGuest.rule:type_name -> region.v1.MergeRule
-	26, // 41: region.v1.ShardRequest.Collectable.carts:type_name -> region.v1.CartDigest
-	45, // 42: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	34, // 15: region.v1.Command.close_guest:type_name -> region.v1.CloseGuest
+	35, // 16: region.v1.Command.join_guest:type_name -> region.v1.JoinGuest
+	36, // 17: region.v1.Command.guest_forwarded:type_name -> region.v1.GuestForwarded
+	7,  // 18: region.v1.Command.scrub:type_name -> region.v1.Scrub
+	27, // 19: region.v1.Collect.carts:type_name -> region.v1.CartDigest
+	50, // 20: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
+	14, // 21: region.v1.Edit.changes:type_name -> region.v1.Change
+	1,  // 22: region.v1.Change.kind:type_name -> region.v1.Change.Kind
+	13, // 23: region.v1.Change.line:type_name -> region.v1.LineKey
+	2,  // 24: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
+	21, // 25: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
+	51, // 26: region.v1.Outcome.vote:type_name -> membership.v1.Vote
+	37, // 27: region.v1.Outcome.merged:type_name -> region.v1.MergedGuest
+	13, // 28: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
+	5,  // 29: region.v1.ProposeRequest.command:type_name -> region.v1.Command
+	41, // 30: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
+	42, // 31: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
+	43, // 32: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
+	44, // 33: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
+	45, // 34: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
+	40, // 35: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
+	39, // 36: region.v1.ShardRequest.collectable:type_name -> region.v1.ShardRequest.Collectable
+	38, // 37: region.v1.ShardRequest.elsewhere:type_name -> region.v1.ShardRequest.Elsewhere
+	27, // 38: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
+	50, // 39: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
+	46, // 40: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
+	52, // 41: region.v1.StatusResponse.state:type_name -> membership.v1.State
+	0,  // 42: region.v1.JoinGuest.rule:type_name -> region.v1.MergeRule
+	27, // 43: region.v1.ShardRequest.Collectable.carts:type_name -> region.v1.CartDigest
+	47, // 44: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_region_v1_region_proto_init() }
@@ -4040,9 +4271,10 @@ func file_region_v1_region_proto_init() {
 		(*Command_CloseGuest)(nil),
 		(*Command_JoinGuest)(nil),
 		(*Command_GuestForwarded)(nil),
+		(*Command_Scrub)(nil),
 	}
-	file_region_v1_region_proto_msgTypes[10].OneofWrappers = []any{}
-	file_region_v1_region_proto_msgTypes[21].OneofWrappers = []any{
+	file_region_v1_region_proto_msgTypes[11].OneofWrappers = []any{}
+	file_region_v1_region_proto_msgTypes[22].OneofWrappers = []any{
 		(*ShardRequest_Digests)(nil),
 		(*ShardRequest_Bucket_)(nil),
 		(*ShardRequest_Whole_)(nil),
@@ -4051,6 +4283,8 @@ func file_region_v1_region_proto_init() {
 		(*ShardRequest_Repair)(nil),
 		(*ShardRequest_Standing_)(nil),
 		(*ShardRequest_Collectable_)(nil),
+		(*ShardRequest_Elsewhere_)(nil),
+		(*ShardRequest_Kept)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4058,7 +4292,7 @@ func file_region_v1_region_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_region_v1_region_proto_rawDesc), len(file_region_v1_region_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   43,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -71,6 +71,10 @@ const (
 	CartServiceDescribeItemProcedure = "/cart.v1.CartService/DescribeItem"
 	// CartServiceUndoProcedure is the fully-qualified name of the CartService's Undo RPC.
 	CartServiceUndoProcedure = "/cart.v1.CartService/Undo"
+	// CartServiceExportCartProcedure is the fully-qualified name of the CartService's ExportCart RPC.
+	CartServiceExportCartProcedure = "/cart.v1.CartService/ExportCart"
+	// CartServiceEraseCartProcedure is the fully-qualified name of the CartService's EraseCart RPC.
+	CartServiceEraseCartProcedure = "/cart.v1.CartService/EraseCart"
 )
 
 // CartServiceClient is a client for the cart.v1.CartService service.
@@ -108,6 +112,12 @@ type CartServiceClient interface {
 	DescribeItem(context.Context, *connect.Request[v1.DescribeItemRequest]) (*connect.Response[v1.ItemResponse], error)
 	// Undo undoes the last remove, clear or merge, for some minutes and once.
 	Undo(context.Context, *connect.Request[v1.UndoRequest]) (*connect.Response[v1.Cart], error)
+	// ExportCart returns all that is kept of the caller.
+	ExportCart(context.Context, *connect.Request[v1.ExportCartRequest]) (*connect.Response[v1.ExportCartResponse], error)
+	// EraseCart erases the caller's cart, the guest carts that were merged into it
+	// and its links, in every region and for good. What was erased is erased again
+	// without an error, which tells how far the regions are.
+	EraseCart(context.Context, *connect.Request[v1.EraseCartRequest]) (*connect.Response[v1.EraseCartResponse], error)
 }
 
 // NewCartServiceClient constructs a client for the cart.v1.CartService service. By default, it uses
@@ -214,6 +224,19 @@ func NewCartServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(cartServiceMethods.ByName("Undo")),
 			connect.WithClientOptions(opts...),
 		),
+		exportCart: connect.NewClient[v1.ExportCartRequest, v1.ExportCartResponse](
+			httpClient,
+			baseURL+CartServiceExportCartProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("ExportCart")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		eraseCart: connect.NewClient[v1.EraseCartRequest, v1.EraseCartResponse](
+			httpClient,
+			baseURL+CartServiceEraseCartProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("EraseCart")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -234,6 +257,8 @@ type cartServiceClient struct {
 	moveItem           *connect.Client[v1.MoveItemRequest, v1.Cart]
 	describeItem       *connect.Client[v1.DescribeItemRequest, v1.ItemResponse]
 	undo               *connect.Client[v1.UndoRequest, v1.Cart]
+	exportCart         *connect.Client[v1.ExportCartRequest, v1.ExportCartResponse]
+	eraseCart          *connect.Client[v1.EraseCartRequest, v1.EraseCartResponse]
 }
 
 // AddItem calls cart.v1.CartService.AddItem.
@@ -311,6 +336,16 @@ func (c *cartServiceClient) Undo(ctx context.Context, req *connect.Request[v1.Un
 	return c.undo.CallUnary(ctx, req)
 }
 
+// ExportCart calls cart.v1.CartService.ExportCart.
+func (c *cartServiceClient) ExportCart(ctx context.Context, req *connect.Request[v1.ExportCartRequest]) (*connect.Response[v1.ExportCartResponse], error) {
+	return c.exportCart.CallUnary(ctx, req)
+}
+
+// EraseCart calls cart.v1.CartService.EraseCart.
+func (c *cartServiceClient) EraseCart(ctx context.Context, req *connect.Request[v1.EraseCartRequest]) (*connect.Response[v1.EraseCartResponse], error) {
+	return c.eraseCart.CallUnary(ctx, req)
+}
+
 // CartServiceHandler is an implementation of the cart.v1.CartService service.
 type CartServiceHandler interface {
 	// AddItem adds a quantity to a line, which it makes when there is none.
@@ -346,6 +381,12 @@ type CartServiceHandler interface {
 	DescribeItem(context.Context, *connect.Request[v1.DescribeItemRequest]) (*connect.Response[v1.ItemResponse], error)
 	// Undo undoes the last remove, clear or merge, for some minutes and once.
 	Undo(context.Context, *connect.Request[v1.UndoRequest]) (*connect.Response[v1.Cart], error)
+	// ExportCart returns all that is kept of the caller.
+	ExportCart(context.Context, *connect.Request[v1.ExportCartRequest]) (*connect.Response[v1.ExportCartResponse], error)
+	// EraseCart erases the caller's cart, the guest carts that were merged into it
+	// and its links, in every region and for good. What was erased is erased again
+	// without an error, which tells how far the regions are.
+	EraseCart(context.Context, *connect.Request[v1.EraseCartRequest]) (*connect.Response[v1.EraseCartResponse], error)
 }
 
 // NewCartServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -448,6 +489,19 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(cartServiceMethods.ByName("Undo")),
 		connect.WithHandlerOptions(opts...),
 	)
+	cartServiceExportCartHandler := connect.NewUnaryHandler(
+		CartServiceExportCartProcedure,
+		svc.ExportCart,
+		connect.WithSchema(cartServiceMethods.ByName("ExportCart")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	cartServiceEraseCartHandler := connect.NewUnaryHandler(
+		CartServiceEraseCartProcedure,
+		svc.EraseCart,
+		connect.WithSchema(cartServiceMethods.ByName("EraseCart")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/cart.v1.CartService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case CartServiceAddItemProcedure:
@@ -480,6 +534,10 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 			cartServiceDescribeItemHandler.ServeHTTP(w, r)
 		case CartServiceUndoProcedure:
 			cartServiceUndoHandler.ServeHTTP(w, r)
+		case CartServiceExportCartProcedure:
+			cartServiceExportCartHandler.ServeHTTP(w, r)
+		case CartServiceEraseCartProcedure:
+			cartServiceEraseCartHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -547,4 +605,12 @@ func (UnimplementedCartServiceHandler) DescribeItem(context.Context, *connect.Re
 
 func (UnimplementedCartServiceHandler) Undo(context.Context, *connect.Request[v1.UndoRequest]) (*connect.Response[v1.Cart], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.Undo is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) ExportCart(context.Context, *connect.Request[v1.ExportCartRequest]) (*connect.Response[v1.ExportCartResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.ExportCart is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) EraseCart(context.Context, *connect.Request[v1.EraseCartRequest]) (*connect.Response[v1.EraseCartResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.EraseCart is not implemented"))
 }
