@@ -202,6 +202,7 @@ func everyCall() [][3]string {
 		{"GET", "/api/v1/cart/count", ""},
 		{"GET", "/api/v1/cart/watch", ""},
 		{"GET", "/api/v1/cart/explain", ""},
+		{"GET", "/api/v1/cart/shipping", ""},
 		{"POST", "/api/v1/cart/batch", `{"edits":[{"clear":{}}]}`},
 	}
 	methods := cartv1.File_cart_v1_cart_proto.Services().ByName("CartService").Methods()

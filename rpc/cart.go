@@ -18,12 +18,14 @@ import (
 // service is the one implementation of the cart's operations. REST and
 // Connect translate their requests to its methods and its answers back.
 type service struct {
-	cfg      Config
-	region   Region
-	products *products
-	pages    *pages
-	log      *slog.Logger
-	draining context.Context // ended: streams end
+	cfg       Config
+	region    Region
+	products  *products
+	pages     *pages
+	estimates *estimates
+	log       *slog.Logger
+	feeds     *feeds
+	draining  context.Context // ended: streams end
 }
 
 // applied is what became of the edits of one request.

@@ -13,9 +13,9 @@ import (
 
 	"github.com/samecart/samecart/crdt"
 	catalogv1 "github.com/samecart/samecart/proto/catalog/v1"
-	"github.com/samecart/samecart/proto/catalog/v1/catalogv1connect"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 	"github.com/samecart/samecart/region"
+	"github.com/samecart/samecart/rpc"
 )
 
 // fakeRegion is a Region for tests: carts in a map, edits applied with crdt
@@ -259,7 +259,7 @@ func resolve(c *crdt.Cart, k *regionv1.LineKey) (key crdt.LineKey, sellers []str
 
 // fakeCatalog is a catalogue for tests that can be slow, down or wrong.
 type fakeCatalog struct {
-	catalogv1connect.CatalogServiceClient
+	rpc.Catalog
 
 	down, slow, short atomic.Bool
 	calls             atomic.Int64
@@ -278,7 +278,7 @@ func (c *fakeCatalog) LookUp(ctx context.Context, req *connect.Request[catalogv1
 	case c.short.Load():
 		return connect.NewResponse(&catalogv1.LookUpResponse{}), nil
 	}
-	return c.CatalogServiceClient.LookUp(ctx, req)
+	return c.Catalog.LookUp(ctx, req)
 }
 
 // eventually polls until ok holds.

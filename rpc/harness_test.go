@@ -80,7 +80,7 @@ func start(t testing.TB, options ...func(*world)) *world {
 	for _, o := range options {
 		o(w)
 	}
-	w.catalog.CatalogServiceClient = w.live
+	w.catalog.Catalog = w.live
 	h, err := rpc.NewHandler(w.cfg, w.region, w.catalog, w.auth, slog.New(slog.NewTextHandler(&w.log, nil)), w.mounts...)
 	if err != nil {
 		t.Fatal(err)

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/samecart/samecart/crdt"
-	"github.com/samecart/samecart/proto/catalog/v1/catalogv1connect"
+	"github.com/samecart/samecart/proto/shipping/v1/shippingv1connect"
 	"github.com/samecart/samecart/rpc"
 )
 
@@ -14,8 +14,10 @@ type Surface struct {
 	Serves  rpc.Region // a router, or a node that answers in its place
 	Names   map[crdt.RegionID]string
 	Regions func(context.Context) []rpc.RegionInfo // what clients are told
-	Catalog catalogv1connect.CatalogServiceClient
-	Auth    rpc.Authenticator
+	Catalog rpc.Catalog
+	// Shipping may be nil: then there are no estimates.
+	Shipping shippingv1connect.ShippingServiceClient
+	Auth     rpc.Authenticator
 	// RequestTimeout is the longest answer to one request.
 	RequestTimeout time.Duration
 	Mounts         []rpc.Mount // what is served beside the API
@@ -29,6 +31,7 @@ func (p Place) Handler(s Surface) (*rpc.Handler, error) {
 	cfg.QuantityMax, cfg.RequestTimeout = p.Limits.Quantity, s.RequestTimeout
 	cfg.TokenWait = s.RequestTimeout / 2
 	cfg.CatalogTimeout = min(cfg.CatalogTimeout, s.RequestTimeout/2)
+	cfg.Shipping.Service, cfg.Shipping.Timeout = s.Shipping, min(cfg.Shipping.Timeout, s.RequestTimeout/2)
 	cfg.Events = p.Events.API
 	return rpc.NewHandler(cfg, s.Serves, s.Catalog, s.Auth, p.Log, s.Mounts...)
 }

@@ -1760,6 +1760,226 @@ func (x *ErrorDetail) GetCart() *Cart {
 	return nil
 }
 
+type EstimateShippingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ISO 3166-1 alpha-2, such as GB.
+	Country string `protobuf:"bytes,1,opt,name=country,proto3" json:"country,omitempty"`
+	// Empty: the country's main part.
+	PostalCode    string `protobuf:"bytes,2,opt,name=postal_code,json=postalCode,proto3" json:"postal_code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EstimateShippingRequest) Reset() {
+	*x = EstimateShippingRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EstimateShippingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EstimateShippingRequest) ProtoMessage() {}
+
+func (x *EstimateShippingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EstimateShippingRequest.ProtoReflect.Descriptor instead.
+func (*EstimateShippingRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *EstimateShippingRequest) GetCountry() string {
+	if x != nil {
+		return x.Country
+	}
+	return ""
+}
+
+func (x *EstimateShippingRequest) GetPostalCode() string {
+	if x != nil {
+		return x.PostalCode
+	}
+	return ""
+}
+
+type EstimateShippingResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	CartId string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	// One for each line of the cart, in its order; none for saved lines.
+	Items []*ShippingEstimate `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
+	// Of all costs in the cart's currency.
+	Total         *Money   `protobuf:"bytes,3,opt,name=total,proto3" json:"total,omitempty"`
+	Stale         bool     `protobuf:"varint,4,opt,name=stale,proto3" json:"stale,omitempty"`
+	Warnings      []string `protobuf:"bytes,5,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EstimateShippingResponse) Reset() {
+	*x = EstimateShippingResponse{}
+	mi := &file_cart_v1_cart_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EstimateShippingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EstimateShippingResponse) ProtoMessage() {}
+
+func (x *EstimateShippingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EstimateShippingResponse.ProtoReflect.Descriptor instead.
+func (*EstimateShippingResponse) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *EstimateShippingResponse) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *EstimateShippingResponse) GetItems() []*ShippingEstimate {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *EstimateShippingResponse) GetTotal() *Money {
+	if x != nil {
+		return x.Total
+	}
+	return nil
+}
+
+func (x *EstimateShippingResponse) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
+func (x *EstimateShippingResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+type ShippingEstimate struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	SkuId    string                 `protobuf:"bytes,1,opt,name=sku_id,json=skuId,proto3" json:"sku_id,omitempty"`
+	SellerId string                 `protobuf:"bytes,2,opt,name=seller_id,json=sellerId,proto3" json:"seller_id,omitempty"`
+	Options  map[string]string      `protobuf:"bytes,3,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Of the whole line; absent when it is not sent there.
+	Cost *Money `protobuf:"bytes,4,opt,name=cost,proto3" json:"cost,omitempty"`
+	// First and last day of delivery when it is ordered now, as
+	// YYYY-MM-DD/YYYY-MM-DD; empty when it is not sent there.
+	DeliveryEstimate string `protobuf:"bytes,5,opt,name=delivery_estimate,json=deliveryEstimate,proto3" json:"delivery_estimate,omitempty"`
+	// Why it is not sent there.
+	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShippingEstimate) Reset() {
+	*x = ShippingEstimate{}
+	mi := &file_cart_v1_cart_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShippingEstimate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShippingEstimate) ProtoMessage() {}
+
+func (x *ShippingEstimate) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShippingEstimate.ProtoReflect.Descriptor instead.
+func (*ShippingEstimate) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ShippingEstimate) GetSkuId() string {
+	if x != nil {
+		return x.SkuId
+	}
+	return ""
+}
+
+func (x *ShippingEstimate) GetSellerId() string {
+	if x != nil {
+		return x.SellerId
+	}
+	return ""
+}
+
+func (x *ShippingEstimate) GetOptions() map[string]string {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+func (x *ShippingEstimate) GetCost() *Money {
+	if x != nil {
+		return x.Cost
+	}
+	return nil
+}
+
+func (x *ShippingEstimate) GetDeliveryEstimate() string {
+	if x != nil {
+		return x.DeliveryEstimate
+	}
+	return ""
+}
+
+func (x *ShippingEstimate) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_cart_v1_cart_proto protoreflect.FileDescriptor
 
 const file_cart_v1_cart_proto_rawDesc = "" +
@@ -1903,7 +2123,27 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x04cart\x18\x03 \x01(\v2\r.cart.v1.CartR\x04cart\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xe1\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"T\n" +
+	"\x17EstimateShippingRequest\x12\x18\n" +
+	"\acountry\x18\x01 \x01(\tR\acountry\x12\x1f\n" +
+	"\vpostal_code\x18\x02 \x01(\tR\n" +
+	"postalCode\"\xbc\x01\n" +
+	"\x18EstimateShippingResponse\x12\x17\n" +
+	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12/\n" +
+	"\x05items\x18\x02 \x03(\v2\x19.cart.v1.ShippingEstimateR\x05items\x12$\n" +
+	"\x05total\x18\x03 \x01(\v2\x0e.cart.v1.MoneyR\x05total\x12\x14\n" +
+	"\x05stale\x18\x04 \x01(\bR\x05stale\x12\x1a\n" +
+	"\bwarnings\x18\x05 \x03(\tR\bwarnings\"\xad\x02\n" +
+	"\x10ShippingEstimate\x12\x15\n" +
+	"\x06sku_id\x18\x01 \x01(\tR\x05skuId\x12\x1b\n" +
+	"\tseller_id\x18\x02 \x01(\tR\bsellerId\x12@\n" +
+	"\aoptions\x18\x03 \x03(\v2&.cart.v1.ShippingEstimate.OptionsEntryR\aoptions\x12\"\n" +
+	"\x04cost\x18\x04 \x01(\v2\x0e.cart.v1.MoneyR\x04cost\x12+\n" +
+	"\x11delivery_estimate\x18\x05 \x01(\tR\x10deliveryEstimate\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x1a:\n" +
+	"\fOptionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xbf\x05\n" +
 	"\vCartService\x129\n" +
 	"\aAddItem\x12\x17.cart.v1.AddItemRequest\x1a\x15.cart.v1.ItemResponse\x12A\n" +
 	"\vSetQuantity\x12\x1b.cart.v1.SetQuantityRequest\x1a\x15.cart.v1.ItemResponse\x12@\n" +
@@ -1914,7 +2154,8 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\bGetCount\x12\x18.cart.v1.GetCountRequest\x1a\x16.cart.v1.CountResponse\"\x03\x90\x02\x01\x12B\n" +
 	"\tBatchEdit\x12\x19.cart.v1.BatchEditRequest\x1a\x1a.cart.v1.BatchEditResponse\x12D\n" +
 	"\tWatchCart\x12\x19.cart.v1.WatchCartRequest\x1a\x1a.cart.v1.WatchCartResponse0\x01\x12M\n" +
-	"\vExplainCart\x12\x1b.cart.v1.ExplainCartRequest\x1a\x1c.cart.v1.ExplainCartResponse\"\x03\x90\x02\x01B3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
+	"\vExplainCart\x12\x1b.cart.v1.ExplainCartRequest\x1a\x1c.cart.v1.ExplainCartResponse\"\x03\x90\x02\x01\x12\\\n" +
+	"\x10EstimateShipping\x12 .cart.v1.EstimateShippingRequest\x1a!.cart.v1.EstimateShippingResponse\"\x03\x90\x02\x01B3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
 
 var (
 	file_cart_v1_cart_proto_rawDescOnce sync.Once
@@ -1928,46 +2169,50 @@ func file_cart_v1_cart_proto_rawDescGZIP() []byte {
 	return file_cart_v1_cart_proto_rawDescData
 }
 
-var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_cart_v1_cart_proto_goTypes = []any{
-	(*Money)(nil),               // 0: cart.v1.Money
-	(*LineRef)(nil),             // 1: cart.v1.LineRef
-	(*AddItemRequest)(nil),      // 2: cart.v1.AddItemRequest
-	(*SetQuantityRequest)(nil),  // 3: cart.v1.SetQuantityRequest
-	(*RemoveItemRequest)(nil),   // 4: cart.v1.RemoveItemRequest
-	(*ClearCartRequest)(nil),    // 5: cart.v1.ClearCartRequest
-	(*GetCartRequest)(nil),      // 6: cart.v1.GetCartRequest
-	(*GetCountRequest)(nil),     // 7: cart.v1.GetCountRequest
-	(*Item)(nil),                // 8: cart.v1.Item
-	(*Conflict)(nil),            // 9: cart.v1.Conflict
-	(*SellerTotal)(nil),         // 10: cart.v1.SellerTotal
-	(*Cart)(nil),                // 11: cart.v1.Cart
-	(*Missing)(nil),             // 12: cart.v1.Missing
-	(*ItemResponse)(nil),        // 13: cart.v1.ItemResponse
-	(*CountResponse)(nil),       // 14: cart.v1.CountResponse
-	(*Edit)(nil),                // 15: cart.v1.Edit
-	(*BatchEditRequest)(nil),    // 16: cart.v1.BatchEditRequest
-	(*BatchEditResponse)(nil),   // 17: cart.v1.BatchEditResponse
-	(*WatchCartRequest)(nil),    // 18: cart.v1.WatchCartRequest
-	(*WatchCartResponse)(nil),   // 19: cart.v1.WatchCartResponse
-	(*ExplainCartRequest)(nil),  // 20: cart.v1.ExplainCartRequest
-	(*ExplainCartResponse)(nil), // 21: cart.v1.ExplainCartResponse
-	(*ExplainedLine)(nil),       // 22: cart.v1.ExplainedLine
-	(*ExplainedField)(nil),      // 23: cart.v1.ExplainedField
-	(*ExplainedWrite)(nil),      // 24: cart.v1.ExplainedWrite
-	(*ErrorDetail)(nil),         // 25: cart.v1.ErrorDetail
-	nil,                         // 26: cart.v1.LineRef.OptionsEntry
-	nil,                         // 27: cart.v1.Item.OptionsEntry
-	nil,                         // 28: cart.v1.ExplainedLine.OptionsEntry
-	nil,                         // 29: cart.v1.ErrorDetail.DetailsEntry
+	(*Money)(nil),                    // 0: cart.v1.Money
+	(*LineRef)(nil),                  // 1: cart.v1.LineRef
+	(*AddItemRequest)(nil),           // 2: cart.v1.AddItemRequest
+	(*SetQuantityRequest)(nil),       // 3: cart.v1.SetQuantityRequest
+	(*RemoveItemRequest)(nil),        // 4: cart.v1.RemoveItemRequest
+	(*ClearCartRequest)(nil),         // 5: cart.v1.ClearCartRequest
+	(*GetCartRequest)(nil),           // 6: cart.v1.GetCartRequest
+	(*GetCountRequest)(nil),          // 7: cart.v1.GetCountRequest
+	(*Item)(nil),                     // 8: cart.v1.Item
+	(*Conflict)(nil),                 // 9: cart.v1.Conflict
+	(*SellerTotal)(nil),              // 10: cart.v1.SellerTotal
+	(*Cart)(nil),                     // 11: cart.v1.Cart
+	(*Missing)(nil),                  // 12: cart.v1.Missing
+	(*ItemResponse)(nil),             // 13: cart.v1.ItemResponse
+	(*CountResponse)(nil),            // 14: cart.v1.CountResponse
+	(*Edit)(nil),                     // 15: cart.v1.Edit
+	(*BatchEditRequest)(nil),         // 16: cart.v1.BatchEditRequest
+	(*BatchEditResponse)(nil),        // 17: cart.v1.BatchEditResponse
+	(*WatchCartRequest)(nil),         // 18: cart.v1.WatchCartRequest
+	(*WatchCartResponse)(nil),        // 19: cart.v1.WatchCartResponse
+	(*ExplainCartRequest)(nil),       // 20: cart.v1.ExplainCartRequest
+	(*ExplainCartResponse)(nil),      // 21: cart.v1.ExplainCartResponse
+	(*ExplainedLine)(nil),            // 22: cart.v1.ExplainedLine
+	(*ExplainedField)(nil),           // 23: cart.v1.ExplainedField
+	(*ExplainedWrite)(nil),           // 24: cart.v1.ExplainedWrite
+	(*ErrorDetail)(nil),              // 25: cart.v1.ErrorDetail
+	(*EstimateShippingRequest)(nil),  // 26: cart.v1.EstimateShippingRequest
+	(*EstimateShippingResponse)(nil), // 27: cart.v1.EstimateShippingResponse
+	(*ShippingEstimate)(nil),         // 28: cart.v1.ShippingEstimate
+	nil,                              // 29: cart.v1.LineRef.OptionsEntry
+	nil,                              // 30: cart.v1.Item.OptionsEntry
+	nil,                              // 31: cart.v1.ExplainedLine.OptionsEntry
+	nil,                              // 32: cart.v1.ErrorDetail.DetailsEntry
+	nil,                              // 33: cart.v1.ShippingEstimate.OptionsEntry
 }
 var file_cart_v1_cart_proto_depIdxs = []int32{
-	26, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
+	29, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
 	1,  // 1: cart.v1.AddItemRequest.line:type_name -> cart.v1.LineRef
 	0,  // 2: cart.v1.AddItemRequest.price:type_name -> cart.v1.Money
 	1,  // 3: cart.v1.SetQuantityRequest.line:type_name -> cart.v1.LineRef
 	1,  // 4: cart.v1.RemoveItemRequest.line:type_name -> cart.v1.LineRef
-	27, // 5: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
+	30, // 5: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
 	0,  // 6: cart.v1.Item.price_at_add:type_name -> cart.v1.Money
 	0,  // 7: cart.v1.Item.current_price:type_name -> cart.v1.Money
 	0,  // 8: cart.v1.Item.price:type_name -> cart.v1.Money
@@ -1989,34 +2234,40 @@ var file_cart_v1_cart_proto_depIdxs = []int32{
 	13, // 24: cart.v1.BatchEditResponse.results:type_name -> cart.v1.ItemResponse
 	11, // 25: cart.v1.WatchCartResponse.cart:type_name -> cart.v1.Cart
 	22, // 26: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
-	28, // 27: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
+	31, // 27: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
 	23, // 28: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
 	24, // 29: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
-	29, // 30: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
+	32, // 30: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
 	11, // 31: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
-	2,  // 32: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
-	3,  // 33: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
-	4,  // 34: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
-	5,  // 35: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
-	6,  // 36: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
-	7,  // 37: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
-	16, // 38: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
-	18, // 39: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
-	20, // 40: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
-	13, // 41: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
-	13, // 42: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
-	14, // 43: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
-	14, // 44: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
-	11, // 45: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
-	14, // 46: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
-	17, // 47: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
-	19, // 48: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
-	21, // 49: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
-	41, // [41:50] is the sub-list for method output_type
-	32, // [32:41] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	28, // 32: cart.v1.EstimateShippingResponse.items:type_name -> cart.v1.ShippingEstimate
+	0,  // 33: cart.v1.EstimateShippingResponse.total:type_name -> cart.v1.Money
+	33, // 34: cart.v1.ShippingEstimate.options:type_name -> cart.v1.ShippingEstimate.OptionsEntry
+	0,  // 35: cart.v1.ShippingEstimate.cost:type_name -> cart.v1.Money
+	2,  // 36: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
+	3,  // 37: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
+	4,  // 38: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
+	5,  // 39: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
+	6,  // 40: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
+	7,  // 41: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
+	16, // 42: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
+	18, // 43: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
+	20, // 44: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
+	26, // 45: cart.v1.CartService.EstimateShipping:input_type -> cart.v1.EstimateShippingRequest
+	13, // 46: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
+	13, // 47: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
+	14, // 48: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
+	14, // 49: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
+	11, // 50: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
+	14, // 51: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
+	17, // 52: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
+	19, // 53: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
+	21, // 54: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
+	27, // 55: cart.v1.CartService.EstimateShipping:output_type -> cart.v1.EstimateShippingResponse
+	46, // [46:56] is the sub-list for method output_type
+	36, // [36:46] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_cart_v1_cart_proto_init() }
@@ -2037,7 +2288,7 @@ func file_cart_v1_cart_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cart_v1_cart_proto_rawDesc), len(file_cart_v1_cart_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
