@@ -17,6 +17,7 @@ import (
 	"github.com/samecart/samecart/region/shard"
 	"github.com/samecart/samecart/replication"
 	"github.com/samecart/samecart/replication/membership"
+	"github.com/samecart/samecart/rpc/catalog"
 	"github.com/samecart/samecart/rpc/member"
 )
 
@@ -56,6 +57,8 @@ type operations interface {
 	region(ctx context.Context, name string, start bool) error
 	setClock(ctx context.Context, node string, ahead time.Duration) error
 	repair(ctx context.Context, region, peer string) error
+	// catalogue is the one whose products may be edited.
+	catalogue() (*catalog.Catalog, error)
 	// member has the regions agree on a change of how one stands.
 	member(ctx context.Context, req *adminv1.MemberRequest) (*membershipv1.Membership, error)
 }
