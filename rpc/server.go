@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -296,6 +297,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, rt *route) error
 	limit := h.calls
 	if rt.stream {
 		limit = h.streams
+		narrow(r)
 	}
 	if !limit.take() {
 		return fault(Overloaded, "this node serves as many calls as it can: try again later")
@@ -369,7 +371,8 @@ func NewServer(addr string, h http.Handler, log *slog.Logger) *http.Server {
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 10 * time.Second, WriteByteTimeout: 30 * time.Second},
 		// No ReadTimeout and no WriteTimeout: they would cut streams. Bodies
 		// and the events of a stream have deadlines of their own.
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
+		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	if d, ok := h.(interface{ Drain() }); ok {
 		s.RegisterOnShutdown(d.Drain)

@@ -236,7 +236,11 @@ func (s *service) shipping(ctx context.Context, c call, country, postalCode stri
 	case len(parcels) == 0:
 		return out, m, nil
 	case errors.Is(err, errDestination):
-		return nil, meta{}, fault(InvalidField, "country %s with postal_code %q is no destination that the shop knows: send another", to.country, to.postalCode).with("field", "country")
+		where := "country " + to.country
+		if to.postalCode != "" {
+			where += " with postal_code " + to.postalCode
+		}
+		return nil, meta{}, fault(InvalidField, "%s is no destination that the shop knows: send another", where).with("field", "country")
 	case err != nil && ctx.Err() != nil:
 		return nil, meta{}, fmt.Errorf("estimate shipping: %w", ctx.Err())
 	case err != nil:

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"time"
 
@@ -105,6 +106,25 @@ func (s *service) show(c call, f *frame, seen region.Digest, to watcher) error {
 		return to.alive() // it learns at once that the stream stands
 	}
 	return to.send(f, nil)
+}
+
+// connKey finds a connection in the contexts of its requests.
+type connKey struct{}
+
+// streamBuffer is how many bytes may wait in the kernel for a watcher.
+const streamBuffer = 64 << 10
+
+// narrow bounds what the kernel keeps for a watcher: it would take megabytes for
+// one that is slow, which would be shown what is long over before the newest. An
+// HTTP/2 connection has other calls' answers too, and windows of its own.
+func narrow(r *http.Request) {
+	c, _ := r.Context().Value(connKey{}).(net.Conn)
+	if t, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = t.NetConn()
+	}
+	if tcp, ok := c.(*net.TCPConn); ok && r.ProtoMajor == 1 {
+		tcp.SetWriteBuffer(streamBuffer) //nolint:errcheck // it works on with more
+	}
 }
 
 // patient gives each write of a stream its deadline.

@@ -40,7 +40,7 @@ func (t *Table) Estimate(now time.Time, req *shippingv1.EstimateRequest) ([]*shi
 			out[i] = &shippingv1.Estimate{Refused: t.RefusedZones[zone]}
 			continue
 		case len(s.Only) > 0 && !slices.Contains(s.Only, country):
-			out[i] = &shippingv1.Estimate{Refused: fmt.Sprintf("seller %s does not send to %s", l.GetSellerId(), country)}
+			out[i] = &shippingv1.Estimate{Refused: fmt.Sprintf("%s does not send to %s", l.GetSellerId(), country)}
 			continue
 		}
 		unit := min(cmp.Or(max(l.GetWeightGrams(), 0), t.DefaultWeightGrams), gramsMax)

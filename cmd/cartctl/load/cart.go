@@ -64,12 +64,17 @@ func NewCartClient(seed int, carts Carts, hc *http.Client, base, bearer string, 
 
 // Add adds one to a random line of a random cart.
 func (c *CartClient) Add(ctx context.Context) error {
+	return c.AddTo(ctx, c.random.IntN(c.carts.Count))
+}
+
+// AddTo adds one to a random line of the cart-th cart.
+func (c *CartClient) AddTo(ctx context.Context, cart int) error {
 	w, err := c.codec.Encode(&cartv1.AddItemRequest{Line: c.carts.line(c.random.IntN(c.carts.Lines)), Quantity: 1})
 	if err != nil {
 		return err
 	}
 	req := connect.NewRequest(w)
-	c.sign(req, c.random.IntN(c.carts.Count))
+	c.sign(req, cart)
 	req.Header().Set("Idempotency-Key", c.key())
 	_, err = c.add.CallUnary(ctx, req)
 	return err
