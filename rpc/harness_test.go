@@ -2,6 +2,7 @@ package rpc_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -86,6 +87,14 @@ func start(t testing.TB, options ...func(*world)) *world {
 		t.Fatal(err)
 	}
 	w.handler = h
+	running, stop := context.WithCancel(context.Background())
+	var beside sync.WaitGroup
+	beside.Go(func() {
+		if err := h.Run(running); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() { stop(); beside.Wait() })
 	srv := httptest.NewUnstartedServer(h)
 	srv.Config = rpc.NewServer("", h, slog.New(slog.NewTextHandler(&w.log, nil)))
 	srv.Start()
