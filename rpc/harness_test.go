@@ -52,6 +52,7 @@ func (l *lockedBuffer) String() string {
 type world struct {
 	t       testing.TB
 	region  *fakeRegion
+	serves  rpc.Region // nil: region itself
 	catalog *fakeCatalog
 	live    *catalog.Catalog
 	cfg     rpc.Config
@@ -82,7 +83,10 @@ func start(t testing.TB, options ...func(*world)) *world {
 		o(w)
 	}
 	w.catalog.Catalog = w.live
-	h, err := rpc.NewHandler(w.cfg, w.region, w.catalog, w.auth, slog.New(slog.NewTextHandler(&w.log, nil)), w.mounts...)
+	if w.serves == nil {
+		w.serves = w.region
+	}
+	h, err := rpc.NewHandler(w.cfg, w.serves, w.catalog, w.auth, slog.New(slog.NewTextHandler(&w.log, nil)), w.mounts...)
 	if err != nil {
 		t.Fatal(err)
 	}
