@@ -116,6 +116,15 @@ func (r *rewinding) Wait(ctx context.Context, id string, seen region.Digest) (re
 	if err != nil {
 		return v, err
 	}
+	if r.rewind.Load() { // long enough for watchers to be shown what came before
+		late := time.NewTimer(2 * time.Millisecond)
+		defer late.Stop()
+		select {
+		case <-late.C:
+		case <-ctx.Done():
+			return v, ctx.Err()
+		}
+	}
 	if old := r.any(v); old.Digest != seen {
 		return old, nil
 	}
