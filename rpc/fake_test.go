@@ -262,7 +262,8 @@ type fakeCatalog struct {
 	rpc.Catalog
 
 	down, slow, short atomic.Bool
-	calls             atomic.Int64
+	calls, follows    atomic.Int64
+	held              atomic.Pointer[chan struct{}] // answers wait for it
 }
 
 var errCatalogDown = errors.New("connection refused by 10.0.0.7:5432")
@@ -278,7 +279,19 @@ func (c *fakeCatalog) LookUp(ctx context.Context, req *connect.Request[catalogv1
 	case c.short.Load():
 		return connect.NewResponse(&catalogv1.LookUpResponse{}), nil
 	}
-	return c.Catalog.LookUp(ctx, req)
+	res, err := c.Catalog.LookUp(ctx, req)
+	if held := c.held.Load(); held != nil {
+		<-*held
+	}
+	return res, err
+}
+
+func (c *fakeCatalog) Follow(ctx context.Context, after string, got func(*catalogv1.ChangesResponse) error) error {
+	return c.Catalog.Follow(ctx, after, func(r *catalogv1.ChangesResponse) error {
+		err := got(r)
+		c.follows.Add(1)
+		return err
+	})
 }
 
 // eventually polls until ok holds.

@@ -54,6 +54,7 @@ type world struct {
 	region  *fakeRegion
 	serves  rpc.Region // nil: region itself
 	catalog *fakeCatalog
+	sells   rpc.Catalog // nil: catalog itself
 	live    *catalog.Catalog
 	cfg     rpc.Config
 	auth    rpc.Authenticator
@@ -83,10 +84,13 @@ func start(t testing.TB, options ...func(*world)) *world {
 		o(w)
 	}
 	w.catalog.Catalog = w.live
+	if w.sells == nil {
+		w.sells = w.catalog
+	}
 	if w.serves == nil {
 		w.serves = w.region
 	}
-	h, err := rpc.NewHandler(w.cfg, w.serves, w.catalog, w.auth, slog.New(slog.NewTextHandler(&w.log, nil)), w.mounts...)
+	h, err := rpc.NewHandler(w.cfg, w.serves, w.sells, w.auth, slog.New(slog.NewTextHandler(&w.log, nil)), w.mounts...)
 	if err != nil {
 		t.Fatal(err)
 	}
