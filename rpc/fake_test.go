@@ -263,6 +263,8 @@ type fakeCatalog struct {
 
 	down, slow, short atomic.Bool
 	calls, follows    atomic.Int64
+	takes             atomic.Int64 // nanoseconds of an answer
+	spoil             atomic.Pointer[func(*catalogv1.LookUpResponse)]
 	held              atomic.Pointer[chan struct{}] // answers wait for it
 }
 
@@ -282,6 +284,18 @@ func (c *fakeCatalog) LookUp(ctx context.Context, req *connect.Request[catalogv1
 	res, err := c.Catalog.LookUp(ctx, req)
 	if held := c.held.Load(); held != nil {
 		<-*held
+	}
+	if spoil := c.spoil.Load(); spoil != nil && err == nil {
+		(*spoil)(res.Msg)
+	}
+	if d := time.Duration(c.takes.Load()); d > 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 	return res, err
 }
