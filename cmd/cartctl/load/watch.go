@@ -266,7 +266,7 @@ func (w *Watching) Dropped(ctx context.Context, after time.Duration) (n int) {
 		if tcp, ok := c.(*net.TCPConn); ok {
 			_ = tcp.SetReadBuffer(1 << 20) // it reads slowly with less
 		}
-		if c.SetReadDeadline(time.Now().Add(5*time.Second)) == nil {
+		if c.SetReadDeadline(time.Now().Add(time.Second)) == nil {
 			if _, err := io.Copy(io.Discard, c); !isTimeout(err) {
 				n++
 			}
