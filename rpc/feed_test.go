@@ -213,7 +213,7 @@ func (w *world) stalled() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Cleanup(func() { conn.Close() })
+	w.t.Cleanup(func() { _ = conn.Close() }) // nobody reads from it
 	if err := conn.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
 		w.t.Fatal(err)
 	}
