@@ -29,6 +29,10 @@ const (
 	kindAdmit
 	kindStatus
 	kindFirst
+
+	// kindWait is a read that waits for a cart to change: one for each cart that
+	// is watched at another node.
+	kindWait = link.KindWaits
 )
 
 // Codes of errors that cross the link.
@@ -623,6 +627,10 @@ func (r *Router) await(ctx context.Context, req *regionv1.ReadRequest) (View, er
 	if err != nil {
 		return View{}, fmt.Errorf("encode read: %w", err)
 	}
+	kind := kindRead
+	if len(req.Differs) > 0 {
+		kind = kindWait
+	}
 	place := r.Placement(req.Shard)
 	node := r.leader(req.Shard)
 	for next := rand.IntN(len(place)); ; next++ {
@@ -630,7 +638,7 @@ func (r *Router) await(ctx context.Context, req *regionv1.ReadRequest) (View, er
 			node = place[next%len(place)]
 		}
 		round, cancel := context.WithTimeout(ctx, waitRound)
-		b, err := r.mux.Call(round, node, kindRead, payload)
+		b, err := r.mux.Call(round, node, kind, payload)
 		timedOut := round.Err() != nil
 		cancel()
 		switch {

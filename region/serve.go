@@ -19,6 +19,7 @@ import (
 func (n *Node) handle() {
 	n.mux.Handle(kindPropose, n.onPropose)
 	n.mux.Handle(kindRead, n.onRead)
+	n.mux.Handle(kindWait, n.onRead)
 	n.mux.Handle(kindShard, n.onShard)
 	n.mux.Handle(kindForm, n.onForm)
 	n.mux.Handle(kindAdmit, n.onAdmit)

@@ -202,6 +202,7 @@ func everyCall() [][3]string {
 		{"GET", "/api/v1/cart/count", ""},
 		{"GET", "/api/v1/cart/watch", ""},
 		{"GET", "/api/v1/cart/explain", ""},
+		{"GET", "/api/v1/cart/shipping", ""},
 		{"POST", "/api/v1/cart/batch", `{"edits":[{"clear":{}}]}`},
 		{"POST", "/api/v1/cart/merge", `{"guest_session_id":"ada"}`},
 		{"POST", cartItems + "/SKU-1/save", ""},

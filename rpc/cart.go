@@ -18,13 +18,15 @@ import (
 // service is the one implementation of the cart's operations. REST and
 // Connect translate their requests to its methods and its answers back.
 type service struct {
-	cfg      Config
-	region   Region
-	products *products
-	pages    *pages
-	prover   guestProver // nil: a guest's session is taken on trust
-	log      *slog.Logger
-	draining context.Context // ended: streams end
+	cfg       Config
+	region    Region
+	products  *products
+	pages     *pages
+	estimates *estimates
+	prover    guestProver // nil: a guest's session is taken on trust
+	log       *slog.Logger
+	feeds     *feeds
+	draining  context.Context // ended: streams end
 }
 
 // applied is what became of the edits of one request.

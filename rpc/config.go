@@ -68,6 +68,7 @@ type Config struct {
 	RequestTimeout time.Duration // one call, streams excepted; > 0
 	TokenWait      time.Duration // of a write, for what its token names; > 0, below RequestTimeout
 	Heartbeat      time.Duration // between two signs of life of a silent event stream; > 0
+	Patience       time.Duration // how long a watcher may take to accept one event; > 0
 	BodyBytesMax   int64         // a request's body; ≥ 1
 	ConcurrencyMax int           // calls at a time; ≥ 1
 	StreamsMax     int           // watches at a time; ≥ 1
@@ -81,7 +82,8 @@ type Config struct {
 	CatalogRest    time.Duration // how long a failing catalogue is left alone; > 0
 
 	// Guests makes guests' sessions; nil: none are made here.
-	Guests *GuestSessions
+	Guests   *GuestSessions
+	Shipping ShippingConfig
 
 	Events Events
 }
@@ -95,6 +97,7 @@ func DefaultConfig(regionName string) Config {
 		RequestTimeout: 2 * time.Second,
 		TokenWait:      time.Second,      // leaves the proposal as much
 		Heartbeat:      15 * time.Second, // proxies cut what is silent for 30 s
+		Patience:       10 * time.Second, // a phone in a tunnel; what is away for longer resumes
 		BodyBytesMax:   64 << 10,
 		ConcurrencyMax: 4096,     // at 28 k calls/s a queue of 150 ms; more would time out anyway
 		StreamsMax:     10000,    // about 40 KB each
@@ -104,6 +107,7 @@ func DefaultConfig(regionName string) Config {
 		CatalogOld:     10 * time.Minute,
 		CatalogEntries: 16384,
 		CatalogRest:    2 * time.Second,
+		Shipping:       defaultShipping(),
 	}
 }
 
@@ -121,6 +125,7 @@ func (c Config) validate() error {
 	check(c.RequestTimeout > 0, "RequestTimeout is %v, must be positive", c.RequestTimeout)
 	check(c.TokenWait > 0 && c.TokenWait < c.RequestTimeout, "TokenWait is %v, must be positive and below RequestTimeout", c.TokenWait)
 	check(c.Heartbeat > 0, "Heartbeat is %v, must be positive", c.Heartbeat)
+	check(c.Patience > 0, "Patience is %v, must be positive", c.Patience)
 	check(c.BodyBytesMax >= 1, "BodyBytesMax is %d, must be at least 1", c.BodyBytesMax)
 	check(c.ConcurrencyMax >= 1, "ConcurrencyMax is %d, must be at least 1", c.ConcurrencyMax)
 	check(c.StreamsMax >= 1, "StreamsMax is %d, must be at least 1", c.StreamsMax)
@@ -130,6 +135,7 @@ func (c Config) validate() error {
 	check(c.CatalogOld >= c.CatalogFresh, "CatalogOld is %v, must be at least CatalogFresh", c.CatalogOld)
 	check(c.CatalogEntries >= 1, "CatalogEntries is %d, must be at least 1", c.CatalogEntries)
 	check(c.CatalogRest > 0, "CatalogRest is %v, must be positive", c.CatalogRest)
+	c.Shipping.validate(check)
 	return errors.Join(errs...)
 }
 

@@ -143,13 +143,14 @@ func (h cartServer) WatchCart(ctx context.Context, req *connect.Request[cartv1.W
 	if err != nil {
 		return err
 	}
-	send := func(cart *cartv1.Cart, resume string) error {
-		return stream.Send(&cartv1.WatchCartResponse{Cart: cart, Resume: resume})
-	}
-	// Without a message the headers alone are sent, if they were not yet;
-	// later HTTP/2 has signs of life of its own.
-	return h.s.watch(ctx, c, req.Msg.GetResume(), send, func() error { return stream.Send(nil) })
+	ctl, _ := ctx.Value(controllerKey{}).(*http.ResponseController) // every stream has one
+	return h.s.watch(ctx, c, req.Msg.GetResume(), &messageStream{
+		patient: patient{ctl, h.s.cfg.Patience}, stream: stream, binary: wantsProto(req.Header()),
+	})
 }
+
+// controllerKey finds the http.ResponseController of a stream in its context.
+type controllerKey struct{}
 
 // translator is the one place where errors and panics of a Connect call turn
 // into what its client sees.

@@ -49,6 +49,17 @@
 // and the region resolves it where the edit is applied. They work while the
 // catalogue is down.
 //
+// What the catalogue sends by itself (catalog.v1 Changes) wins over answers to
+// what was asked before it. It refreshes what is remembered and nothing else: a
+// catalogue of millions of products may change as it likes. A catalogue that
+// cannot send changes is asked once a second, as before, and watchers see its
+// prices with the next change of their cart.
+//
+// Shipping is estimated as the catalogue is asked: in bulk, with a timeout,
+// behind a breaker, with answers that stand in for ten minutes. But a cart
+// without an estimate is a cart, an estimate without a service is 503. Lines
+// carry no delivery_estimate: a cart has no destination.
+//
 // The catalogue is asked in bulk with a timeout, behind a breaker, and its
 // answers stand in for ten minutes when it is down; a warning says so. An add
 // without any known price is refused: a guess would be a promise.
@@ -93,6 +104,16 @@
 //
 // Resume tokens of a watch carry the digest and the context: a region that
 // lacks what the watcher has seen sends its cart marked stale, never as new.
+// They name the page too: who missed a price is sent it.
+//
+// Watchers of one cart share a feed, which takes the newest state and queues
+// nothing (feed.go). Rejected: a bounded queue for each watcher, which shows a
+// slow one what is long over, and a watcher with nothing to read the memory of
+// all the others. The kernel's buffer is such a queue: it is bounded for streams
+// over HTTP/1.1. Streams are not compressed: each watcher's copy would be anew.
+// An index finds watched carts by product; its entries are the lines of watched
+// carts, and a change of price makes their pages at most ten times a second.
+//
 // Each event is the whole cart. Deltas would need a client that joins them; a cart
 // of 200 lines is about 70 KB, sent on a change of that one cart.
 //

@@ -16,3 +16,15 @@ func (h *Handler) PageBytes() (pages, bytes int) {
 	defer p.mu.Unlock()
 	return p.lru.Len(), p.bytes
 }
+
+// Watched is how many carts are watched, and how many lines of them are looked
+// for when a product changes.
+func (h *Handler) Watched() (carts, lines int) {
+	fs := h.service.feeds
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, set := range fs.byProduct {
+		lines += len(set)
+	}
+	return len(fs.byCart), lines
+}

@@ -13,9 +13,9 @@ import (
 
 	"github.com/samecart/samecart/crdt"
 	catalogv1 "github.com/samecart/samecart/proto/catalog/v1"
-	"github.com/samecart/samecart/proto/catalog/v1/catalogv1connect"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 	"github.com/samecart/samecart/region"
+	"github.com/samecart/samecart/rpc"
 )
 
 // fakeRegion is a Region for tests: carts in a map, edits applied with crdt
@@ -288,10 +288,13 @@ func resolve(c *crdt.Cart, k *regionv1.LineKey) (key crdt.LineKey, sellers []str
 
 // fakeCatalog is a catalogue for tests that can be slow, down or wrong.
 type fakeCatalog struct {
-	catalogv1connect.CatalogServiceClient
+	rpc.Catalog
 
 	down, slow, short atomic.Bool
-	calls             atomic.Int64
+	calls, follows    atomic.Int64
+	takes             atomic.Int64 // nanoseconds of an answer
+	spoil             atomic.Pointer[func(*catalogv1.LookUpResponse)]
+	held              atomic.Pointer[chan struct{}] // answers wait for it
 }
 
 var errCatalogDown = errors.New("connection refused by 10.0.0.7:5432")
@@ -307,7 +310,31 @@ func (c *fakeCatalog) LookUp(ctx context.Context, req *connect.Request[catalogv1
 	case c.short.Load():
 		return connect.NewResponse(&catalogv1.LookUpResponse{}), nil
 	}
-	return c.CatalogServiceClient.LookUp(ctx, req)
+	res, err := c.Catalog.LookUp(ctx, req)
+	if held := c.held.Load(); held != nil {
+		<-*held
+	}
+	if spoil := c.spoil.Load(); spoil != nil && err == nil {
+		(*spoil)(res.Msg)
+	}
+	if d := time.Duration(c.takes.Load()); d > 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return res, err
+}
+
+func (c *fakeCatalog) Follow(ctx context.Context, after string, got func(*catalogv1.ChangesResponse) error) error {
+	return c.Catalog.Follow(ctx, after, func(r *catalogv1.ChangesResponse) error {
+		err := got(r)
+		c.follows.Add(1)
+		return err
+	})
 }
 
 // eventually polls until ok holds.

@@ -2,6 +2,7 @@ package rpc_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -51,7 +52,9 @@ func (l *lockedBuffer) String() string {
 type world struct {
 	t       testing.TB
 	region  *fakeRegion
+	serves  rpc.Region // nil: region itself
 	catalog *fakeCatalog
+	sells   rpc.Catalog // nil: catalog itself
 	live    *catalog.Catalog
 	cfg     rpc.Config
 	auth    rpc.Authenticator
@@ -80,12 +83,26 @@ func start(t testing.TB, options ...func(*world)) *world {
 	for _, o := range options {
 		o(w)
 	}
-	w.catalog.CatalogServiceClient = w.live
-	h, err := rpc.NewHandler(w.cfg, w.region, w.catalog, w.auth, slog.New(slog.NewTextHandler(&w.log, nil)), w.mounts...)
+	w.catalog.Catalog = w.live
+	if w.sells == nil {
+		w.sells = w.catalog
+	}
+	if w.serves == nil {
+		w.serves = w.region
+	}
+	h, err := rpc.NewHandler(w.cfg, w.serves, w.sells, w.auth, slog.New(slog.NewTextHandler(&w.log, nil)), w.mounts...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.handler = h
+	running, stop := context.WithCancel(context.Background())
+	var beside sync.WaitGroup
+	beside.Go(func() {
+		if err := h.Run(running); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() { stop(); beside.Wait() })
 	srv := httptest.NewUnstartedServer(h)
 	srv.Config = rpc.NewServer("", h, slog.New(slog.NewTextHandler(&w.log, nil)))
 	srv.Start()

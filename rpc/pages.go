@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"google.golang.org/protobuf/proto"
@@ -76,28 +77,33 @@ func (s *service) encodedCart(ctx context.Context, c call) (*cartv1.Cart, meta, 
 	if err != nil {
 		return nil, meta{}, err
 	}
-	encoded, err := s.encodedPage(ctx, v)
+	p, err := s.page(ctx, v, s.cfg.CatalogFresh)
 	if err != nil {
 		return nil, meta{}, err
 	}
 	m, missing := s.metaFor(c, v)
 	out := &cartv1.Cart{Missing: missing} // of this caller, not of the page
-	out.ProtoReflect().SetUnknown(encoded)
+	out.ProtoReflect().SetUnknown(p.encoded)
 	return out, m, nil
 }
 
-func (s *service) encodedPage(ctx context.Context, v region.View) ([]byte, error) {
+// page returns a cart's page, made of products that the catalogue is asked for
+// again when what is known of them is older than fresh.
+func (s *service) page(ctx context.Context, v region.View, fresh time.Duration) (*page, error) {
 	if p := s.pages.get(v.CartID); p != nil && p.digest == v.Digest && p.stale == v.Stale &&
-		slices.Equal(s.products.lookUp(ctx, p.refs), p.known) {
-		return p.encoded, nil
+		slices.Equal(s.products.look(ctx, p.refs, fresh), p.known) {
+		return p, nil
 	}
-	r := s.renderWith(ctx, v)
-	encoded, err := proto.Marshal(r.cart)
+	r := s.renderWith(ctx, v, fresh)
+	// The same page has the same bytes: who resumes a watch in another region is
+	// not sent it again.
+	encoded, err := proto.MarshalOptions{Deterministic: true}.Marshal(r.cart)
 	if err != nil {
 		return nil, fmt.Errorf("encode cart: %w", err)
 	}
-	s.pages.put(v.CartID, &page{digest: v.Digest, stale: v.Stale, refs: r.refs, known: r.known, encoded: encoded})
-	return encoded, nil
+	fresher := &page{digest: v.Digest, stale: v.Stale, refs: r.refs, known: r.known, encoded: encoded}
+	s.pages.put(v.CartID, fresher)
+	return fresher, nil
 }
 
 // wantsProto reports whether a Connect, gRPC or gRPC-Web call is answered in

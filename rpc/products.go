@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
+	"unicode/utf8"
 
 	"connectrpc.com/connect"
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -14,7 +16,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	catalogv1 "github.com/samecart/samecart/proto/catalog/v1"
-	"github.com/samecart/samecart/proto/catalog/v1/catalogv1connect"
 )
 
 // lookUpMax is how many products the catalogue takes in one call.
@@ -34,21 +35,25 @@ type product struct {
 type remembered struct {
 	product *catalogv1.Product // nil: the catalogue does not know it
 	at      time.Time
+	pushed  bool // the catalogue sent it by itself: what was asked for before is older
 }
 
 // products asks the catalogue and remembers what it said for a bounded time,
 // so that a slow or dead catalogue neither slows carts down nor empties them.
 type products struct {
 	cfg     Config
-	client  catalogv1connect.CatalogServiceClient
+	client  Catalog
 	breaker *gobreaker.CircuitBreaker[[]*catalogv1.Product]
 	cache   *lru.Cache[productRef, remembered]
+
+	mu    sync.Mutex // held for writes to cache, which must not undo a newer one; guards what follows
+	since time.Time  // what was learnt before may have changed: it is not fresh
 }
 
 // errCallerLeft says nothing about the catalogue.
 var errCallerLeft = errors.New("the caller left")
 
-func newProducts(cfg Config, client catalogv1connect.CatalogServiceClient, log *slog.Logger) (*products, error) {
+func newProducts(cfg Config, client Catalog, log *slog.Logger) (*products, error) {
 	cache, err := lru.New[productRef, remembered](cfg.CatalogEntries)
 	if err != nil {
 		return nil, fmt.Errorf("make product cache: %w", err)
@@ -75,6 +80,15 @@ func newProducts(cfg Config, client catalogv1connect.CatalogServiceClient, log *
 // fails: what could not be found out is not answered. The zero ref is not asked
 // for.
 func (p *products) lookUp(ctx context.Context, refs []productRef) []product {
+	return p.look(ctx, refs, p.cfg.CatalogFresh)
+}
+
+// look is lookUp with a bound of its own on how old an answer may be before the
+// catalogue is asked again.
+func (p *products) look(ctx context.Context, refs []productRef, fresh time.Duration) []product {
+	p.mu.Lock()
+	since := p.since
+	p.mu.Unlock()
 	out := make([]product, len(refs))
 	var ask []int // places in refs
 	now := time.Now()
@@ -84,7 +98,7 @@ func (p *products) lookUp(ctx context.Context, refs []productRef) []product {
 		}
 		r, ok := p.cache.Get(ref)
 		switch age := now.Sub(r.at); {
-		case ok && age <= p.cfg.CatalogFresh:
+		case ok && age <= fresh && !r.at.Before(since):
 			out[i] = product{Product: r.product, answered: true}
 			continue
 		case ok && age <= p.cfg.CatalogOld:
@@ -99,24 +113,58 @@ func (p *products) lookUp(ctx context.Context, refs []productRef) []product {
 		}
 		for n, i := range part {
 			ref, got := refs[i], found[n]
-			switch {
-			case got.GetSkuId() == "":
+			if got.GetSkuId() == "" {
 				got = nil
-			case !isCurrency(got.GetCurrency()) || got.GetPriceMinorUnits() < 0 || got.GetPriceMinorUnits() > priceMax:
+			} else if got = usable(got); got == nil {
 				continue // a product without a usable price is as good as no answer
 			}
-			// What has not changed stays the same value, so pages made of it stand.
-			if r, ok := p.cache.Peek(ref); ok && got != nil && proto.Equal(r.product, got) {
-				got = r.product
-			}
+			got = p.keep(ref, got, now)
 			out[i] = product{Product: got, answered: true}
-			p.cache.Add(ref, remembered{got, now})
 			if ref.seller == "" && got != nil { // it will be asked for by its seller next
-				p.cache.Add(productRef{ref.sku, got.GetSellerId()}, remembered{got, now})
+				p.keep(productRef{ref.sku, got.GetSellerId()}, got, now)
 			}
 		}
 	}
 	return out
+}
+
+// usable returns a product as it can be shown and priced: without texts that are
+// no use, nil when its price is none. A cart of 500 lines stays below what
+// clients read.
+func usable(p *catalogv1.Product) *catalogv1.Product {
+	if !isCurrency(p.GetCurrency()) || p.GetPriceMinorUnits() < 0 || p.GetPriceMinorUnits() > priceMax {
+		return nil
+	}
+	isText := func(s string) bool { return len(s) <= productTextMax && utf8.ValidString(s) }
+	if isText(p.GetName()) && isText(p.GetSeller()) && isText(p.GetImage()) {
+		return p
+	}
+	p = proto.CloneOf(p)
+	for _, text := range []*string{&p.Name, &p.Seller, &p.Image} {
+		if !isText(*text) {
+			*text = ""
+		}
+	}
+	return p
+}
+
+const productTextMax = 1 << 10 // bytes of a name, of an image's address
+
+// keep remembers what the catalogue answered to a call that began at a time, and
+// returns what is known now: the catalogue may have sent a change meanwhile.
+func (p *products) keep(ref productRef, got *catalogv1.Product, asked time.Time) *catalogv1.Product {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r, ok := p.cache.Peek(ref); ok {
+		switch {
+		case r.pushed && r.at.After(asked):
+			return r.product
+		case got != nil && proto.Equal(r.product, got):
+			got = r.product // the same value, so pages made of it stand
+		}
+	}
+	p.cache.Add(ref, remembered{product: got, at: asked})
+	return got
 }
 
 // call asks for the products at the given places of refs.

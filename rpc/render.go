@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/samecart/samecart/crdt"
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
@@ -16,7 +17,7 @@ import (
 // the shopper should know about both. It never fails: what the catalogue does
 // not say is left out, and a warning names it.
 func (s *service) render(ctx context.Context, v region.View) *cartv1.Cart {
-	return s.renderWith(ctx, v).cart
+	return s.renderWith(ctx, v, s.cfg.CatalogFresh).cart
 }
 
 // rendered is a cart's page, and which products it was made from.
@@ -26,7 +27,9 @@ type rendered struct {
 	known []product // of refs
 }
 
-func (s *service) renderWith(ctx context.Context, v region.View) rendered {
+// renderWith is render with a bound on how old what is known of products may be
+// before the catalogue is asked again.
+func (s *service) renderWith(ctx context.Context, v region.View, fresh time.Duration) rendered {
 	c := cartOf(v)
 	out := &cartv1.Cart{CartId: v.CartID, Stale: v.Stale, Currency: c.Currency()}
 	lines := make([]shownLine, 0, len(c.Lines))
@@ -42,7 +45,7 @@ func (s *service) renderWith(ctx context.Context, v region.View) rendered {
 	for i, l := range lines {
 		refs[i] = productRef{l.Key.SKU, l.Key.Seller}
 	}
-	known := s.products.lookUp(ctx, refs)
+	known := s.products.look(ctx, refs, fresh)
 	// All lines' messages come from two pieces of memory: a page of a cart is
 	// mostly small messages.
 	items, money := make([]cartv1.Item, len(lines)), make([]prices, len(lines))

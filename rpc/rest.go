@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -17,9 +16,6 @@ import (
 )
 
 const restPrefix = "/api/v1/"
-
-// eventPatience is how long a watcher may take to accept one event.
-const eventPatience = 10 * time.Second
 
 // rest is the cart as REST. Every call has its line in the table below.
 type rest struct{ s *service }
@@ -56,6 +52,7 @@ var restRoutes = []restRoute{
 	{"POST", "cart/batch", access{shopper: true}, false, true, rest.batch},
 	{"POST", "guest-sessions", access{public: true}, false, false, rest.newGuest},
 	{"POST", "cart/merge", access{shopper: true}, false, true, rest.merge},
+	{"GET", "cart/shipping", access{shopper: true}, false, false, rest.shipping},
 	{"GET", "regions", access{public: true}, false, false, rest.regions},
 }
 
@@ -264,10 +261,7 @@ func (h rest) regions(w http.ResponseWriter, r *request) error {
 	return writeJSON(w, http.StatusOK, regionsJSONOf(list))
 }
 
-// watch sends server-sent events. An event's id is its resume token; it has
-// no name, so that a browser's onmessage gets it.
-//
-// Source: WHATWG HTML, "Server-sent events".
+// watch sends server-sent events.
 func (h rest) watch(w http.ResponseWriter, r *request) error {
 	c, err := newCall(r.Context(), r.Header)
 	if err != nil {
@@ -277,39 +271,19 @@ func (h rest) watch(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	ctl := http.NewResponseController(w)
-	begun, unsent := false, false
-	emit := func(format string, args ...any) error {
-		if !begun {
-			w.Header().Set("Content-Type", "text/event-stream")
-			w.Header().Set("X-Accel-Buffering", "no") // else nginx holds events back
-			begun = true
-			format = "retry: 1000\n\n" + format
-		}
-		// A watcher that takes nothing must not hold its stream for ever.
-		// A writer that knows no deadlines is a test's.
-		ctl.SetWriteDeadline(time.Now().Add(eventPatience)) //nolint:errcheck // see above
-		if _, err := fmt.Fprintf(w, format, args...); err != nil {
-			unsent = true
-			return fmt.Errorf("send event: %w", err)
-		}
-		return ctl.Flush()
-	}
-	err = h.s.watch(r.Context(), c, resume, func(cart *cartv1.Cart, id string) error {
-		data, err := json.Marshal(cartJSONOf(cart))
-		if err != nil {
-			return fmt.Errorf("encode cart: %w", err)
-		}
-		return emit("id: %s\ndata: %s\n\n", id, data)
-	}, func() error { return emit(": still here\n\n") })
-	if err == nil || !begun || unsent {
+	to := &eventStream{patient: patient{http.NewResponseController(w), h.s.cfg.Patience}, w: w}
+	err = h.s.watch(r.Context(), c, resume, to)
+	if err == nil || !to.begun {
 		return err
 	}
 	// The answer has begun: the error is an event, and the client resumes.
 	e := explainError(r.Context(), h.s.log, err)
 	noteCode(r.Context(), e.Code)
+	if to.broken {
+		return err
+	}
 	if data, err := json.Marshal(errorJSONOf(e)); err == nil {
-		return unlessEnded(r.Context(), emit("event: failed\ndata: %s\n\n", data))
+		return unlessEnded(r.Context(), to.emit(fmt.Appendf(nil, "event: failed\ndata: %s\n\n", data)))
 	}
 	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -17,7 +19,6 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/samecart/samecart/proto/cart/v1/cartv1connect"
-	"github.com/samecart/samecart/proto/catalog/v1/catalogv1connect"
 )
 
 // Mount is a further handler served beside the API: metrics, the console,
@@ -65,7 +66,7 @@ type route struct {
 }
 
 // NewHandler returns the API of a region. It starts nothing.
-func NewHandler(cfg Config, r Region, cat catalogv1connect.CatalogServiceClient, auth Authenticator, log *slog.Logger, extra ...Mount) (*Handler, error) {
+func NewHandler(cfg Config, r Region, cat Catalog, auth Authenticator, log *slog.Logger, extra ...Mount) (*Handler, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("rpc config: %w", err)
 	}
@@ -77,9 +78,14 @@ func NewHandler(cfg Config, r Region, cat catalogv1connect.CatalogServiceClient,
 	if err != nil {
 		return nil, err
 	}
+	estimated, err := newEstimates(cfg.Shipping, log)
+	if err != nil {
+		return nil, err
+	}
 	draining, drain := context.WithCancel(context.Background())
-	s := &service{cfg: cfg, region: r, products: known, pages: shown, log: log, draining: draining}
+	s := &service{cfg: cfg, region: r, products: known, pages: shown, estimates: estimated, log: log, draining: draining}
 	s.prover, _ = auth.(guestProver) // without one guests' sessions are taken on trust
+	s.feeds = newFeeds(s)
 	h := &Handler{
 		cfg: cfg, region: r, auth: auth, log: log, service: s,
 		rest: rest{s: s}, rpcs: map[string]*route{}, mounts: http.NewServeMux(), mounted: map[string]*route{},
@@ -101,6 +107,12 @@ func (h *Handler) mountCart() {
 		connect.WithInterceptors(translator{h.log}),
 		connect.WithReadMaxBytes(int(h.cfg.BodyBytesMax)),
 		connect.WithCodec(binaryCodec{}), connect.WithCodec(jsonCodec{}),
+		connect.WithConditionalHandlerOptions(func(spec connect.Spec) []connect.HandlerOption {
+			if spec.Procedure != cartv1connect.CartServiceWatchCartProcedure {
+				return nil
+			}
+			return []connect.HandlerOption{connect.WithCompressMinBytes(math.MaxInt)} // each watcher's copy would be compressed again
+		}),
 	)
 	methods := cartServiceMethods()
 	for i := range methods.Len() {
@@ -109,6 +121,9 @@ func (h *Handler) mountCart() {
 		h.rpcs[name] = &route{
 			name: name, access: cartAccess(m.Name()), rpc: true, body: true, stream: m.IsStreamingServer(),
 			serve: func(w http.ResponseWriter, r *http.Request) error {
+				if m.IsStreamingServer() {
+					r = r.WithContext(context.WithValue(r.Context(), controllerKey{}, http.NewResponseController(w)))
+				}
 				cart.ServeHTTP(w, r)
 				return nil
 			},
@@ -285,6 +300,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, rt *route) error
 	limit := h.calls
 	if rt.stream {
 		limit = h.streams
+		narrow(r)
 	}
 	if !limit.take() {
 		return fault(Overloaded, "this node serves as many calls as it can: try again later")
@@ -358,7 +374,8 @@ func NewServer(addr string, h http.Handler, log *slog.Logger) *http.Server {
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 10 * time.Second, WriteByteTimeout: 30 * time.Second},
 		// No ReadTimeout and no WriteTimeout: they would cut streams. Bodies
 		// and the events of a stream have deadlines of their own.
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
+		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	if d, ok := h.(interface{ Drain() }); ok {
 		s.RegisterOnShutdown(d.Drain)

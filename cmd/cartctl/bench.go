@@ -12,13 +12,18 @@ import (
 
 // benchCmd measures one address in a closed loop.
 type benchCmd struct {
-	Name     string        `arg:"" enum:"add,get,mixed" help:"What is measured: add, get, or mixed (one add to nine gets)."`
+	Name     string        `arg:"" enum:"add,get,mixed,watch" help:"What is measured: add, get, mixed (one add to nine gets), or watch (how long after an edit watchers have it)."`
 	Clients  int           `help:"Calls at once." default:"64"`
 	Duration time.Duration `help:"How long." default:"10s"`
 	Carts    int           `help:"Carts that the calls are spread over." default:"1000"`
 	Lines    int           `help:"Lines of a cart; the median order of the real data has 15." default:"15"`
 	Region   string        `help:"Measure this region, not the one that --addr picks." placeholder:"NAME"`
 	Codec    string        `help:"How Connect messages are written: binary or json." enum:"binary,json" default:"binary"`
+
+	Watchers     int `help:"With watch: how many, by server-sent events." default:"5000"`
+	WatchedCarts int `help:"With watch: carts that the watchers are spread over." default:"1"`
+	Edits        int `help:"With watch: how many, one after the other; made again beside the stalled watchers." default:"100"`
+	Stalled      int `help:"With watch: watchers that take nothing." default:"1"`
 }
 
 // demoProducts is how many SKUs the demo catalogue has.
@@ -33,6 +38,8 @@ func (c *benchCmd) Validate() error {
 		return fmt.Errorf("--duration %v must be above 0", c.Duration)
 	case c.Carts < 1:
 		return fmt.Errorf("--carts %d: give at least 1", c.Carts)
+	case c.Watchers < 1 || c.WatchedCarts < 1 || c.Edits < 1 || c.Stalled < 0:
+		return errors.New("give --watchers, --watched-carts and --edits of at least 1, and --stalled of at least 0")
 	case c.Lines < 1 || c.Lines > demoProducts:
 		return fmt.Errorf("--lines %d: give 1 to %d", c.Lines, demoProducts)
 	}
@@ -60,6 +67,9 @@ func (c *benchCmd) Run(a *app) error {
 		if base, err = api.Find(regions, c.Region); err != nil {
 			return usageError{err}
 		}
+	}
+	if c.Name == "watch" {
+		return c.watch(a, base)
 	}
 	carts := load.NewCarts(c.Carts, c.Lines)
 	clients := make([]*load.CartClient, c.Clients)

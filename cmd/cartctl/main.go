@@ -59,11 +59,13 @@ type cli struct {
 	GuestSession guestSessionCmd `cmd:"" help:"Make a guest session." group:"One cart"`
 
 	Settings settingsCmd `cmd:"" help:"Show and change the shop's settings." group:"Cluster"`
+	Shipping shippingCmd `cmd:"" help:"Estimate cost and dates of sending the cart." group:"One cart"`
 
 	Regions regionsCmd `cmd:"" help:"Show regions, nodes, links and lag." group:"Cluster"`
 	Verify  verifyCmd  `cmd:"" help:"Compare every cart in every region." group:"Cluster"`
 	Backup  backupCmd  `cmd:"" help:"Back up a region; list and check backups." group:"Cluster"`
 	Restore restoreCmd `cmd:"" help:"Join a backup with a region's carts: what was removed since stays removed." group:"Cluster"`
+	Catalog catalogCmd `cmd:"" help:"Change products of cartd dev's catalogue." group:"Cluster"`
 	Link    linkCmd    `cmd:"" help:"Cut, heal or delay the link of two regions." group:"Faults"`
 	Node    nodeCmd    `cmd:"" help:"Kill or start a node, or set its clock." group:"Faults"`
 	Region  regionCmd  `cmd:"" help:"Kill or start all nodes of a region." group:"Faults"`

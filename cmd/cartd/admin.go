@@ -17,6 +17,7 @@ import (
 	"github.com/samecart/samecart/region/shard"
 	"github.com/samecart/samecart/replication"
 	"github.com/samecart/samecart/replication/membership"
+	"github.com/samecart/samecart/rpc/catalog"
 	"github.com/samecart/samecart/rpc/member"
 )
 
@@ -58,6 +59,8 @@ type operations interface {
 	repair(ctx context.Context, region, peer string) error
 	// shop is a region to read and change the shop's settings at.
 	shop(ctx context.Context) shop
+	// catalogue is the one whose products may be edited.
+	catalogue() (*catalog.Catalog, error)
 	// member has the regions agree on a change of how one stands.
 	member(ctx context.Context, req *adminv1.MemberRequest) (*membershipv1.Membership, error)
 }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/alecthomas/kong"
 	"gopkg.in/yaml.v3"
+
+	"github.com/samecart/samecart/rpc/shipping"
 )
 
 // cli is the command line; every flag can also come from the environment
@@ -38,6 +40,22 @@ type limits struct {
 	OpLife         time.Duration `help:"How long an Idempotency-Key is remembered." default:"24h" env:"SAMECART_OP_LIFE"`
 	Undo           time.Duration `help:"How long a remove, a clear or a merge can be undone; 0: not at all." default:"10m" env:"SAMECART_UNDO"`
 	RequestTimeout time.Duration `help:"Longest answer to one request." default:"2s" env:"SAMECART_REQUEST_TIMEOUT"`
+}
+
+// rates are the embedded shipping service's.
+type rates struct {
+	ShippingRates string `help:"JSON file with shipping rates, in place of those built in (rpc/shipping/rates.json)." placeholder:"FILE" type:"path" env:"SAMECART_SHIPPING_RATES"`
+}
+
+func (r rates) embeddedShipping() (*shipping.Service, error) {
+	table, err := shipping.Default()
+	if r.ShippingRates != "" {
+		table, err = shipping.Read(r.ShippingRates)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--shipping-rates: %w", err)
+	}
+	return shipping.New(table, time.Now), nil
 }
 
 func (l limits) validate() error {
@@ -70,6 +88,7 @@ type devCommand struct {
 
 	Incarnation uint32 `help:"Of the regions, when the state is new: raise it to restore a backup of a state that is lost." default:"1" env:"SAMECART_INCARNATION"`
 	limits
+	rates
 }
 
 // deployed is what node and gateway have in common.
@@ -80,6 +99,7 @@ type deployed struct {
 	Nodes     map[string]string `help:"Link address of every node of this region." required:"" placeholder:"REGION/N=HOST:PORT;…" env:"SAMECART_NODES"`
 	Addresses map[string]string `help:"Public address of every region: what clients are told." placeholder:"REGION=URL;…" env:"SAMECART_ADDRESSES"`
 	Catalog   string            `help:"Address of the shop's catalog.v1 service; without it the embedded catalogue answers." placeholder:"URL" env:"SAMECART_CATALOG"`
+	Shipping  string            `help:"Address of the shop's shipping.v1 service; without it the embedded one answers." placeholder:"URL" env:"SAMECART_SHIPPING"`
 	Shards    uint32            `help:"Raft groups of this region." default:"3" env:"SAMECART_SHARDS"`
 	Listen    string            `help:"Address of the API." default:"127.0.0.1:8080" env:"SAMECART_LISTEN"`
 	Redis     string            `help:"Hot cache: redis://, redis+sentinel:// or redis+cluster:// address; without it each process caches in memory." placeholder:"ADDRESS" env:"SAMECART_REDIS"`
@@ -90,6 +110,7 @@ type deployed struct {
 	GuestKey  string            `help:"Private key (PEM, PKCS #8) that signs guest sessions, the same in all regions; without it none are made here." placeholder:"FILE" env:"SAMECART_GUEST_KEY"`
 	Trust     bool              `name:"trust-headers" help:"Take callers' identity on trust from headers, as cartd dev does. Never in public." env:"SAMECART_TRUST_HEADERS"`
 	limits
+	rates
 }
 
 func (d deployed) validate() error {
@@ -125,6 +146,12 @@ func (d deployed) validate() error {
 	}
 	if d.Catalog != "" && !isURL(d.Catalog, "http", "https") {
 		errs = append(errs, fmt.Errorf("--catalog %q: give http://HOST:PORT or https://HOST", d.Catalog))
+	}
+	if d.Shipping != "" && !isURL(d.Shipping, "http", "https") {
+		errs = append(errs, fmt.Errorf("--shipping %q: give http://HOST:PORT or https://HOST", d.Shipping))
+	}
+	if d.Shipping != "" && d.ShippingRates != "" {
+		errs = append(errs, errors.New("--shipping and --shipping-rates exclude each other: the shop's service has rates of its own"))
 	}
 	if d.Shards < 1 || d.Shards > 64 {
 		errs = append(errs, fmt.Errorf("--shards %d: give 1 to 64", d.Shards))

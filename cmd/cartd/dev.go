@@ -30,6 +30,7 @@ import (
 	"github.com/samecart/samecart/rpc"
 	"github.com/samecart/samecart/rpc/catalog"
 	"github.com/samecart/samecart/rpc/member"
+	"github.com/samecart/samecart/rpc/shipping"
 )
 
 // devRegions are the regions of cartd dev, with their ids.
@@ -58,15 +59,16 @@ func devSettings() member.Config {
 
 // dev is the whole of cartd dev.
 type dev struct {
-	cmd     devCommand
-	dir     string
-	faults  *faults
-	metrics *metrics
-	catalog *catalog.Catalog
-	guests  *rpc.GuestSessions // their key goes with the process, as identity is on trust
-	log     *slog.Logger
-	out     io.Writer
-	failed  chan error // the first thing that ends the process
+	cmd      devCommand
+	dir      string
+	faults   *faults
+	metrics  *metrics
+	catalog  *catalog.Catalog
+	shipping *shipping.Service
+	guests   *rpc.GuestSessions // their key goes with the process, as identity is on trust
+	log      *slog.Logger
+	out      io.Writer
+	failed   chan error // the first thing that ends the process
 
 	all []*devRegion
 
@@ -192,6 +194,9 @@ func (d *dev) run(ctx context.Context) error {
 	}
 	if d.guests, err = rpc.EphemeralGuestSessions(); err != nil {
 		return err
+	}
+	if d.shipping, err = d.cmd.embeddedShipping(); err != nil {
+		return usageError{err}
 	}
 	if err := d.checkRegions(); err != nil {
 		return usageError{err}
@@ -425,12 +430,13 @@ func (r *devRegion) prepare(public net.Listener) error {
 		regions[crdt.RegionID(o.id)] = o.name
 	}
 	r.api, err = r.part.Place.Handler(member.Surface{
-		Serves: r.router, Names: regions, Regions: d.regionInfos, Catalog: d.catalog,
+		Serves: r.router, Names: regions, Regions: d.regionInfos, Catalog: d.catalog, Shipping: d.shipping,
 		Auth: rpc.TrustedHeaders{}, Guests: d.guests, RequestTimeout: d.cmd.RequestTimeout, Mounts: mounts(d, d.metrics),
 	})
 	if err != nil {
 		return err
 	}
+	go func() { _ = r.api.Run(following) }() // it has no error
 	r.openAPI(public)
 	return nil
 }
@@ -610,6 +616,8 @@ func (d *dev) membership() (newest *membershipv1.Membership) {
 	}
 	return newest
 }
+
+func (d *dev) catalogue() (*catalog.Catalog, error) { return d.catalog, nil }
 
 func (d *dev) repair(ctx context.Context, name, peer string) error {
 	r, err := d.find(name)

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/samecart/samecart/region/link"
@@ -72,7 +73,8 @@ func newMetrics() *metrics {
 		forwarded: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "samecart_forwarded_calls_total", Help: "Calls that this gateway had another region answer, by HTTP status."}, []string{"region", "peer", "status"}),
 	}
-	m.registry.MustRegister(m.forwarded, &m.pairs, &m.members, m.calls, m.entries, m.commands, m.index, m.frames, m.writes, m.delivered, m.connected, m.repaired, m.taken, m.repair, m.differing)
+	m.registry.MustRegister(m.forwarded, &m.pairs, &m.members, m.calls, m.entries, m.commands, m.index, m.frames, m.writes, m.delivered, m.connected, m.repaired, m.taken, m.repair, m.differing,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 

@@ -16,6 +16,7 @@ import (
 	adminv1 "github.com/samecart/samecart/proto/admin/v1"
 	"github.com/samecart/samecart/proto/catalog/v1/catalogv1connect"
 	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
+	"github.com/samecart/samecart/proto/shipping/v1/shippingv1connect"
 	"github.com/samecart/samecart/region"
 	"github.com/samecart/samecart/region/cache"
 	"github.com/samecart/samecart/region/link"
@@ -138,23 +139,36 @@ func splitURLs(list string) []string {
 }
 
 // handler is the public API.
-func (s *server) handler(serves rpc.Region) (http.Handler, error) {
+func (s *server) handler(serves rpc.Region) (*rpc.Handler, error) {
 	products, err := s.products()
 	if err != nil {
 		return nil, err
 	}
+	sends, err := s.shipping()
+	if err != nil {
+		return nil, err
+	}
 	return s.place.Handler(member.Surface{
-		Serves: serves, Names: namesOf(s.conf.Regions), Regions: s.regionInfos, Catalog: products,
+		Serves: serves, Names: namesOf(s.conf.Regions), Regions: s.regionInfos, Catalog: products, Shipping: sends,
 		Auth: s.auth, Guests: s.guests, RequestTimeout: s.conf.RequestTimeout, Mounts: mounts(s, s.metrics),
 	})
 }
 
 // products is the shop's catalogue, or the embedded one.
-func (s *server) products() (catalogv1connect.CatalogServiceClient, error) {
+func (s *server) products() (rpc.Catalog, error) {
 	if s.conf.Catalog == "" {
 		return catalog.New()
 	}
-	return catalogv1connect.NewCatalogServiceClient(&http.Client{Timeout: s.conf.RequestTimeout}, s.conf.Catalog), nil
+	// No timeout of the client's own: changes come in a stream, look-ups have one.
+	return rpc.RemoteCatalog{CatalogServiceClient: catalogv1connect.NewCatalogServiceClient(new(http.Client), s.conf.Catalog)}, nil
+}
+
+// shipping is the shop's shipping service, or the embedded one.
+func (s *server) shipping() (shippingv1connect.ShippingServiceClient, error) {
+	if s.conf.Shipping == "" {
+		return s.conf.embeddedShipping()
+	}
+	return shippingv1connect.NewShippingServiceClient(&http.Client{Timeout: s.conf.RequestTimeout}, s.conf.Shipping), nil
 }
 
 func (s *server) regionInfos(ctx context.Context) []rpc.RegionInfo {
@@ -330,21 +344,31 @@ func (s *server) serveTLS(h *http.Server, ln net.Listener) {
 
 // runAPI serves the public port until ctx ends.
 func (s *server) runAPI(ctx context.Context, serves rpc.Region, ln net.Listener) (err error) {
-	h, err := s.handler(serves)
+	own, err := s.handler(serves)
 	if err != nil {
 		return usageError{err}
 	}
-	forwarder, err := s.forwarder(h)
+	forwarder, err := s.forwarder(own)
 	if err != nil {
 		return usageError{err}
 	}
+	h := http.Handler(own)
+	beside := []func(context.Context) error{own.Run}
 	if forwarder != nil {
 		h = forwarder
-		measuring, stop := context.WithCancel(ctx)
-		ended := make(chan error, 1)
-		go func() { ended <- forwarder.Run(measuring) }()
-		defer func() { stop(); err = errors.Join(err, <-ended) }()
+		beside = append(beside, forwarder.Run)
 	}
+	running, stop := context.WithCancel(ctx)
+	ended := make(chan error, len(beside))
+	for _, run := range beside {
+		go func() { ended <- run(running) }()
+	}
+	defer func() {
+		stop()
+		for range beside {
+			err = errors.Join(err, <-ended)
+		}
+	}()
 	public := rpc.NewServer(ln.Addr().String(), h, s.log)
 	go s.serve(public, ln)
 	s.log.Info("serves", slog.String("node", s.self), slog.String("address", ln.Addr().String()))
@@ -431,6 +455,10 @@ func (s *server) member(ctx context.Context, req *adminv1.MemberRequest) (*membe
 		return nil, fmt.Errorf("%w: a gateway has no part in the membership; ask a node", errRefused)
 	}
 	return changeMember(ctx, s.part.Roster, req)
+}
+
+func (s *server) catalogue() (*catalog.Catalog, error) {
+	return nil, fmt.Errorf("%w: products are edited in the shop's own catalogue; only that of cartd dev takes edits here", errRefused)
 }
 
 func (s *server) repair(ctx context.Context, name, peer string) error {

@@ -26,6 +26,7 @@ type accepted struct {
 	mu      sync.Mutex
 	err     error
 	running map[uint64]context.CancelFunc // users' calls
+	waiting int                           // those of them that wait
 	lanes   map[uint64]*lane              // raft requests, each lane in order
 	streams map[uint64]*stream            // snapshots coming in
 }
@@ -257,9 +258,14 @@ func (a *accepted) takeCall(f frame) {
 	}
 	a.mu.Lock()
 	_, twice := a.running[f.id]
-	full := twice || len(a.running) >= a.m.cfg.InFlightMax
+	full := twice || len(a.running)-a.waiting >= a.m.cfg.InFlightMax
+	waits := 0
+	if f.kind.waits() {
+		full, waits = twice || a.waiting >= a.m.cfg.WaitingMax, 1
+	}
 	if !full {
 		a.running[f.id] = cancel
+		a.waiting += waits
 	}
 	a.mu.Unlock()
 	if full {
@@ -275,6 +281,7 @@ func (a *accepted) takeCall(f frame) {
 		cancel()
 		a.mu.Lock()
 		delete(a.running, f.id)
+		a.waiting -= waits
 		a.mu.Unlock()
 	})
 }

@@ -23,7 +23,7 @@ type dialed struct {
 	mu    sync.Mutex
 	err   error // set by fail; no call enters afterwards
 	next  uint64
-	users int // users' calls in the map
+	users [2]int // users' calls in the map: those that wait apart
 	calls map[uint64]*pending
 }
 
@@ -32,6 +32,7 @@ type dialed struct {
 type pending struct {
 	id     uint64
 	user   bool
+	waits  bool
 	answer chan reply    // capacity 1
 	credit chan struct{} // capacity 1: credits grew; nil unless a snapshot
 
@@ -103,7 +104,7 @@ func (c *dialed) fail(cause error) {
 	c.err = cause
 	calls := c.calls
 	c.calls = nil
-	c.users = 0
+	c.users = [2]int{}
 	c.mu.Unlock()
 
 	p := c.p
@@ -129,9 +130,18 @@ func (c *dialed) fail(cause error) {
 	p.m.cfg.Events.disconnected(Disconnected{Node: p.node, Dialed: true, Err: cause})
 }
 
+// inFlight returns where users' calls of a sort are counted, and their bound. It
+// is called with mu held.
+func (c *dialed) inFlight(waits bool) (users *int, most int) {
+	if waits {
+		return &c.users[1], c.p.m.cfg.WaitingMax
+	}
+	return &c.users[0], c.p.m.cfg.InFlightMax
+}
+
 // enter adds a call; user calls are bounded.
-func (c *dialed) enter(user, credit bool) (*pending, error) {
-	p := &pending{user: user, answer: make(chan reply, 1)}
+func (c *dialed) enter(k Kind, credit bool) (*pending, error) {
+	p := &pending{user: k >= kindUser, waits: k.waits(), answer: make(chan reply, 1)}
 	if credit {
 		p.credit = make(chan struct{}, 1)
 	}
@@ -140,11 +150,12 @@ func (c *dialed) enter(user, credit bool) (*pending, error) {
 	if c.err != nil {
 		return nil, fmt.Errorf("%w: %w", errGone, c.err)
 	}
-	if user {
-		if c.users >= c.p.m.cfg.InFlightMax {
-			return nil, fmt.Errorf("%w: %d calls in flight to %s", ErrOverloaded, c.users, c.p.node)
+	if p.user {
+		users, most := c.inFlight(p.waits)
+		if *users >= most {
+			return nil, fmt.Errorf("%w: %d calls in flight to %s", ErrOverloaded, *users, c.p.node)
 		}
-		c.users++
+		*users++
 	}
 	c.next++
 	p.id = c.next
@@ -162,14 +173,15 @@ func (c *dialed) remove(id uint64) *pending {
 	}
 	delete(c.calls, id)
 	if p.user {
-		c.users--
+		users, _ := c.inFlight(p.waits)
+		*users--
 	}
 	return p
 }
 
 // startUser sends a user's call or refuses it at a bound.
 func (c *dialed) startUser(ctx context.Context, k Kind, payload []byte) (*pending, error) {
-	p, err := c.enter(true, false)
+	p, err := c.enter(k, false)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +196,7 @@ func (c *dialed) startUser(ctx context.Context, k Kind, payload []byte) (*pendin
 // startRaft sends a raft RPC: one that is held for company, or one that waits
 // for room if it must.
 func (c *dialed) startRaft(ctx context.Context, body []byte, flags uint8, held, credit bool) (*pending, error) {
-	p, err := c.enter(false, credit)
+	p, err := c.enter(kindRaft, credit)
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,13 @@ type Kind uint8
 // kindUser is the first kind that users may take.
 const kindUser Kind = 16
 
+// KindWaits is the first of the kinds whose calls wait for something to happen:
+// they are many and cost little. They are counted apart, so that those who wait
+// never keep others from calling.
+const KindWaits Kind = 128
+
+func (k Kind) waits() bool { return k >= KindWaits }
+
 // kindRaft carries raft RPCs.
 const kindRaft Kind = 1
 
@@ -46,6 +53,7 @@ type Config struct {
 	FrameBytesMax int // largest frame, and so about the largest payload and raft entry; 4 KiB to 256 MiB
 	QueueBytesMax int // bytes that may wait to be written on one connection; >= FrameBytesMax
 	InFlightMax   int // users' calls at once on one connection, per direction; >= 1
+	WaitingMax    int // the same for calls of KindWaits and above; >= 1
 	AcceptedMax   int // accepted connections at once; >= 1
 
 	DialTimeout  time.Duration // for dialing and hello; > 0
@@ -76,6 +84,7 @@ func DefaultConfig(self, cluster string, dial Dialer) Config {
 		FrameBytesMax: 4 << 20,  // 32 ms of a gigabit line: heartbeats behind it still arrive in time
 		QueueBytesMax: 16 << 20, // four of the largest frames
 		InFlightMax:   4096,     // four times the clients at which the write path peaks
+		WaitingMax:    1 << 16,  // a gateway's watched carts; about 10 KiB each, at both ends together
 		AcceptedMax:   256,      // a region has tens of nodes
 
 		DialTimeout:  2 * time.Second,
@@ -110,6 +119,7 @@ func (c *Config) validate() error {
 	bad(c.FrameBytesMax < 4<<10 || c.FrameBytesMax > 256<<20, "FrameBytesMax is %d, 4 KiB to 256 MiB allowed", c.FrameBytesMax)
 	bad(c.QueueBytesMax < c.FrameBytesMax, "QueueBytesMax is %d, at least FrameBytesMax (%d) needed", c.QueueBytesMax, c.FrameBytesMax)
 	bad(c.InFlightMax < 1, "InFlightMax is %d, at least 1 needed", c.InFlightMax)
+	bad(c.WaitingMax < 1, "WaitingMax is %d, at least 1 needed", c.WaitingMax)
 	bad(c.AcceptedMax < 1, "AcceptedMax is %d, at least 1 needed", c.AcceptedMax)
 	bad(c.DialTimeout <= 0, "DialTimeout is %v, must be positive", c.DialTimeout)
 	bad(c.BackoffMin <= 0, "BackoffMin is %v, must be positive", c.BackoffMin)

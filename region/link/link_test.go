@@ -189,6 +189,46 @@ func TestCancelFreesTheSlotAndTheHandler(t *testing.T) {
 	})
 }
 
+// Whoever waits for something takes no place of those who call, at either end;
+// nor is there room for ever more of them.
+func TestWaitingCallsAreCountedApart(t *testing.T) {
+	for name, bounded := range map[string]int{"caller's bounds": 0, "listener's bounds": 1} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t)
+				h := newBlock()
+				tune := []func(*Config){nil, nil}
+				tune[bounded] = func(cfg *Config) { cfg.InFlightMax, cfg.WaitingMax = 1, 3 }
+				a := c.add(t, "r/1", tune[0], nil)
+				c.add(t, "r/2", tune[1], func(m *Mux) { m.Handle(KindWaits, h.handle); m.Handle(17, echo) })
+				ctx, cancel := context.WithCancel(context.Background())
+				var wg sync.WaitGroup
+				for range 3 {
+					wg.Go(func() { _, _ = a.Call(ctx, "r/2", KindWaits, nil) }) // ends with ctx
+					<-h.began
+				}
+				for range 2 {
+					if _, err := a.Call(short(t), "r/2", 17, nil); err != nil {
+						t.Errorf("a call beside three that wait: %v", err)
+					}
+				}
+				if _, err := a.Call(short(t), "r/2", KindWaits, nil); !errors.Is(err, ErrOverloaded) {
+					t.Errorf("a fourth that waits: %v, want ErrOverloaded", err)
+				}
+				cancel()
+				wg.Wait()
+				for range 3 {
+					<-h.ended
+				}
+				synctest.Wait()
+				wg.Go(func() { _, _ = a.Call(short(t), "r/2", KindWaits, nil) }) // ends with the test
+				<-h.began
+				wg.Wait()
+			})
+		})
+	}
+}
+
 func TestCancelKeepsTheCause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
@@ -501,7 +541,7 @@ func TestSettingsAreChecked(t *testing.T) {
 	if err == nil {
 		t.Fatal("the zero Config is accepted")
 	}
-	for _, field := range []string{"Self", "Dial ", "FrameBytesMax", "InFlightMax", "AcceptedMax", "DialTimeout", "BackoffMin", "PingInterval",
+	for _, field := range []string{"Self", "Dial ", "FrameBytesMax", "InFlightMax", "WaitingMax", "AcceptedMax", "DialTimeout", "BackoffMin", "PingInterval",
 		"PeerTimeout", "RaftTimeout", "PipelineInFlight", "HeartbeatTimeout", "SnapshotWindow", "SnapshotStall", "SnapshotAnswer"} {
 		if !strings.Contains(err.Error(), field) {
 			t.Errorf("the error does not name %s", field)

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -18,8 +19,8 @@ const lookUpMax = 1000
 // ref names a product.
 type ref struct{ sku, seller string }
 
-// Catalog answers catalog.v1 from memory. It is at once the service's handler
-// and an in-process client of it. All methods may be called concurrently.
+// Catalog answers catalog.v1 from memory, over the wire and in its process. All
+// methods may be called concurrently.
 type Catalog struct {
 	// Skipped is how many rows of the embedded file could not be used.
 	Skipped int
@@ -27,28 +28,26 @@ type Catalog struct {
 	mu       sync.RWMutex
 	products map[ref]*catalogv1.Product // values are never changed, only replaced
 	sellers  map[string]string          // default seller by SKU
+	changes  changes
 }
 
-var (
-	_ catalogv1connect.CatalogServiceHandler = (*Catalog)(nil)
-	_ catalogv1connect.CatalogServiceClient  = (*Catalog)(nil)
-)
+var _ catalogv1connect.CatalogServiceHandler = (*Catalog)(nil)
 
 // New returns the embedded catalogue. An error means that the embedded file
 // cannot be read at all.
 func New() (*Catalog, error) {
-	c := &Catalog{products: map[ref]*catalogv1.Product{}, sellers: map[string]string{}}
+	c := &Catalog{products: map[ref]*catalogv1.Product{}, sellers: map[string]string{}, changes: newChanges()}
 	retail, skipped, err := readEmbedded()
 	if err != nil {
 		return nil, fmt.Errorf("read embedded catalogue: %w", err)
 	}
 	c.Skipped = skipped
 	for _, p := range retail {
-		c.Put(p)
+		c.put(p)
 	}
 	for n := 1; n <= demoSKUs; n++ {
 		for seller := 1; seller <= demoSellers; seller++ {
-			c.Put(demo(n, seller))
+			c.put(demo(n, seller))
 		}
 	}
 	return c, nil
@@ -59,10 +58,36 @@ func New() (*Catalog, error) {
 func (c *Catalog) Put(p *catalogv1.Product) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.put(p)
+	c.changes.note(ref{p.GetSkuId(), p.GetSellerId()})
+}
+
+// put is called with mu held, or before anybody else knows c.
+func (c *Catalog) put(p *catalogv1.Product) {
 	c.products[ref{p.GetSkuId(), p.GetSellerId()}] = p
 	if _, ok := c.sellers[p.GetSkuId()]; !ok {
 		c.sellers[p.GetSkuId()] = p.GetSellerId()
 	}
+}
+
+// Edit changes a product as change says, which gets a copy of its own, and
+// returns what it is then. Without a seller the SKU's default one is meant. A
+// product that the catalogue does not have comes with these two names alone; it
+// is added. When change returns an error nothing is changed.
+func (c *Catalog) Edit(sku, seller string, change func(p *catalogv1.Product, isNew bool) error) (*catalogv1.Product, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	old := c.find(sku, seller)
+	p := &catalogv1.Product{SkuId: sku, SellerId: seller}
+	if old != nil {
+		p = proto.CloneOf(old)
+	}
+	if err := change(p, old == nil); err != nil {
+		return nil, err
+	}
+	c.put(p)
+	c.changes.note(ref{p.GetSkuId(), p.GetSellerId()})
+	return p, nil
 }
 
 // SetPrice changes the price of a product, in minor units of its currency.
@@ -78,17 +103,17 @@ func (c *Catalog) SetStock(sku, seller string, units int64) (ok bool) {
 }
 
 func (c *Catalog) change(sku, seller string, edit func(*catalogv1.Product)) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	p := c.find(sku, seller)
-	if p == nil {
-		return false
-	}
-	p = proto.CloneOf(p)
-	edit(p)
-	c.products[ref{p.GetSkuId(), p.GetSellerId()}] = p
-	return true
+	_, err := c.Edit(sku, seller, func(p *catalogv1.Product, isNew bool) error {
+		if isNew {
+			return errNotThere
+		}
+		edit(p)
+		return nil
+	})
+	return err == nil
 }
+
+var errNotThere = errors.New("the catalogue does not have it")
 
 // find is called with mu held.
 func (c *Catalog) find(sku, seller string) *catalogv1.Product {

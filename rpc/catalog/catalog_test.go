@@ -29,7 +29,12 @@ func embedded(t *testing.T) *catalog.Catalog {
 	return c
 }
 
-func lookUp(t *testing.T, c catalogv1connect.CatalogServiceClient, pairs ...string) []*catalogv1.Product {
+// looker is a catalogue, in the process or over the wire.
+type looker interface {
+	LookUp(ctx context.Context, req *connect.Request[catalogv1.LookUpRequest]) (*connect.Response[catalogv1.LookUpResponse], error)
+}
+
+func lookUp(t *testing.T, c looker, pairs ...string) []*catalogv1.Product {
 	t.Helper()
 	req := &catalogv1.LookUpRequest{}
 	for i := 0; i < len(pairs); i += 2 {

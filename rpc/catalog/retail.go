@@ -21,6 +21,9 @@ var onlineRetail []byte
 const (
 	retailSeller = "retail"
 	skuBytesMax  = 64
+	// retailGrams is what a retail product is taken to weigh: the data does not
+	// say, and most are small gifts.
+	retailGrams = 400
 )
 
 func readEmbedded() (products []*catalogv1.Product, skipped int, err error) {
@@ -74,7 +77,7 @@ func readRetail(r io.Reader) (products []*catalogv1.Product, skipped int, err er
 		}
 		products = append(products, &catalogv1.Product{
 			SkuId: sku, SellerId: retailSeller, Name: name, Seller: "Online Retail",
-			Currency: "GBP", PriceMinorUnits: pence, Stock: stockOf(sku, retailSeller),
+			Currency: "GBP", PriceMinorUnits: pence, Stock: stockOf(sku, retailSeller), WeightGrams: retailGrams,
 		})
 	}
 }

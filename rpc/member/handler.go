@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/samecart/samecart/crdt"
-	"github.com/samecart/samecart/proto/catalog/v1/catalogv1connect"
+	"github.com/samecart/samecart/proto/shipping/v1/shippingv1connect"
 	"github.com/samecart/samecart/rpc"
 )
 
@@ -14,9 +14,11 @@ type Surface struct {
 	Serves  rpc.Region // a router, or a node that answers in its place
 	Names   map[crdt.RegionID]string
 	Regions func(context.Context) []rpc.RegionInfo // what clients are told
-	Catalog catalogv1connect.CatalogServiceClient
-	Auth    rpc.Authenticator
-	Guests  *rpc.GuestSessions // nil: none are made here
+	Catalog rpc.Catalog
+	// Shipping may be nil: then there are no estimates.
+	Shipping shippingv1connect.ShippingServiceClient
+	Auth     rpc.Authenticator
+	Guests   *rpc.GuestSessions // nil: none are made here
 	// RequestTimeout is the longest answer to one request.
 	RequestTimeout time.Duration
 	Mounts         []rpc.Mount // what is served beside the API
@@ -32,5 +34,6 @@ func (p Place) Handler(s Surface) (*rpc.Handler, error) {
 	cfg.CatalogTimeout = min(cfg.CatalogTimeout, s.RequestTimeout/2)
 	cfg.Guests, cfg.Events = s.Guests, p.Events.API
 	cfg.Records, _ = s.Serves.(rpc.Records) // of a test's region there are none
+	cfg.Shipping.Service, cfg.Shipping.Timeout = s.Shipping, min(cfg.Shipping.Timeout, s.RequestTimeout/2)
 	return rpc.NewHandler(cfg, s.Serves, s.Catalog, s.Auth, p.Log, s.Mounts...)
 }

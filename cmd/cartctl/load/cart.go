@@ -64,13 +64,24 @@ func NewCartClient(seed int, carts Carts, hc *http.Client, base, bearer string, 
 
 // Add adds one to a random line of a random cart.
 func (c *CartClient) Add(ctx context.Context) error {
+	return c.addOnce(ctx, c.random.IntN(c.carts.Count), c.key())
+}
+
+// AddTo adds one to a random line of the cart-th cart, and tries again until that
+// is certain.
+func (c *CartClient) AddTo(ctx context.Context, cart int) error {
+	key := c.key()
+	return api.Do(ctx, api.Interactive(), func(ctx context.Context) error { return c.addOnce(ctx, cart, key) })
+}
+
+func (c *CartClient) addOnce(ctx context.Context, cart int, key string) error {
 	w, err := c.codec.Encode(&cartv1.AddItemRequest{Line: c.carts.line(c.random.IntN(c.carts.Lines)), Quantity: 1})
 	if err != nil {
 		return err
 	}
 	req := connect.NewRequest(w)
-	c.sign(req, c.random.IntN(c.carts.Count))
-	req.Header().Set("Idempotency-Key", c.key())
+	c.sign(req, cart)
+	req.Header().Set("Idempotency-Key", key)
 	_, err = c.add.CallUnary(ctx, req)
 	return err
 }

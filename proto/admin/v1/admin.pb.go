@@ -9,6 +9,7 @@
 package adminv1
 
 import (
+	v11 "github.com/samecart/samecart/proto/catalog/v1"
 	v1 "github.com/samecart/samecart/proto/membership/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -2020,6 +2021,147 @@ func (x *SettingsResponse) GetSettings() []*SettingsResponse_Setting {
 	return nil
 }
 
+// PutProductRequest changes what it names; a new product needs name, price and
+// currency.
+type PutProductRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	SkuId string                 `protobuf:"bytes,1,opt,name=sku_id,json=skuId,proto3" json:"sku_id,omitempty"`
+	// Empty: the SKU's default seller.
+	SellerId string  `protobuf:"bytes,2,opt,name=seller_id,json=sellerId,proto3" json:"seller_id,omitempty"`
+	Name     *string `protobuf:"bytes,3,opt,name=name,proto3,oneof" json:"name,omitempty"`
+	// A decimal number with at most the currency's digits, such as 31.50.
+	Price *string `protobuf:"bytes,4,opt,name=price,proto3,oneof" json:"price,omitempty"`
+	// ISO 4217 code.
+	Currency      *string `protobuf:"bytes,5,opt,name=currency,proto3,oneof" json:"currency,omitempty"`
+	Stock         *int64  `protobuf:"varint,6,opt,name=stock,proto3,oneof" json:"stock,omitempty"`
+	WeightGrams   *int64  `protobuf:"varint,7,opt,name=weight_grams,json=weightGrams,proto3,oneof" json:"weight_grams,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutProductRequest) Reset() {
+	*x = PutProductRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutProductRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutProductRequest) ProtoMessage() {}
+
+func (x *PutProductRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutProductRequest.ProtoReflect.Descriptor instead.
+func (*PutProductRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *PutProductRequest) GetSkuId() string {
+	if x != nil {
+		return x.SkuId
+	}
+	return ""
+}
+
+func (x *PutProductRequest) GetSellerId() string {
+	if x != nil {
+		return x.SellerId
+	}
+	return ""
+}
+
+func (x *PutProductRequest) GetName() string {
+	if x != nil && x.Name != nil {
+		return *x.Name
+	}
+	return ""
+}
+
+func (x *PutProductRequest) GetPrice() string {
+	if x != nil && x.Price != nil {
+		return *x.Price
+	}
+	return ""
+}
+
+func (x *PutProductRequest) GetCurrency() string {
+	if x != nil && x.Currency != nil {
+		return *x.Currency
+	}
+	return ""
+}
+
+func (x *PutProductRequest) GetStock() int64 {
+	if x != nil && x.Stock != nil {
+		return *x.Stock
+	}
+	return 0
+}
+
+func (x *PutProductRequest) GetWeightGrams() int64 {
+	if x != nil && x.WeightGrams != nil {
+		return *x.WeightGrams
+	}
+	return 0
+}
+
+type PutProductResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Product       *v11.Product           `protobuf:"bytes,1,opt,name=product,proto3" json:"product,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutProductResponse) Reset() {
+	*x = PutProductResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutProductResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutProductResponse) ProtoMessage() {}
+
+func (x *PutProductResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutProductResponse.ProtoReflect.Descriptor instead.
+func (*PutProductResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *PutProductResponse) GetProduct() *v11.Product {
+	if x != nil {
+		return x.Product
+	}
+	return nil
+}
+
 type SettingsResponse_Setting struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2032,7 +2174,7 @@ type SettingsResponse_Setting struct {
 
 func (x *SettingsResponse_Setting) Reset() {
 	*x = SettingsResponse_Setting{}
-	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2044,7 +2186,7 @@ func (x *SettingsResponse_Setting) String() string {
 func (*SettingsResponse_Setting) ProtoMessage() {}
 
 func (x *SettingsResponse_Setting) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2085,7 +2227,7 @@ var File_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x14admin/v1/admin.proto\x12\badmin.v1\x1a\x1emembership/v1/membership.proto\"\x10\n" +
+	"\x14admin/v1/admin.proto\x12\badmin.v1\x1a\x18catalog/v1/catalog.proto\x1a\x1emembership/v1/membership.proto\"\x10\n" +
 	"\x0eRegionsRequest\"\xaa\x01\n" +
 	"\x0fRegionsResponse\x120\n" +
 	"\aregions\x18\x01 \x03(\v2\x16.admin.v1.RegionStatusR\aregions\x12*\n" +
@@ -2229,7 +2371,22 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\aSetting\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
-	"\x06values\x18\x03 \x03(\tR\x06values2\xab\x06\n" +
+	"\x06values\x18\x03 \x03(\tR\x06values\"\x9a\x02\n" +
+	"\x11PutProductRequest\x12\x15\n" +
+	"\x06sku_id\x18\x01 \x01(\tR\x05skuId\x12\x1b\n" +
+	"\tseller_id\x18\x02 \x01(\tR\bsellerId\x12\x17\n" +
+	"\x04name\x18\x03 \x01(\tH\x00R\x04name\x88\x01\x01\x12\x19\n" +
+	"\x05price\x18\x04 \x01(\tH\x01R\x05price\x88\x01\x01\x12\x1f\n" +
+	"\bcurrency\x18\x05 \x01(\tH\x02R\bcurrency\x88\x01\x01\x12\x19\n" +
+	"\x05stock\x18\x06 \x01(\x03H\x03R\x05stock\x88\x01\x01\x12&\n" +
+	"\fweight_grams\x18\a \x01(\x03H\x04R\vweightGrams\x88\x01\x01B\a\n" +
+	"\x05_nameB\b\n" +
+	"\x06_priceB\v\n" +
+	"\t_currencyB\b\n" +
+	"\x06_stockB\x0f\n" +
+	"\r_weight_grams\"C\n" +
+	"\x12PutProductResponse\x12-\n" +
+	"\aproduct\x18\x01 \x01(\v2\x13.catalog.v1.ProductR\aproduct2\xf4\x06\n" +
 	"\fAdminService\x12>\n" +
 	"\aRegions\x12\x18.admin.v1.RegionsRequest\x1a\x19.admin.v1.RegionsResponse\x127\n" +
 	"\x04Scan\x12\x15.admin.v1.ScanRequest\x1a\x16.admin.v1.ScanResponse0\x01\x125\n" +
@@ -2243,7 +2400,9 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x06Export\x12\x17.admin.v1.ExportRequest\x1a\x18.admin.v1.ExportResponse0\x01\x12;\n" +
 	"\x06Import\x12\x17.admin.v1.ImportRequest\x1a\x18.admin.v1.ImportResponse\x12;\n" +
 	"\x06Member\x12\x17.admin.v1.MemberRequest\x1a\x18.admin.v1.MemberResponse\x12A\n" +
-	"\bSettings\x12\x19.admin.v1.SettingsRequest\x1a\x1a.admin.v1.SettingsResponseB5Z3github.com/samecart/samecart/proto/admin/v1;adminv1b\x06proto3"
+	"\bSettings\x12\x19.admin.v1.SettingsRequest\x1a\x1a.admin.v1.SettingsResponse\x12G\n" +
+	"\n" +
+	"PutProduct\x12\x1b.admin.v1.PutProductRequest\x1a\x1c.admin.v1.PutProductResponseB5Z3github.com/samecart/samecart/proto/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -2258,7 +2417,7 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_admin_v1_admin_proto_goTypes = []any{
 	(LinkRequest_Action)(0),          // 0: admin.v1.LinkRequest.Action
 	(NodeRequest_Action)(0),          // 1: admin.v1.NodeRequest.Action
@@ -2296,13 +2455,16 @@ var file_admin_v1_admin_proto_goTypes = []any{
 	(*MemberResponse)(nil),           // 33: admin.v1.MemberResponse
 	(*SettingsRequest)(nil),          // 34: admin.v1.SettingsRequest
 	(*SettingsResponse)(nil),         // 35: admin.v1.SettingsResponse
-	(*SettingsResponse_Setting)(nil), // 36: admin.v1.SettingsResponse.Setting
-	(*v1.Membership)(nil),            // 37: membership.v1.Membership
+	(*PutProductRequest)(nil),        // 36: admin.v1.PutProductRequest
+	(*PutProductResponse)(nil),       // 37: admin.v1.PutProductResponse
+	(*SettingsResponse_Setting)(nil), // 38: admin.v1.SettingsResponse.Setting
+	(*v1.Membership)(nil),            // 39: membership.v1.Membership
+	(*v11.Product)(nil),              // 40: catalog.v1.Product
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
 	5,  // 0: admin.v1.RegionsResponse.regions:type_name -> admin.v1.RegionStatus
 	9,  // 1: admin.v1.RegionsResponse.links:type_name -> admin.v1.LinkStatus
-	37, // 2: admin.v1.RegionsResponse.membership:type_name -> membership.v1.Membership
+	39, // 2: admin.v1.RegionsResponse.membership:type_name -> membership.v1.Membership
 	6,  // 3: admin.v1.RegionStatus.nodes:type_name -> admin.v1.NodeStatus
 	7,  // 4: admin.v1.RegionStatus.shards:type_name -> admin.v1.ShardStatus
 	8,  // 5: admin.v1.ShardStatus.peers:type_name -> admin.v1.PeerStatus
@@ -2313,39 +2475,42 @@ var file_admin_v1_admin_proto_depIdxs = []int32{
 	28, // 10: admin.v1.ExportResponse.carts:type_name -> admin.v1.WholeCart
 	28, // 11: admin.v1.ImportRequest.carts:type_name -> admin.v1.WholeCart
 	2,  // 12: admin.v1.MemberRequest.action:type_name -> admin.v1.MemberRequest.Action
-	37, // 13: admin.v1.MemberResponse.membership:type_name -> membership.v1.Membership
-	36, // 14: admin.v1.SettingsResponse.settings:type_name -> admin.v1.SettingsResponse.Setting
-	3,  // 15: admin.v1.AdminService.Regions:input_type -> admin.v1.RegionsRequest
-	10, // 16: admin.v1.AdminService.Scan:input_type -> admin.v1.ScanRequest
-	13, // 17: admin.v1.AdminService.Link:input_type -> admin.v1.LinkRequest
-	15, // 18: admin.v1.AdminService.Node:input_type -> admin.v1.NodeRequest
-	17, // 19: admin.v1.AdminService.Region:input_type -> admin.v1.RegionRequest
-	19, // 20: admin.v1.AdminService.Clock:input_type -> admin.v1.ClockRequest
-	21, // 21: admin.v1.AdminService.Repair:input_type -> admin.v1.RepairRequest
-	23, // 22: admin.v1.AdminService.Digests:input_type -> admin.v1.DigestsRequest
-	25, // 23: admin.v1.AdminService.Forgotten:input_type -> admin.v1.ForgottenRequest
-	27, // 24: admin.v1.AdminService.Export:input_type -> admin.v1.ExportRequest
-	30, // 25: admin.v1.AdminService.Import:input_type -> admin.v1.ImportRequest
-	32, // 26: admin.v1.AdminService.Member:input_type -> admin.v1.MemberRequest
-	34, // 27: admin.v1.AdminService.Settings:input_type -> admin.v1.SettingsRequest
-	4,  // 28: admin.v1.AdminService.Regions:output_type -> admin.v1.RegionsResponse
-	12, // 29: admin.v1.AdminService.Scan:output_type -> admin.v1.ScanResponse
-	14, // 30: admin.v1.AdminService.Link:output_type -> admin.v1.LinkResponse
-	16, // 31: admin.v1.AdminService.Node:output_type -> admin.v1.NodeResponse
-	18, // 32: admin.v1.AdminService.Region:output_type -> admin.v1.RegionResponse
-	20, // 33: admin.v1.AdminService.Clock:output_type -> admin.v1.ClockResponse
-	22, // 34: admin.v1.AdminService.Repair:output_type -> admin.v1.RepairResponse
-	24, // 35: admin.v1.AdminService.Digests:output_type -> admin.v1.DigestsResponse
-	26, // 36: admin.v1.AdminService.Forgotten:output_type -> admin.v1.ForgottenResponse
-	29, // 37: admin.v1.AdminService.Export:output_type -> admin.v1.ExportResponse
-	31, // 38: admin.v1.AdminService.Import:output_type -> admin.v1.ImportResponse
-	33, // 39: admin.v1.AdminService.Member:output_type -> admin.v1.MemberResponse
-	35, // 40: admin.v1.AdminService.Settings:output_type -> admin.v1.SettingsResponse
-	28, // [28:41] is the sub-list for method output_type
-	15, // [15:28] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	39, // 13: admin.v1.MemberResponse.membership:type_name -> membership.v1.Membership
+	38, // 14: admin.v1.SettingsResponse.settings:type_name -> admin.v1.SettingsResponse.Setting
+	40, // 15: admin.v1.PutProductResponse.product:type_name -> catalog.v1.Product
+	3,  // 16: admin.v1.AdminService.Regions:input_type -> admin.v1.RegionsRequest
+	10, // 17: admin.v1.AdminService.Scan:input_type -> admin.v1.ScanRequest
+	13, // 18: admin.v1.AdminService.Link:input_type -> admin.v1.LinkRequest
+	15, // 19: admin.v1.AdminService.Node:input_type -> admin.v1.NodeRequest
+	17, // 20: admin.v1.AdminService.Region:input_type -> admin.v1.RegionRequest
+	19, // 21: admin.v1.AdminService.Clock:input_type -> admin.v1.ClockRequest
+	21, // 22: admin.v1.AdminService.Repair:input_type -> admin.v1.RepairRequest
+	23, // 23: admin.v1.AdminService.Digests:input_type -> admin.v1.DigestsRequest
+	25, // 24: admin.v1.AdminService.Forgotten:input_type -> admin.v1.ForgottenRequest
+	27, // 25: admin.v1.AdminService.Export:input_type -> admin.v1.ExportRequest
+	30, // 26: admin.v1.AdminService.Import:input_type -> admin.v1.ImportRequest
+	32, // 27: admin.v1.AdminService.Member:input_type -> admin.v1.MemberRequest
+	34, // 28: admin.v1.AdminService.Settings:input_type -> admin.v1.SettingsRequest
+	36, // 29: admin.v1.AdminService.PutProduct:input_type -> admin.v1.PutProductRequest
+	4,  // 30: admin.v1.AdminService.Regions:output_type -> admin.v1.RegionsResponse
+	12, // 31: admin.v1.AdminService.Scan:output_type -> admin.v1.ScanResponse
+	14, // 32: admin.v1.AdminService.Link:output_type -> admin.v1.LinkResponse
+	16, // 33: admin.v1.AdminService.Node:output_type -> admin.v1.NodeResponse
+	18, // 34: admin.v1.AdminService.Region:output_type -> admin.v1.RegionResponse
+	20, // 35: admin.v1.AdminService.Clock:output_type -> admin.v1.ClockResponse
+	22, // 36: admin.v1.AdminService.Repair:output_type -> admin.v1.RepairResponse
+	24, // 37: admin.v1.AdminService.Digests:output_type -> admin.v1.DigestsResponse
+	26, // 38: admin.v1.AdminService.Forgotten:output_type -> admin.v1.ForgottenResponse
+	29, // 39: admin.v1.AdminService.Export:output_type -> admin.v1.ExportResponse
+	31, // 40: admin.v1.AdminService.Import:output_type -> admin.v1.ImportResponse
+	33, // 41: admin.v1.AdminService.Member:output_type -> admin.v1.MemberResponse
+	35, // 42: admin.v1.AdminService.Settings:output_type -> admin.v1.SettingsResponse
+	37, // 43: admin.v1.AdminService.PutProduct:output_type -> admin.v1.PutProductResponse
+	30, // [30:44] is the sub-list for method output_type
+	16, // [16:30] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_admin_proto_init() }
@@ -2353,13 +2518,14 @@ func file_admin_v1_admin_proto_init() {
 	if File_admin_v1_admin_proto != nil {
 		return
 	}
+	file_admin_v1_admin_proto_msgTypes[33].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   34,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -2747,6 +2747,226 @@ func (x *MergeCartResponse) GetGuestSession() *GuestSession {
 	return nil
 }
 
+type EstimateShippingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ISO 3166-1 alpha-2, such as GB.
+	Country string `protobuf:"bytes,1,opt,name=country,proto3" json:"country,omitempty"`
+	// Empty: the country's main part.
+	PostalCode    string `protobuf:"bytes,2,opt,name=postal_code,json=postalCode,proto3" json:"postal_code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EstimateShippingRequest) Reset() {
+	*x = EstimateShippingRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EstimateShippingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EstimateShippingRequest) ProtoMessage() {}
+
+func (x *EstimateShippingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EstimateShippingRequest.ProtoReflect.Descriptor instead.
+func (*EstimateShippingRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *EstimateShippingRequest) GetCountry() string {
+	if x != nil {
+		return x.Country
+	}
+	return ""
+}
+
+func (x *EstimateShippingRequest) GetPostalCode() string {
+	if x != nil {
+		return x.PostalCode
+	}
+	return ""
+}
+
+type EstimateShippingResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	CartId string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	// One for each line of the cart, in its order; none for saved lines.
+	Items []*ShippingEstimate `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
+	// Of all costs in the cart's currency.
+	Total         *Money   `protobuf:"bytes,3,opt,name=total,proto3" json:"total,omitempty"`
+	Stale         bool     `protobuf:"varint,4,opt,name=stale,proto3" json:"stale,omitempty"`
+	Warnings      []string `protobuf:"bytes,5,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EstimateShippingResponse) Reset() {
+	*x = EstimateShippingResponse{}
+	mi := &file_cart_v1_cart_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EstimateShippingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EstimateShippingResponse) ProtoMessage() {}
+
+func (x *EstimateShippingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EstimateShippingResponse.ProtoReflect.Descriptor instead.
+func (*EstimateShippingResponse) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *EstimateShippingResponse) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *EstimateShippingResponse) GetItems() []*ShippingEstimate {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *EstimateShippingResponse) GetTotal() *Money {
+	if x != nil {
+		return x.Total
+	}
+	return nil
+}
+
+func (x *EstimateShippingResponse) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
+func (x *EstimateShippingResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+type ShippingEstimate struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	SkuId    string                 `protobuf:"bytes,1,opt,name=sku_id,json=skuId,proto3" json:"sku_id,omitempty"`
+	SellerId string                 `protobuf:"bytes,2,opt,name=seller_id,json=sellerId,proto3" json:"seller_id,omitempty"`
+	Options  map[string]string      `protobuf:"bytes,3,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Of the whole line; absent when it is not sent there.
+	Cost *Money `protobuf:"bytes,4,opt,name=cost,proto3" json:"cost,omitempty"`
+	// First and last day of delivery when it is ordered now, as
+	// YYYY-MM-DD/YYYY-MM-DD; empty when it is not sent there.
+	DeliveryEstimate string `protobuf:"bytes,5,opt,name=delivery_estimate,json=deliveryEstimate,proto3" json:"delivery_estimate,omitempty"`
+	// Why it is not sent there.
+	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShippingEstimate) Reset() {
+	*x = ShippingEstimate{}
+	mi := &file_cart_v1_cart_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShippingEstimate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShippingEstimate) ProtoMessage() {}
+
+func (x *ShippingEstimate) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShippingEstimate.ProtoReflect.Descriptor instead.
+func (*ShippingEstimate) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ShippingEstimate) GetSkuId() string {
+	if x != nil {
+		return x.SkuId
+	}
+	return ""
+}
+
+func (x *ShippingEstimate) GetSellerId() string {
+	if x != nil {
+		return x.SellerId
+	}
+	return ""
+}
+
+func (x *ShippingEstimate) GetOptions() map[string]string {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+func (x *ShippingEstimate) GetCost() *Money {
+	if x != nil {
+		return x.Cost
+	}
+	return nil
+}
+
+func (x *ShippingEstimate) GetDeliveryEstimate() string {
+	if x != nil {
+		return x.DeliveryEstimate
+	}
+	return ""
+}
+
+func (x *ShippingEstimate) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_cart_v1_cart_proto protoreflect.FileDescriptor
 
 const file_cart_v1_cart_proto_rawDesc = "" +
@@ -2977,7 +3197,27 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\n" +
 	"item_count\x18\x06 \x01(\x04R\titemCount\x12\x14\n" +
 	"\x05stale\x18\a \x01(\bR\x05stale\x12:\n" +
-	"\rguest_session\x18\b \x01(\v2\x15.cart.v1.GuestSessionR\fguestSession2\xe2\b\n" +
+	"\rguest_session\x18\b \x01(\v2\x15.cart.v1.GuestSessionR\fguestSession\"T\n" +
+	"\x17EstimateShippingRequest\x12\x18\n" +
+	"\acountry\x18\x01 \x01(\tR\acountry\x12\x1f\n" +
+	"\vpostal_code\x18\x02 \x01(\tR\n" +
+	"postalCode\"\xbc\x01\n" +
+	"\x18EstimateShippingResponse\x12\x17\n" +
+	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12/\n" +
+	"\x05items\x18\x02 \x03(\v2\x19.cart.v1.ShippingEstimateR\x05items\x12$\n" +
+	"\x05total\x18\x03 \x01(\v2\x0e.cart.v1.MoneyR\x05total\x12\x14\n" +
+	"\x05stale\x18\x04 \x01(\bR\x05stale\x12\x1a\n" +
+	"\bwarnings\x18\x05 \x03(\tR\bwarnings\"\xad\x02\n" +
+	"\x10ShippingEstimate\x12\x15\n" +
+	"\x06sku_id\x18\x01 \x01(\tR\x05skuId\x12\x1b\n" +
+	"\tseller_id\x18\x02 \x01(\tR\bsellerId\x12@\n" +
+	"\aoptions\x18\x03 \x03(\v2&.cart.v1.ShippingEstimate.OptionsEntryR\aoptions\x12\"\n" +
+	"\x04cost\x18\x04 \x01(\v2\x0e.cart.v1.MoneyR\x04cost\x12+\n" +
+	"\x11delivery_estimate\x18\x05 \x01(\tR\x10deliveryEstimate\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x1a:\n" +
+	"\fOptionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xc0\t\n" +
 	"\vCartService\x129\n" +
 	"\aAddItem\x12\x17.cart.v1.AddItemRequest\x1a\x15.cart.v1.ItemResponse\x12A\n" +
 	"\vSetQuantity\x12\x1b.cart.v1.SetQuantityRequest\x1a\x15.cart.v1.ItemResponse\x12@\n" +
@@ -2997,7 +3237,8 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x04Undo\x12\x14.cart.v1.UndoRequest\x1a\r.cart.v1.Cart\x12J\n" +
 	"\n" +
 	"ExportCart\x12\x1a.cart.v1.ExportCartRequest\x1a\x1b.cart.v1.ExportCartResponse\"\x03\x90\x02\x01\x12B\n" +
-	"\tEraseCart\x12\x19.cart.v1.EraseCartRequest\x1a\x1a.cart.v1.EraseCartResponseB3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
+	"\tEraseCart\x12\x19.cart.v1.EraseCartRequest\x1a\x1a.cart.v1.EraseCartResponse\x12\\\n" +
+	"\x10EstimateShipping\x12 .cart.v1.EstimateShippingRequest\x1a!.cart.v1.EstimateShippingResponse\"\x03\x90\x02\x01B3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
 
 var (
 	file_cart_v1_cart_proto_rawDescOnce sync.Once
@@ -3011,7 +3252,7 @@ func file_cart_v1_cart_proto_rawDescGZIP() []byte {
 	return file_cart_v1_cart_proto_rawDescData
 }
 
-var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_cart_v1_cart_proto_goTypes = []any{
 	(*Money)(nil),                     // 0: cart.v1.Money
 	(*LineRef)(nil),                   // 1: cart.v1.LineRef
@@ -3054,37 +3295,41 @@ var file_cart_v1_cart_proto_goTypes = []any{
 	(*GuestSession)(nil),              // 38: cart.v1.GuestSession
 	(*MergeCartRequest)(nil),          // 39: cart.v1.MergeCartRequest
 	(*MergeCartResponse)(nil),         // 40: cart.v1.MergeCartResponse
-	nil,                               // 41: cart.v1.LineRef.OptionsEntry
-	nil,                               // 42: cart.v1.AddItemRequest.AttributesEntry
-	nil,                               // 43: cart.v1.SetQuantityRequest.AttributesEntry
-	nil,                               // 44: cart.v1.DescribeItemRequest.AttributesEntry
-	nil,                               // 45: cart.v1.Item.OptionsEntry
-	nil,                               // 46: cart.v1.Item.AttributesEntry
-	nil,                               // 47: cart.v1.ExplainedLine.OptionsEntry
-	nil,                               // 48: cart.v1.ErrorDetail.DetailsEntry
+	(*EstimateShippingRequest)(nil),   // 41: cart.v1.EstimateShippingRequest
+	(*EstimateShippingResponse)(nil),  // 42: cart.v1.EstimateShippingResponse
+	(*ShippingEstimate)(nil),          // 43: cart.v1.ShippingEstimate
+	nil,                               // 44: cart.v1.LineRef.OptionsEntry
+	nil,                               // 45: cart.v1.AddItemRequest.AttributesEntry
+	nil,                               // 46: cart.v1.SetQuantityRequest.AttributesEntry
+	nil,                               // 47: cart.v1.DescribeItemRequest.AttributesEntry
+	nil,                               // 48: cart.v1.Item.OptionsEntry
+	nil,                               // 49: cart.v1.Item.AttributesEntry
+	nil,                               // 50: cart.v1.ExplainedLine.OptionsEntry
+	nil,                               // 51: cart.v1.ErrorDetail.DetailsEntry
+	nil,                               // 52: cart.v1.ShippingEstimate.OptionsEntry
 }
 var file_cart_v1_cart_proto_depIdxs = []int32{
-	41, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
+	44, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
 	1,  // 1: cart.v1.AddItemRequest.line:type_name -> cart.v1.LineRef
 	0,  // 2: cart.v1.AddItemRequest.price:type_name -> cart.v1.Money
-	42, // 3: cart.v1.AddItemRequest.attributes:type_name -> cart.v1.AddItemRequest.AttributesEntry
+	45, // 3: cart.v1.AddItemRequest.attributes:type_name -> cart.v1.AddItemRequest.AttributesEntry
 	1,  // 4: cart.v1.SetQuantityRequest.line:type_name -> cart.v1.LineRef
-	43, // 5: cart.v1.SetQuantityRequest.attributes:type_name -> cart.v1.SetQuantityRequest.AttributesEntry
+	46, // 5: cart.v1.SetQuantityRequest.attributes:type_name -> cart.v1.SetQuantityRequest.AttributesEntry
 	1,  // 6: cart.v1.SaveItemRequest.line:type_name -> cart.v1.LineRef
 	1,  // 7: cart.v1.MoveItemRequest.line:type_name -> cart.v1.LineRef
 	1,  // 8: cart.v1.DescribeItemRequest.line:type_name -> cart.v1.LineRef
-	44, // 9: cart.v1.DescribeItemRequest.attributes:type_name -> cart.v1.DescribeItemRequest.AttributesEntry
+	47, // 9: cart.v1.DescribeItemRequest.attributes:type_name -> cart.v1.DescribeItemRequest.AttributesEntry
 	21, // 10: cart.v1.ExportCartResponse.cart:type_name -> cart.v1.Cart
 	32, // 11: cart.v1.ExportCartResponse.facts:type_name -> cart.v1.ExplainedFact
 	10, // 12: cart.v1.ExportCartResponse.requests:type_name -> cart.v1.RememberedRequest
 	18, // 13: cart.v1.ExportCartResponse.removed_items:type_name -> cart.v1.Item
 	13, // 14: cart.v1.EraseCartResponse.regions:type_name -> cart.v1.EraseReceipt
 	1,  // 15: cart.v1.RemoveItemRequest.line:type_name -> cart.v1.LineRef
-	45, // 16: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
+	48, // 16: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
 	0,  // 17: cart.v1.Item.price_at_add:type_name -> cart.v1.Money
 	0,  // 18: cart.v1.Item.current_price:type_name -> cart.v1.Money
 	0,  // 19: cart.v1.Item.price:type_name -> cart.v1.Money
-	46, // 20: cart.v1.Item.attributes:type_name -> cart.v1.Item.AttributesEntry
+	49, // 20: cart.v1.Item.attributes:type_name -> cart.v1.Item.AttributesEntry
 	0,  // 21: cart.v1.SellerTotal.subtotal:type_name -> cart.v1.Money
 	18, // 22: cart.v1.Cart.items:type_name -> cart.v1.Item
 	18, // 23: cart.v1.Cart.saved_items:type_name -> cart.v1.Item
@@ -3108,52 +3353,58 @@ var file_cart_v1_cart_proto_depIdxs = []int32{
 	33, // 41: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
 	32, // 42: cart.v1.ExplainCartResponse.facts:type_name -> cart.v1.ExplainedFact
 	35, // 43: cart.v1.ExplainedFact.writes:type_name -> cart.v1.ExplainedWrite
-	47, // 44: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
+	50, // 44: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
 	34, // 45: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
 	35, // 46: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
-	48, // 47: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
+	51, // 47: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
 	21, // 48: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
 	19, // 49: cart.v1.MergeCartResponse.conflicts:type_name -> cart.v1.Conflict
 	38, // 50: cart.v1.MergeCartResponse.guest_session:type_name -> cart.v1.GuestSession
-	2,  // 51: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
-	3,  // 52: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
-	14, // 53: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
-	15, // 54: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
-	16, // 55: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
-	17, // 56: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
-	26, // 57: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
-	28, // 58: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
-	30, // 59: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
-	37, // 60: cart.v1.CartService.CreateGuestSession:input_type -> cart.v1.CreateGuestSessionRequest
-	39, // 61: cart.v1.CartService.MergeCart:input_type -> cart.v1.MergeCartRequest
-	4,  // 62: cart.v1.CartService.SaveItem:input_type -> cart.v1.SaveItemRequest
-	5,  // 63: cart.v1.CartService.MoveItem:input_type -> cart.v1.MoveItemRequest
-	6,  // 64: cart.v1.CartService.DescribeItem:input_type -> cart.v1.DescribeItemRequest
-	7,  // 65: cart.v1.CartService.Undo:input_type -> cart.v1.UndoRequest
-	8,  // 66: cart.v1.CartService.ExportCart:input_type -> cart.v1.ExportCartRequest
-	11, // 67: cart.v1.CartService.EraseCart:input_type -> cart.v1.EraseCartRequest
-	23, // 68: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
-	23, // 69: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
-	24, // 70: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
-	24, // 71: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
-	21, // 72: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
-	24, // 73: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
-	27, // 74: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
-	29, // 75: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
-	31, // 76: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
-	38, // 77: cart.v1.CartService.CreateGuestSession:output_type -> cart.v1.GuestSession
-	40, // 78: cart.v1.CartService.MergeCart:output_type -> cart.v1.MergeCartResponse
-	21, // 79: cart.v1.CartService.SaveItem:output_type -> cart.v1.Cart
-	21, // 80: cart.v1.CartService.MoveItem:output_type -> cart.v1.Cart
-	23, // 81: cart.v1.CartService.DescribeItem:output_type -> cart.v1.ItemResponse
-	21, // 82: cart.v1.CartService.Undo:output_type -> cart.v1.Cart
-	9,  // 83: cart.v1.CartService.ExportCart:output_type -> cart.v1.ExportCartResponse
-	12, // 84: cart.v1.CartService.EraseCart:output_type -> cart.v1.EraseCartResponse
-	68, // [68:85] is the sub-list for method output_type
-	51, // [51:68] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	43, // 51: cart.v1.EstimateShippingResponse.items:type_name -> cart.v1.ShippingEstimate
+	0,  // 52: cart.v1.EstimateShippingResponse.total:type_name -> cart.v1.Money
+	52, // 53: cart.v1.ShippingEstimate.options:type_name -> cart.v1.ShippingEstimate.OptionsEntry
+	0,  // 54: cart.v1.ShippingEstimate.cost:type_name -> cart.v1.Money
+	2,  // 55: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
+	3,  // 56: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
+	14, // 57: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
+	15, // 58: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
+	16, // 59: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
+	17, // 60: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
+	26, // 61: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
+	28, // 62: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
+	30, // 63: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
+	37, // 64: cart.v1.CartService.CreateGuestSession:input_type -> cart.v1.CreateGuestSessionRequest
+	39, // 65: cart.v1.CartService.MergeCart:input_type -> cart.v1.MergeCartRequest
+	4,  // 66: cart.v1.CartService.SaveItem:input_type -> cart.v1.SaveItemRequest
+	5,  // 67: cart.v1.CartService.MoveItem:input_type -> cart.v1.MoveItemRequest
+	6,  // 68: cart.v1.CartService.DescribeItem:input_type -> cart.v1.DescribeItemRequest
+	7,  // 69: cart.v1.CartService.Undo:input_type -> cart.v1.UndoRequest
+	8,  // 70: cart.v1.CartService.ExportCart:input_type -> cart.v1.ExportCartRequest
+	11, // 71: cart.v1.CartService.EraseCart:input_type -> cart.v1.EraseCartRequest
+	41, // 72: cart.v1.CartService.EstimateShipping:input_type -> cart.v1.EstimateShippingRequest
+	23, // 73: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
+	23, // 74: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
+	24, // 75: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
+	24, // 76: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
+	21, // 77: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
+	24, // 78: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
+	27, // 79: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
+	29, // 80: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
+	31, // 81: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
+	38, // 82: cart.v1.CartService.CreateGuestSession:output_type -> cart.v1.GuestSession
+	40, // 83: cart.v1.CartService.MergeCart:output_type -> cart.v1.MergeCartResponse
+	21, // 84: cart.v1.CartService.SaveItem:output_type -> cart.v1.Cart
+	21, // 85: cart.v1.CartService.MoveItem:output_type -> cart.v1.Cart
+	23, // 86: cart.v1.CartService.DescribeItem:output_type -> cart.v1.ItemResponse
+	21, // 87: cart.v1.CartService.Undo:output_type -> cart.v1.Cart
+	9,  // 88: cart.v1.CartService.ExportCart:output_type -> cart.v1.ExportCartResponse
+	12, // 89: cart.v1.CartService.EraseCart:output_type -> cart.v1.EraseCartResponse
+	42, // 90: cart.v1.CartService.EstimateShipping:output_type -> cart.v1.EstimateShippingResponse
+	73, // [73:91] is the sub-list for method output_type
+	55, // [55:73] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_cart_v1_cart_proto_init() }
@@ -3177,7 +3428,7 @@ func file_cart_v1_cart_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cart_v1_cart_proto_rawDesc), len(file_cart_v1_cart_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   49,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -135,7 +135,9 @@ type Product struct {
 	// In the currency's minor unit.
 	PriceMinorUnits int64 `protobuf:"varint,7,opt,name=price_minor_units,json=priceMinorUnits,proto3" json:"price_minor_units,omitempty"`
 	// Units on hand.
-	Stock         int64 `protobuf:"varint,8,opt,name=stock,proto3" json:"stock,omitempty"`
+	Stock int64 `protobuf:"varint,8,opt,name=stock,proto3" json:"stock,omitempty"`
+	// Of one unit, packed; 0: not known.
+	WeightGrams   int64 `protobuf:"varint,9,opt,name=weight_grams,json=weightGrams,proto3" json:"weight_grams,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -226,6 +228,13 @@ func (x *Product) GetStock() int64 {
 	return 0
 }
 
+func (x *Product) GetWeightGrams() int64 {
+	if x != nil {
+		return x.WeightGrams
+	}
+	return 0
+}
+
 type LookUpResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One for each product asked for, in order; without sku_id when the
@@ -272,6 +281,125 @@ func (x *LookUpResponse) GetProducts() []*Product {
 	return nil
 }
 
+type ChangesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cursor of the last answer seen; empty: from now on.
+	After         string `protobuf:"bytes,1,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangesRequest) Reset() {
+	*x = ChangesRequest{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangesRequest) ProtoMessage() {}
+
+func (x *ChangesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangesRequest.ProtoReflect.Descriptor instead.
+func (*ChangesRequest) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ChangesRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+// ChangesResponse is one or more changes that belong together. The first comes
+// at once, with or without changes, so that the caller knows the cursor.
+type ChangesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As they are now; at most 1,000.
+	Products []*Product `protobuf:"bytes,1,rep,name=products,proto3" json:"products,omitempty"`
+	// No longer sold.
+	Removed []*ProductRef `protobuf:"bytes,2,rep,name=removed,proto3" json:"removed,omitempty"`
+	// Give this to a later Changes to go on from here.
+	Cursor string `protobuf:"bytes,3,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	// What changed since the cursor given is no longer known: all may have.
+	Lost          bool `protobuf:"varint,4,opt,name=lost,proto3" json:"lost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangesResponse) Reset() {
+	*x = ChangesResponse{}
+	mi := &file_catalog_v1_catalog_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangesResponse) ProtoMessage() {}
+
+func (x *ChangesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_catalog_v1_catalog_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangesResponse.ProtoReflect.Descriptor instead.
+func (*ChangesResponse) Descriptor() ([]byte, []int) {
+	return file_catalog_v1_catalog_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ChangesResponse) GetProducts() []*Product {
+	if x != nil {
+		return x.Products
+	}
+	return nil
+}
+
+func (x *ChangesResponse) GetRemoved() []*ProductRef {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+func (x *ChangesResponse) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
+func (x *ChangesResponse) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
+}
+
 var File_catalog_v1_catalog_proto protoreflect.FileDescriptor
 
 const file_catalog_v1_catalog_proto_rawDesc = "" +
@@ -283,7 +411,7 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x06sku_id\x18\x01 \x01(\tR\x05skuId\x12\x1b\n" +
 	"\tseller_id\x18\x02 \x01(\tR\bsellerId\"C\n" +
 	"\rLookUpRequest\x122\n" +
-	"\bproducts\x18\x01 \x03(\v2\x16.catalog.v1.ProductRefR\bproducts\"\xdd\x01\n" +
+	"\bproducts\x18\x01 \x03(\v2\x16.catalog.v1.ProductRefR\bproducts\"\x80\x02\n" +
 	"\aProduct\x12\x15\n" +
 	"\x06sku_id\x18\x01 \x01(\tR\x05skuId\x12\x1b\n" +
 	"\tseller_id\x18\x02 \x01(\tR\bsellerId\x12\x12\n" +
@@ -292,11 +420,20 @@ const file_catalog_v1_catalog_proto_rawDesc = "" +
 	"\x05image\x18\x05 \x01(\tR\x05image\x12\x1a\n" +
 	"\bcurrency\x18\x06 \x01(\tR\bcurrency\x12*\n" +
 	"\x11price_minor_units\x18\a \x01(\x03R\x0fpriceMinorUnits\x12\x14\n" +
-	"\x05stock\x18\b \x01(\x03R\x05stock\"A\n" +
+	"\x05stock\x18\b \x01(\x03R\x05stock\x12!\n" +
+	"\fweight_grams\x18\t \x01(\x03R\vweightGrams\"A\n" +
 	"\x0eLookUpResponse\x12/\n" +
-	"\bproducts\x18\x01 \x03(\v2\x13.catalog.v1.ProductR\bproducts2V\n" +
+	"\bproducts\x18\x01 \x03(\v2\x13.catalog.v1.ProductR\bproducts\"&\n" +
+	"\x0eChangesRequest\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\tR\x05after\"\xa0\x01\n" +
+	"\x0fChangesResponse\x12/\n" +
+	"\bproducts\x18\x01 \x03(\v2\x13.catalog.v1.ProductR\bproducts\x120\n" +
+	"\aremoved\x18\x02 \x03(\v2\x16.catalog.v1.ProductRefR\aremoved\x12\x16\n" +
+	"\x06cursor\x18\x03 \x01(\tR\x06cursor\x12\x12\n" +
+	"\x04lost\x18\x04 \x01(\bR\x04lost2\x9c\x01\n" +
 	"\x0eCatalogService\x12D\n" +
-	"\x06LookUp\x12\x19.catalog.v1.LookUpRequest\x1a\x1a.catalog.v1.LookUpResponse\"\x03\x90\x02\x01B9Z7github.com/samecart/samecart/proto/catalog/v1;catalogv1b\x06proto3"
+	"\x06LookUp\x12\x19.catalog.v1.LookUpRequest\x1a\x1a.catalog.v1.LookUpResponse\"\x03\x90\x02\x01\x12D\n" +
+	"\aChanges\x12\x1a.catalog.v1.ChangesRequest\x1a\x1b.catalog.v1.ChangesResponse0\x01B9Z7github.com/samecart/samecart/proto/catalog/v1;catalogv1b\x06proto3"
 
 var (
 	file_catalog_v1_catalog_proto_rawDescOnce sync.Once
@@ -310,23 +447,29 @@ func file_catalog_v1_catalog_proto_rawDescGZIP() []byte {
 	return file_catalog_v1_catalog_proto_rawDescData
 }
 
-var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_catalog_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_catalog_v1_catalog_proto_goTypes = []any{
-	(*ProductRef)(nil),     // 0: catalog.v1.ProductRef
-	(*LookUpRequest)(nil),  // 1: catalog.v1.LookUpRequest
-	(*Product)(nil),        // 2: catalog.v1.Product
-	(*LookUpResponse)(nil), // 3: catalog.v1.LookUpResponse
+	(*ProductRef)(nil),      // 0: catalog.v1.ProductRef
+	(*LookUpRequest)(nil),   // 1: catalog.v1.LookUpRequest
+	(*Product)(nil),         // 2: catalog.v1.Product
+	(*LookUpResponse)(nil),  // 3: catalog.v1.LookUpResponse
+	(*ChangesRequest)(nil),  // 4: catalog.v1.ChangesRequest
+	(*ChangesResponse)(nil), // 5: catalog.v1.ChangesResponse
 }
 var file_catalog_v1_catalog_proto_depIdxs = []int32{
 	0, // 0: catalog.v1.LookUpRequest.products:type_name -> catalog.v1.ProductRef
 	2, // 1: catalog.v1.LookUpResponse.products:type_name -> catalog.v1.Product
-	1, // 2: catalog.v1.CatalogService.LookUp:input_type -> catalog.v1.LookUpRequest
-	3, // 3: catalog.v1.CatalogService.LookUp:output_type -> catalog.v1.LookUpResponse
-	3, // [3:4] is the sub-list for method output_type
-	2, // [2:3] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	2, // 2: catalog.v1.ChangesResponse.products:type_name -> catalog.v1.Product
+	0, // 3: catalog.v1.ChangesResponse.removed:type_name -> catalog.v1.ProductRef
+	1, // 4: catalog.v1.CatalogService.LookUp:input_type -> catalog.v1.LookUpRequest
+	4, // 5: catalog.v1.CatalogService.Changes:input_type -> catalog.v1.ChangesRequest
+	3, // 6: catalog.v1.CatalogService.LookUp:output_type -> catalog.v1.LookUpResponse
+	5, // 7: catalog.v1.CatalogService.Changes:output_type -> catalog.v1.ChangesResponse
+	6, // [6:8] is the sub-list for method output_type
+	4, // [4:6] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_catalog_v1_catalog_proto_init() }
@@ -340,7 +483,7 @@ func file_catalog_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_catalog_v1_catalog_proto_rawDesc), len(file_catalog_v1_catalog_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -60,6 +60,8 @@ const (
 	AdminServiceMemberProcedure = "/admin.v1.AdminService/Member"
 	// AdminServiceSettingsProcedure is the fully-qualified name of the AdminService's Settings RPC.
 	AdminServiceSettingsProcedure = "/admin.v1.AdminService/Settings"
+	// AdminServicePutProductProcedure is the fully-qualified name of the AdminService's PutProduct RPC.
+	AdminServicePutProductProcedure = "/admin.v1.AdminService/PutProduct"
 )
 
 // AdminServiceClient is a client for the admin.v1.AdminService service.
@@ -98,6 +100,9 @@ type AdminServiceClient interface {
 	// Settings shows the shop's settings and, when one is named, changes it: in all
 	// regions, as carts are changed.
 	Settings(context.Context, *connect.Request[v1.SettingsRequest]) (*connect.Response[v1.SettingsResponse], error)
+	// PutProduct changes a product of the embedded catalogue, or adds one. Only
+	// where all regions share one: in cartd dev.
+	PutProduct(context.Context, *connect.Request[v1.PutProductRequest]) (*connect.Response[v1.PutProductResponse], error)
 }
 
 // NewAdminServiceClient constructs a client for the admin.v1.AdminService service. By default, it
@@ -189,24 +194,31 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("Settings")),
 			connect.WithClientOptions(opts...),
 		),
+		putProduct: connect.NewClient[v1.PutProductRequest, v1.PutProductResponse](
+			httpClient,
+			baseURL+AdminServicePutProductProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("PutProduct")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // adminServiceClient implements AdminServiceClient.
 type adminServiceClient struct {
-	regions   *connect.Client[v1.RegionsRequest, v1.RegionsResponse]
-	scan      *connect.Client[v1.ScanRequest, v1.ScanResponse]
-	link      *connect.Client[v1.LinkRequest, v1.LinkResponse]
-	node      *connect.Client[v1.NodeRequest, v1.NodeResponse]
-	region    *connect.Client[v1.RegionRequest, v1.RegionResponse]
-	clock     *connect.Client[v1.ClockRequest, v1.ClockResponse]
-	repair    *connect.Client[v1.RepairRequest, v1.RepairResponse]
-	digests   *connect.Client[v1.DigestsRequest, v1.DigestsResponse]
-	forgotten *connect.Client[v1.ForgottenRequest, v1.ForgottenResponse]
-	export    *connect.Client[v1.ExportRequest, v1.ExportResponse]
-	_import   *connect.Client[v1.ImportRequest, v1.ImportResponse]
-	member    *connect.Client[v1.MemberRequest, v1.MemberResponse]
-	settings  *connect.Client[v1.SettingsRequest, v1.SettingsResponse]
+	regions    *connect.Client[v1.RegionsRequest, v1.RegionsResponse]
+	scan       *connect.Client[v1.ScanRequest, v1.ScanResponse]
+	link       *connect.Client[v1.LinkRequest, v1.LinkResponse]
+	node       *connect.Client[v1.NodeRequest, v1.NodeResponse]
+	region     *connect.Client[v1.RegionRequest, v1.RegionResponse]
+	clock      *connect.Client[v1.ClockRequest, v1.ClockResponse]
+	repair     *connect.Client[v1.RepairRequest, v1.RepairResponse]
+	digests    *connect.Client[v1.DigestsRequest, v1.DigestsResponse]
+	forgotten  *connect.Client[v1.ForgottenRequest, v1.ForgottenResponse]
+	export     *connect.Client[v1.ExportRequest, v1.ExportResponse]
+	_import    *connect.Client[v1.ImportRequest, v1.ImportResponse]
+	member     *connect.Client[v1.MemberRequest, v1.MemberResponse]
+	settings   *connect.Client[v1.SettingsRequest, v1.SettingsResponse]
+	putProduct *connect.Client[v1.PutProductRequest, v1.PutProductResponse]
 }
 
 // Regions calls admin.v1.AdminService.Regions.
@@ -274,6 +286,11 @@ func (c *adminServiceClient) Settings(ctx context.Context, req *connect.Request[
 	return c.settings.CallUnary(ctx, req)
 }
 
+// PutProduct calls admin.v1.AdminService.PutProduct.
+func (c *adminServiceClient) PutProduct(ctx context.Context, req *connect.Request[v1.PutProductRequest]) (*connect.Response[v1.PutProductResponse], error) {
+	return c.putProduct.CallUnary(ctx, req)
+}
+
 // AdminServiceHandler is an implementation of the admin.v1.AdminService service.
 type AdminServiceHandler interface {
 	// Regions shows regions, nodes, links, lag.
@@ -310,6 +327,9 @@ type AdminServiceHandler interface {
 	// Settings shows the shop's settings and, when one is named, changes it: in all
 	// regions, as carts are changed.
 	Settings(context.Context, *connect.Request[v1.SettingsRequest]) (*connect.Response[v1.SettingsResponse], error)
+	// PutProduct changes a product of the embedded catalogue, or adds one. Only
+	// where all regions share one: in cartd dev.
+	PutProduct(context.Context, *connect.Request[v1.PutProductRequest]) (*connect.Response[v1.PutProductResponse], error)
 }
 
 // NewAdminServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -397,6 +417,12 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("Settings")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServicePutProductHandler := connect.NewUnaryHandler(
+		AdminServicePutProductProcedure,
+		svc.PutProduct,
+		connect.WithSchema(adminServiceMethods.ByName("PutProduct")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/admin.v1.AdminService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AdminServiceRegionsProcedure:
@@ -425,6 +451,8 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceMemberHandler.ServeHTTP(w, r)
 		case AdminServiceSettingsProcedure:
 			adminServiceSettingsHandler.ServeHTTP(w, r)
+		case AdminServicePutProductProcedure:
+			adminServicePutProductHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -484,4 +512,8 @@ func (UnimplementedAdminServiceHandler) Member(context.Context, *connect.Request
 
 func (UnimplementedAdminServiceHandler) Settings(context.Context, *connect.Request[v1.SettingsRequest]) (*connect.Response[v1.SettingsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.Settings is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) PutProduct(context.Context, *connect.Request[v1.PutProductRequest]) (*connect.Response[v1.PutProductResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.PutProduct is not implemented"))
 }

@@ -75,6 +75,9 @@ const (
 	CartServiceExportCartProcedure = "/cart.v1.CartService/ExportCart"
 	// CartServiceEraseCartProcedure is the fully-qualified name of the CartService's EraseCart RPC.
 	CartServiceEraseCartProcedure = "/cart.v1.CartService/EraseCart"
+	// CartServiceEstimateShippingProcedure is the fully-qualified name of the CartService's
+	// EstimateShipping RPC.
+	CartServiceEstimateShippingProcedure = "/cart.v1.CartService/EstimateShipping"
 )
 
 // CartServiceClient is a client for the cart.v1.CartService service.
@@ -118,6 +121,8 @@ type CartServiceClient interface {
 	// and its links, in every region and for good. What was erased is erased again
 	// without an error, which tells how far the regions are.
 	EraseCart(context.Context, *connect.Request[v1.EraseCartRequest]) (*connect.Response[v1.EraseCartResponse], error)
+	// EstimateShipping returns cost and dates of sending each line of the cart.
+	EstimateShipping(context.Context, *connect.Request[v1.EstimateShippingRequest]) (*connect.Response[v1.EstimateShippingResponse], error)
 }
 
 // NewCartServiceClient constructs a client for the cart.v1.CartService service. By default, it uses
@@ -237,6 +242,13 @@ func NewCartServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(cartServiceMethods.ByName("EraseCart")),
 			connect.WithClientOptions(opts...),
 		),
+		estimateShipping: connect.NewClient[v1.EstimateShippingRequest, v1.EstimateShippingResponse](
+			httpClient,
+			baseURL+CartServiceEstimateShippingProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("EstimateShipping")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -259,6 +271,7 @@ type cartServiceClient struct {
 	undo               *connect.Client[v1.UndoRequest, v1.Cart]
 	exportCart         *connect.Client[v1.ExportCartRequest, v1.ExportCartResponse]
 	eraseCart          *connect.Client[v1.EraseCartRequest, v1.EraseCartResponse]
+	estimateShipping   *connect.Client[v1.EstimateShippingRequest, v1.EstimateShippingResponse]
 }
 
 // AddItem calls cart.v1.CartService.AddItem.
@@ -346,6 +359,11 @@ func (c *cartServiceClient) EraseCart(ctx context.Context, req *connect.Request[
 	return c.eraseCart.CallUnary(ctx, req)
 }
 
+// EstimateShipping calls cart.v1.CartService.EstimateShipping.
+func (c *cartServiceClient) EstimateShipping(ctx context.Context, req *connect.Request[v1.EstimateShippingRequest]) (*connect.Response[v1.EstimateShippingResponse], error) {
+	return c.estimateShipping.CallUnary(ctx, req)
+}
+
 // CartServiceHandler is an implementation of the cart.v1.CartService service.
 type CartServiceHandler interface {
 	// AddItem adds a quantity to a line, which it makes when there is none.
@@ -387,6 +405,8 @@ type CartServiceHandler interface {
 	// and its links, in every region and for good. What was erased is erased again
 	// without an error, which tells how far the regions are.
 	EraseCart(context.Context, *connect.Request[v1.EraseCartRequest]) (*connect.Response[v1.EraseCartResponse], error)
+	// EstimateShipping returns cost and dates of sending each line of the cart.
+	EstimateShipping(context.Context, *connect.Request[v1.EstimateShippingRequest]) (*connect.Response[v1.EstimateShippingResponse], error)
 }
 
 // NewCartServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -502,6 +522,13 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(cartServiceMethods.ByName("EraseCart")),
 		connect.WithHandlerOptions(opts...),
 	)
+	cartServiceEstimateShippingHandler := connect.NewUnaryHandler(
+		CartServiceEstimateShippingProcedure,
+		svc.EstimateShipping,
+		connect.WithSchema(cartServiceMethods.ByName("EstimateShipping")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/cart.v1.CartService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case CartServiceAddItemProcedure:
@@ -538,6 +565,8 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 			cartServiceExportCartHandler.ServeHTTP(w, r)
 		case CartServiceEraseCartProcedure:
 			cartServiceEraseCartHandler.ServeHTTP(w, r)
+		case CartServiceEstimateShippingProcedure:
+			cartServiceEstimateShippingHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -613,4 +642,8 @@ func (UnimplementedCartServiceHandler) ExportCart(context.Context, *connect.Requ
 
 func (UnimplementedCartServiceHandler) EraseCart(context.Context, *connect.Request[v1.EraseCartRequest]) (*connect.Response[v1.EraseCartResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.EraseCart is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) EstimateShipping(context.Context, *connect.Request[v1.EstimateShippingRequest]) (*connect.Response[v1.EstimateShippingResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.EstimateShipping is not implemented"))
 }

@@ -37,12 +37,17 @@ const (
 const (
 	// CatalogServiceLookUpProcedure is the fully-qualified name of the CatalogService's LookUp RPC.
 	CatalogServiceLookUpProcedure = "/catalog.v1.CatalogService/LookUp"
+	// CatalogServiceChangesProcedure is the fully-qualified name of the CatalogService's Changes RPC.
+	CatalogServiceChangesProcedure = "/catalog.v1.CatalogService/Changes"
 )
 
 // CatalogServiceClient is a client for the catalog.v1.CatalogService service.
 type CatalogServiceClient interface {
 	// LookUp returns price and stock of many products in one call.
 	LookUp(context.Context, *connect.Request[v1.LookUpRequest]) (*connect.Response[v1.LookUpResponse], error)
+	// Changes sends products as they change, until the caller leaves. A catalogue
+	// that does not have it is asked again and again instead.
+	Changes(context.Context, *connect.Request[v1.ChangesRequest]) (*connect.ServerStreamForClient[v1.ChangesResponse], error)
 }
 
 // NewCatalogServiceClient constructs a client for the catalog.v1.CatalogService service. By
@@ -63,12 +68,19 @@ func NewCatalogServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		changes: connect.NewClient[v1.ChangesRequest, v1.ChangesResponse](
+			httpClient,
+			baseURL+CatalogServiceChangesProcedure,
+			connect.WithSchema(catalogServiceMethods.ByName("Changes")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // catalogServiceClient implements CatalogServiceClient.
 type catalogServiceClient struct {
-	lookUp *connect.Client[v1.LookUpRequest, v1.LookUpResponse]
+	lookUp  *connect.Client[v1.LookUpRequest, v1.LookUpResponse]
+	changes *connect.Client[v1.ChangesRequest, v1.ChangesResponse]
 }
 
 // LookUp calls catalog.v1.CatalogService.LookUp.
@@ -76,10 +88,18 @@ func (c *catalogServiceClient) LookUp(ctx context.Context, req *connect.Request[
 	return c.lookUp.CallUnary(ctx, req)
 }
 
+// Changes calls catalog.v1.CatalogService.Changes.
+func (c *catalogServiceClient) Changes(ctx context.Context, req *connect.Request[v1.ChangesRequest]) (*connect.ServerStreamForClient[v1.ChangesResponse], error) {
+	return c.changes.CallServerStream(ctx, req)
+}
+
 // CatalogServiceHandler is an implementation of the catalog.v1.CatalogService service.
 type CatalogServiceHandler interface {
 	// LookUp returns price and stock of many products in one call.
 	LookUp(context.Context, *connect.Request[v1.LookUpRequest]) (*connect.Response[v1.LookUpResponse], error)
+	// Changes sends products as they change, until the caller leaves. A catalogue
+	// that does not have it is asked again and again instead.
+	Changes(context.Context, *connect.Request[v1.ChangesRequest], *connect.ServerStream[v1.ChangesResponse]) error
 }
 
 // NewCatalogServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -96,10 +116,18 @@ func NewCatalogServiceHandler(svc CatalogServiceHandler, opts ...connect.Handler
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	catalogServiceChangesHandler := connect.NewServerStreamHandler(
+		CatalogServiceChangesProcedure,
+		svc.Changes,
+		connect.WithSchema(catalogServiceMethods.ByName("Changes")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/catalog.v1.CatalogService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case CatalogServiceLookUpProcedure:
 			catalogServiceLookUpHandler.ServeHTTP(w, r)
+		case CatalogServiceChangesProcedure:
+			catalogServiceChangesHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -111,4 +139,8 @@ type UnimplementedCatalogServiceHandler struct{}
 
 func (UnimplementedCatalogServiceHandler) LookUp(context.Context, *connect.Request[v1.LookUpRequest]) (*connect.Response[v1.LookUpResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("catalog.v1.CatalogService.LookUp is not implemented"))
+}
+
+func (UnimplementedCatalogServiceHandler) Changes(context.Context, *connect.Request[v1.ChangesRequest], *connect.ServerStream[v1.ChangesResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("catalog.v1.CatalogService.Changes is not implemented"))
 }
