@@ -31,6 +31,7 @@ type edit struct {
 	options  map[string]string
 	quantity uint64 // as sent; checked by validate
 	price    *statedPrice
+	code     string // canonical; empty: the edit is about a line, or about all
 }
 
 // statedPrice is a price that a service states. In REST it has no currency of
@@ -43,7 +44,7 @@ type statedPrice struct {
 
 // validate checks all that can be checked without the catalogue and the cart.
 func (e *edit) validate(c call, quantityMax uint32) error {
-	if e.kind == regionv1.Change_KIND_CLEAR {
+	if e.kind == regionv1.Change_KIND_CLEAR || e.isCode() { // codeEdit has looked at the code
 		return nil
 	}
 	if e.sku == "" {
@@ -182,6 +183,10 @@ func fingerprint(edits []edit) uint64 {
 	}
 	for _, e := range edits {
 		b = binary.AppendUvarint(b, uint64(e.kind))
+		if e.isCode() {
+			text(e.code)
+			continue
+		}
 		text(e.sku)
 		text(e.seller)
 		text(crdt.CanonicalPairs(e.options))

@@ -39,6 +39,7 @@ type itemJSON struct {
 	Image            *string           `json:"image"`
 	AddedAt          string            `json:"added_at"`
 	DeliveryEstimate *string           `json:"delivery_estimate"`
+	FreeShipping     bool              `json:"free_shipping,omitempty"`
 }
 
 type conflictJSON struct {
@@ -53,16 +54,7 @@ type sellerJSON struct {
 	SellerID  string `json:"seller_id"`
 	Subtotal  amount `json:"subtotal"`
 	ItemCount uint64 `json:"item_count"`
-}
-
-type promotionJSON struct {
-	Code     string `json:"code"`
-	Discount amount `json:"discount"`
-}
-
-type rejectedJSON struct {
-	Code   string `json:"code"`
-	Reason string `json:"reason"`
+	Discount  amount `json:"discount,omitempty"`
 }
 
 type missingJSON struct {
@@ -107,6 +99,7 @@ func itemJSONOf(it *cartv1.Item) itemJSON {
 		Options: options, Price: amountOf(it.GetPrice()), PriceAtAdd: amountOf(it.GetPriceAtAdd()),
 		CurrentPrice: amountOf(it.GetCurrentPrice()), PriceChanged: it.GetPriceChanged(), InStock: it.InStock,
 		Image: known(it.GetImage()), AddedAt: timeText(it.GetAddedAtMs()), DeliveryEstimate: known(it.GetDeliveryEstimate()),
+		FreeShipping: it.GetFreeShipping(),
 	}
 }
 
@@ -138,10 +131,10 @@ func cartJSONOf(c *cartv1.Cart) cartJSON {
 	return cartJSON{
 		CartID: c.GetCartId(), Items: mapped(c.GetItems(), itemJSONOf), SavedItems: mapped(c.GetSavedItems(), itemJSONOf),
 		Sellers: mapped(c.GetSellers(), func(t *cartv1.SellerTotal) sellerJSON {
-			return sellerJSON{t.GetSellerId(), amountOf(t.GetSubtotal()), t.GetItemCount()}
+			return sellerJSON{t.GetSellerId(), amountOf(t.GetSubtotal()), t.GetItemCount(), amountOf(t.GetDiscount())}
 		}),
 		Subtotal: amountOf(c.GetSubtotal()), ItemCount: c.GetItemCount(), Currency: c.GetCurrency(),
-		PromotionsApplied: []promotionJSON{}, PromotionsRejected: []rejectedJSON{},
+		PromotionsApplied: mapped(c.GetPromotionsApplied(), promotionJSONOf), PromotionsRejected: mapped(c.GetPromotionsRejected(), rejectedJSONOf),
 		EstimatedTotal: amountOf(c.GetEstimatedTotal()), Stale: c.GetStale(),
 		Missing:   mapped(c.GetMissing(), func(m *cartv1.Missing) missingJSON { return missingJSON{m.GetRegion(), m.GetEdits()} }),
 		Conflicts: mapped(c.GetConflicts(), conflictJSONOf), Warnings: append([]string{}, c.GetWarnings()...),
@@ -224,6 +217,7 @@ type explainJSON struct {
 	CartID  string              `json:"cart_id"`
 	Context string              `json:"context"`
 	Lines   []explainedLineJSON `json:"lines"`
+	Codes   []explainedCodeJSON `json:"codes,omitempty"`
 }
 
 func explainJSONOf(x *cartv1.ExplainCartResponse) explainJSON {
@@ -248,6 +242,9 @@ func explainJSONOf(x *cartv1.ExplainCartResponse) explainJSON {
 				options = map[string]string{}
 			}
 			return explainedLineJSON{l.GetSkuId(), l.GetSellerId(), options, mapped(l.GetFields(), field)}
+		}),
+		Codes: mapped(x.GetCodes(), func(c *cartv1.ExplainedCode) explainedCodeJSON {
+			return explainedCodeJSON{c.GetCode(), mapped(c.GetWrites(), write)}
 		}),
 	}
 }

@@ -42,6 +42,7 @@ func (s *service) explain(ctx context.Context, c call) (*cartv1.ExplainCartRespo
 			out.Lines = append(out.Lines, x.line(e))
 		}
 	}
+	out.Codes = x.explainCodes(cart)
 	m, _ := s.metaFor(c, v)
 	return out, m, nil
 }

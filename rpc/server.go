@@ -73,12 +73,16 @@ func NewHandler(cfg Config, r Region, cat catalogv1connect.CatalogServiceClient,
 	if err != nil {
 		return nil, err
 	}
+	codes, err := newPromotions(cfg, log)
+	if err != nil {
+		return nil, err
+	}
 	shown, err := newPages(cfg.PageBytes)
 	if err != nil {
 		return nil, err
 	}
 	draining, drain := context.WithCancel(context.Background())
-	s := &service{cfg: cfg, region: r, products: known, pages: shown, log: log, draining: draining}
+	s := &service{cfg: cfg, region: r, products: known, pages: shown, log: log, draining: draining, promotions: codes}
 	h := &Handler{
 		cfg: cfg, region: r, auth: auth, log: log, service: s,
 		rest: rest{s: s}, rpcs: map[string]*route{}, mounts: http.NewServeMux(), mounted: map[string]*route{},

@@ -35,6 +35,7 @@ type cli struct {
 type limits struct {
 	LinesMax       uint32        `help:"Lines of one cart." default:"500" env:"SAMECART_LINES_MAX"`
 	QuantityMax    uint32        `help:"Quantity of one line." default:"999" env:"SAMECART_QUANTITY_MAX"`
+	CodesMax       uint32        `help:"Promotion codes of one cart." default:"10" env:"SAMECART_CODES_MAX"`
 	OpLife         time.Duration `help:"How long an Idempotency-Key is remembered." default:"24h" env:"SAMECART_OP_LIFE"`
 	RequestTimeout time.Duration `help:"Longest answer to one request." default:"2s" env:"SAMECART_REQUEST_TIMEOUT"`
 }
@@ -46,6 +47,9 @@ func (l limits) validate() error {
 	}
 	if l.QuantityMax < 1 || l.QuantityMax > 1_000_000 {
 		errs = append(errs, fmt.Errorf("--quantity-max %d: give 1 to 1000000", l.QuantityMax))
+	}
+	if l.CodesMax > 100 {
+		errs = append(errs, fmt.Errorf("--codes-max %d: give 0 to 100", l.CodesMax))
 	}
 	if l.OpLife < time.Minute {
 		errs = append(errs, fmt.Errorf("--op-life %v: give a minute or more", l.OpLife))
@@ -65,6 +69,7 @@ type devCommand struct {
 	Drills    bool   `help:"Take faults: links, nodes and regions can be cut and killed." default:"true" negatable:"" env:"SAMECART_DRILLS"`
 
 	Incarnation uint32 `help:"Of the regions, when the state is new: raise it to restore a backup of a state that is lost." default:"1" env:"SAMECART_INCARNATION"`
+	promotionRules
 	limits
 }
 
@@ -84,6 +89,7 @@ type deployed struct {
 	TLSKey    string            `name:"tls-key" help:"Key of the certificate." placeholder:"FILE" env:"SAMECART_TLS_KEY"`
 	TokenKey  []string          `help:"Public keys (PEM) that sign callers' tokens." placeholder:"FILE" env:"SAMECART_TOKEN_KEY"`
 	Trust     bool              `name:"trust-headers" help:"Take callers' identity on trust from headers, as cartd dev does. Never in public." env:"SAMECART_TRUST_HEADERS"`
+	promotionRules
 	limits
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/samecart/samecart/crdt"
 	adminv1 "github.com/samecart/samecart/proto/admin/v1"
 	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
+	"github.com/samecart/samecart/proto/promotion/v1/promotionv1connect"
 	"github.com/samecart/samecart/region"
 	"github.com/samecart/samecart/region/cache"
 	"github.com/samecart/samecart/region/link"
@@ -63,6 +64,7 @@ type dev struct {
 	faults  *faults
 	metrics *metrics
 	catalog *catalog.Catalog
+	rules   promotionv1connect.PromotionServiceClient
 	log     *slog.Logger
 	out     io.Writer
 	failed  chan error // the first thing that ends the process
@@ -188,6 +190,9 @@ func (d *dev) run(ctx context.Context) error {
 	var err error
 	if d.catalog, err = catalog.New(); err != nil {
 		return err
+	}
+	if d.rules, err = d.promotions(); err != nil {
+		return usageError{err}
 	}
 	if err := d.checkRegions(); err != nil {
 		return usageError{err}
@@ -421,7 +426,7 @@ func (r *devRegion) prepare(public net.Listener) error {
 		regions[crdt.RegionID(o.id)] = o.name
 	}
 	r.api, err = r.part.Place.Handler(member.Surface{
-		Serves: r.router, Names: regions, Regions: d.regionInfos, Catalog: d.catalog,
+		Serves: r.router, Names: regions, Regions: d.regionInfos, Catalog: d.catalog, Promotions: d.rules,
 		Auth: rpc.TrustedHeaders{}, RequestTimeout: d.cmd.RequestTimeout, Mounts: mounts(d, d.metrics),
 	})
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	adminv1 "github.com/samecart/samecart/proto/admin/v1"
 	"github.com/samecart/samecart/proto/catalog/v1/catalogv1connect"
 	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
+	"github.com/samecart/samecart/proto/promotion/v1/promotionv1connect"
 	"github.com/samecart/samecart/region"
 	"github.com/samecart/samecart/region/cache"
 	"github.com/samecart/samecart/region/link"
@@ -31,6 +32,7 @@ type server struct {
 	self    string // name on the links
 	certs   *certificates
 	auth    rpc.Authenticator
+	rules   promotionv1connect.PromotionServiceClient
 	faults  *faults
 	drills  bool
 	clock   skewed
@@ -55,6 +57,9 @@ func newServer(conf deployed, self string, log *slog.Logger) (*server, error) {
 		return nil, err
 	}
 	if s.auth, err = loadAuthenticator(conf); err != nil {
+		return nil, err
+	}
+	if s.rules, err = conf.service(conf.RequestTimeout); err != nil {
 		return nil, err
 	}
 	cfg := cache.DefaultConfig()
@@ -125,7 +130,7 @@ func (s *server) handler(serves rpc.Region) (http.Handler, error) {
 		return nil, err
 	}
 	return s.place.Handler(member.Surface{
-		Serves: serves, Names: namesOf(s.conf.Regions), Regions: s.regionInfos, Catalog: products,
+		Serves: serves, Names: namesOf(s.conf.Regions), Regions: s.regionInfos, Catalog: products, Promotions: s.rules,
 		Auth: s.auth, RequestTimeout: s.conf.RequestTimeout, Mounts: mounts(s, s.metrics),
 	})
 }

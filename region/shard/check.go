@@ -75,6 +75,10 @@ func (s *Shard) checkEdit(e *regionv1.Edit) error {
 	for i, c := range e.GetChanges() {
 		switch c.GetKind() {
 		case regionv1.Change_KIND_ADD, regionv1.Change_KIND_SET, regionv1.Change_KIND_REMOVE, regionv1.Change_KIND_CLEAR:
+		case regionv1.Change_KIND_ADD_CODE, regionv1.Change_KIND_DROP_CODE:
+			if c.GetFactId() == "" {
+				return fmt.Errorf("change %d names no code", i)
+			}
 		case regionv1.Change_KIND_UNSPECIFIED:
 			return fmt.Errorf("change %d has no kind", i)
 		default:

@@ -139,7 +139,7 @@ func (s *Shard) entry(commands []*regionv1.Command) *regionv1.Entry {
 		Level: formatLevel,
 		At:    uint64(crdt.TimestampAt(s.cfg.Clock().UnixMilli())),
 		Limits: &regionv1.Limits{
-			Lines: l.Lines, Quantity: l.Quantity, OpLifeMs: uint64(l.OpLife.Milliseconds()),
+			Lines: l.Lines, Quantity: l.Quantity, OpLifeMs: uint64(l.OpLife.Milliseconds()), Codes: l.Codes,
 		},
 		Commands: commands,
 	}

@@ -128,6 +128,7 @@ type Limits struct {
 	Lines    uint32
 	Quantity uint32
 	OpLife   time.Duration
+	Codes    uint32 // promotion codes
 }
 
 // Timing holds Raft's times; DefaultTiming suits a region of nearby nodes.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/samecart/samecart/crdt"
 	"github.com/samecart/samecart/proto/catalog/v1/catalogv1connect"
+	"github.com/samecart/samecart/proto/promotion/v1/promotionv1connect"
 	"github.com/samecart/samecart/rpc"
 )
 
@@ -15,7 +16,9 @@ type Surface struct {
 	Names   map[crdt.RegionID]string
 	Regions func(context.Context) []rpc.RegionInfo // what clients are told
 	Catalog catalogv1connect.CatalogServiceClient
-	Auth    rpc.Authenticator
+	// Promotions are the shop's rules; nil: there are no codes.
+	Promotions promotionv1connect.PromotionServiceClient
+	Auth       rpc.Authenticator
 	// RequestTimeout is the longest answer to one request.
 	RequestTimeout time.Duration
 	Mounts         []rpc.Mount // what is served beside the API
@@ -29,6 +32,8 @@ func (p Place) Handler(s Surface) (*rpc.Handler, error) {
 	cfg.QuantityMax, cfg.RequestTimeout = p.Limits.Quantity, s.RequestTimeout
 	cfg.TokenWait = s.RequestTimeout / 2
 	cfg.CatalogTimeout = min(cfg.CatalogTimeout, s.RequestTimeout/2)
+	cfg.PromotionTimeout = min(cfg.PromotionTimeout, s.RequestTimeout/2)
+	cfg.Promotions, cfg.CodesMax = s.Promotions, int(p.Limits.Codes)
 	cfg.Events = p.Events.API
 	return rpc.NewHandler(cfg, s.Serves, s.Catalog, s.Auth, p.Log, s.Mounts...)
 }

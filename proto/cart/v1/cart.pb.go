@@ -434,7 +434,9 @@ type Item struct {
 	AddedAtMs        int64  `protobuf:"varint,12,opt,name=added_at_ms,json=addedAtMs,proto3" json:"added_at_ms,omitempty"`
 	DeliveryEstimate string `protobuf:"bytes,13,opt,name=delivery_estimate,json=deliveryEstimate,proto3" json:"delivery_estimate,omitempty"`
 	// The lower of price_at_add and current_price, or what is known of them.
-	Price         *Money `protobuf:"bytes,14,opt,name=price,proto3" json:"price,omitempty"`
+	Price *Money `protobuf:"bytes,14,opt,name=price,proto3" json:"price,omitempty"`
+	// By a promotion code.
+	FreeShipping  bool `protobuf:"varint,40,opt,name=free_shipping,json=freeShipping,proto3" json:"free_shipping,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -567,6 +569,13 @@ func (x *Item) GetPrice() *Money {
 	return nil
 }
 
+func (x *Item) GetFreeShipping() bool {
+	if x != nil {
+		return x.FreeShipping
+	}
+	return false
+}
+
 // Conflict is a field that was written concurrently.
 type Conflict struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -648,10 +657,13 @@ func (x *Conflict) GetValues() []string {
 }
 
 type SellerTotal struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SellerId      string                 `protobuf:"bytes,1,opt,name=seller_id,json=sellerId,proto3" json:"seller_id,omitempty"`
-	Subtotal      *Money                 `protobuf:"bytes,2,opt,name=subtotal,proto3" json:"subtotal,omitempty"`
-	ItemCount     uint64                 `protobuf:"varint,3,opt,name=item_count,json=itemCount,proto3" json:"item_count,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	SellerId string                 `protobuf:"bytes,1,opt,name=seller_id,json=sellerId,proto3" json:"seller_id,omitempty"`
+	// Before discounts.
+	Subtotal  *Money `protobuf:"bytes,2,opt,name=subtotal,proto3" json:"subtotal,omitempty"`
+	ItemCount uint64 `protobuf:"varint,3,opt,name=item_count,json=itemCount,proto3" json:"item_count,omitempty"`
+	// The seller's part of all discounts; absent when there is none.
+	Discount      *Money `protobuf:"bytes,40,opt,name=discount,proto3" json:"discount,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -707,6 +719,13 @@ func (x *SellerTotal) GetItemCount() uint64 {
 	return 0
 }
 
+func (x *SellerTotal) GetDiscount() *Money {
+	if x != nil {
+		return x.Discount
+	}
+	return nil
+}
+
 type Cart struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	CartId         string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
@@ -724,9 +743,13 @@ type Cart struct {
 	Warnings  []string    `protobuf:"bytes,11,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	// What a stale answer lacks of what the caller's token names. Empty when the
 	// region cannot tell: its shard had no leader to ask.
-	Missing       []*Missing `protobuf:"bytes,12,rep,name=missing,proto3" json:"missing,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Missing []*Missing `protobuf:"bytes,12,rep,name=missing,proto3" json:"missing,omitempty"`
+	// The cart's codes that count now, in the order in which they do.
+	PromotionsApplied []*Promotion `protobuf:"bytes,40,rep,name=promotions_applied,json=promotionsApplied,proto3" json:"promotions_applied,omitempty"`
+	// Those that do not count now.
+	PromotionsRejected []*RejectedPromotion `protobuf:"bytes,41,rep,name=promotions_rejected,json=promotionsRejected,proto3" json:"promotions_rejected,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Cart) Reset() {
@@ -839,6 +862,20 @@ func (x *Cart) GetWarnings() []string {
 func (x *Cart) GetMissing() []*Missing {
 	if x != nil {
 		return x.Missing
+	}
+	return nil
+}
+
+func (x *Cart) GetPromotionsApplied() []*Promotion {
+	if x != nil {
+		return x.PromotionsApplied
+	}
+	return nil
+}
+
+func (x *Cart) GetPromotionsRejected() []*RejectedPromotion {
+	if x != nil {
+		return x.PromotionsRejected
 	}
 	return nil
 }
@@ -1402,6 +1439,7 @@ type ExplainCartResponse struct {
 	// All that the cart has seen, as ranges of dots for each replica.
 	Context       string           `protobuf:"bytes,2,opt,name=context,proto3" json:"context,omitempty"`
 	Lines         []*ExplainedLine `protobuf:"bytes,3,rep,name=lines,proto3" json:"lines,omitempty"`
+	Codes         []*ExplainedCode `protobuf:"bytes,40,rep,name=codes,proto3" json:"codes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1453,6 +1491,13 @@ func (x *ExplainCartResponse) GetContext() string {
 func (x *ExplainCartResponse) GetLines() []*ExplainedLine {
 	if x != nil {
 		return x.Lines
+	}
+	return nil
+}
+
+func (x *ExplainCartResponse) GetCodes() []*ExplainedCode {
+	if x != nil {
+		return x.Codes
 	}
 	return nil
 }
@@ -1760,6 +1805,282 @@ func (x *ErrorDetail) GetCart() *Cart {
 	return nil
 }
 
+type ApplyPromotionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In any case; 1 to 32 letters, digits, - and _.
+	Code          string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyPromotionRequest) Reset() {
+	*x = ApplyPromotionRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyPromotionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyPromotionRequest) ProtoMessage() {}
+
+func (x *ApplyPromotionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyPromotionRequest.ProtoReflect.Descriptor instead.
+func (*ApplyPromotionRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ApplyPromotionRequest) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+type RemovePromotionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemovePromotionRequest) Reset() {
+	*x = RemovePromotionRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemovePromotionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemovePromotionRequest) ProtoMessage() {}
+
+func (x *RemovePromotionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemovePromotionRequest.ProtoReflect.Descriptor instead.
+func (*RemovePromotionRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RemovePromotionRequest) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+// Promotion is a code that counts.
+type Promotion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Code  string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// What it takes off, 0 for one that is about shipping alone.
+	Discount      *Money `protobuf:"bytes,2,opt,name=discount,proto3" json:"discount,omitempty"`
+	Title         string `protobuf:"bytes,3,opt,name=title,proto3" json:"title,omitempty"`
+	FreeShipping  bool   `protobuf:"varint,4,opt,name=free_shipping,json=freeShipping,proto3" json:"free_shipping,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Promotion) Reset() {
+	*x = Promotion{}
+	mi := &file_cart_v1_cart_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Promotion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Promotion) ProtoMessage() {}
+
+func (x *Promotion) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Promotion.ProtoReflect.Descriptor instead.
+func (*Promotion) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Promotion) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Promotion) GetDiscount() *Money {
+	if x != nil {
+		return x.Discount
+	}
+	return nil
+}
+
+func (x *Promotion) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *Promotion) GetFreeShipping() bool {
+	if x != nil {
+		return x.FreeShipping
+	}
+	return false
+}
+
+// RejectedPromotion is a code of the cart that does not count now.
+type RejectedPromotion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Code  string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// For people.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// For programs: UNKNOWN, NOT_KNOWN_NOW, NOT_STARTED, EXPIRED, CUSTOMER, SPENT,
+	// CURRENCY, NOTHING_IN_SCOPE, MINIMUM, EXCLUDED or TOO_MANY.
+	Condition     string `protobuf:"bytes,3,opt,name=condition,proto3" json:"condition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RejectedPromotion) Reset() {
+	*x = RejectedPromotion{}
+	mi := &file_cart_v1_cart_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RejectedPromotion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RejectedPromotion) ProtoMessage() {}
+
+func (x *RejectedPromotion) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RejectedPromotion.ProtoReflect.Descriptor instead.
+func (*RejectedPromotion) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *RejectedPromotion) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *RejectedPromotion) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RejectedPromotion) GetCondition() string {
+	if x != nil {
+		return x.Condition
+	}
+	return ""
+}
+
+// ExplainedCode is a code with the writes that keep it in the cart.
+type ExplainedCode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	Writes        []*ExplainedWrite      `protobuf:"bytes,2,rep,name=writes,proto3" json:"writes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainedCode) Reset() {
+	*x = ExplainedCode{}
+	mi := &file_cart_v1_cart_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainedCode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainedCode) ProtoMessage() {}
+
+func (x *ExplainedCode) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainedCode.ProtoReflect.Descriptor instead.
+func (*ExplainedCode) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ExplainedCode) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *ExplainedCode) GetWrites() []*ExplainedWrite {
+	if x != nil {
+		return x.Writes
+	}
+	return nil
+}
+
 var File_cart_v1_cart_proto protoreflect.FileDescriptor
 
 const file_cart_v1_cart_proto_rawDesc = "" +
@@ -1787,7 +2108,7 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x04line\x18\x01 \x01(\v2\x10.cart.v1.LineRefR\x04line\"\x12\n" +
 	"\x10ClearCartRequest\"\x10\n" +
 	"\x0eGetCartRequest\"\x11\n" +
-	"\x0fGetCountRequest\"\xb6\x04\n" +
+	"\x0fGetCountRequest\"\xdb\x04\n" +
 	"\x04Item\x12\x15\n" +
 	"\x06sku_id\x18\x01 \x01(\tR\x05skuId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
@@ -1804,7 +2125,8 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x05image\x18\v \x01(\tR\x05image\x12\x1e\n" +
 	"\vadded_at_ms\x18\f \x01(\x03R\taddedAtMs\x12+\n" +
 	"\x11delivery_estimate\x18\r \x01(\tR\x10deliveryEstimate\x12$\n" +
-	"\x05price\x18\x0e \x01(\v2\x0e.cart.v1.MoneyR\x05price\x1a:\n" +
+	"\x05price\x18\x0e \x01(\v2\x0e.cart.v1.MoneyR\x05price\x12#\n" +
+	"\rfree_shipping\x18( \x01(\bR\ffreeShipping\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
@@ -1814,12 +2136,13 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\tseller_id\x18\x02 \x01(\tR\bsellerId\x12\x14\n" +
 	"\x05field\x18\x03 \x01(\tR\x05field\x12\x14\n" +
 	"\x05value\x18\x04 \x01(\tR\x05value\x12\x16\n" +
-	"\x06values\x18\x05 \x03(\tR\x06values\"u\n" +
+	"\x06values\x18\x05 \x03(\tR\x06values\"\xa1\x01\n" +
 	"\vSellerTotal\x12\x1b\n" +
 	"\tseller_id\x18\x01 \x01(\tR\bsellerId\x12*\n" +
 	"\bsubtotal\x18\x02 \x01(\v2\x0e.cart.v1.MoneyR\bsubtotal\x12\x1d\n" +
 	"\n" +
-	"item_count\x18\x03 \x01(\x04R\titemCount\"\xd3\x03\n" +
+	"item_count\x18\x03 \x01(\x04R\titemCount\x12*\n" +
+	"\bdiscount\x18( \x01(\v2\x0e.cart.v1.MoneyR\bdiscount\"\xe3\x04\n" +
 	"\x04Cart\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12#\n" +
 	"\x05items\x18\x02 \x03(\v2\r.cart.v1.ItemR\x05items\x12.\n" +
@@ -1835,7 +2158,9 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\tconflicts\x18\n" +
 	" \x03(\v2\x11.cart.v1.ConflictR\tconflicts\x12\x1a\n" +
 	"\bwarnings\x18\v \x03(\tR\bwarnings\x12*\n" +
-	"\amissing\x18\f \x03(\v2\x10.cart.v1.MissingR\amissing\"7\n" +
+	"\amissing\x18\f \x03(\v2\x10.cart.v1.MissingR\amissing\x12A\n" +
+	"\x12promotions_applied\x18( \x03(\v2\x12.cart.v1.PromotionR\x11promotionsApplied\x12K\n" +
+	"\x13promotions_rejected\x18) \x03(\v2\x1a.cart.v1.RejectedPromotionR\x12promotionsRejected\"7\n" +
 	"\aMissing\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x14\n" +
 	"\x05edits\x18\x02 \x01(\x04R\x05edits\"\xb0\x01\n" +
@@ -1870,11 +2195,12 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x11WatchCartResponse\x12!\n" +
 	"\x04cart\x18\x01 \x01(\v2\r.cart.v1.CartR\x04cart\x12\x16\n" +
 	"\x06resume\x18\x02 \x01(\tR\x06resume\"\x14\n" +
-	"\x12ExplainCartRequest\"v\n" +
+	"\x12ExplainCartRequest\"\xa4\x01\n" +
 	"\x13ExplainCartResponse\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x18\n" +
 	"\acontext\x18\x02 \x01(\tR\acontext\x12,\n" +
-	"\x05lines\x18\x03 \x03(\v2\x16.cart.v1.ExplainedLineR\x05lines\"\xef\x01\n" +
+	"\x05lines\x18\x03 \x03(\v2\x16.cart.v1.ExplainedLineR\x05lines\x12,\n" +
+	"\x05codes\x18( \x03(\v2\x16.cart.v1.ExplainedCodeR\x05codes\"\xef\x01\n" +
 	"\rExplainedLine\x12\x15\n" +
 	"\x06sku_id\x18\x01 \x01(\tR\x05skuId\x12\x1b\n" +
 	"\tseller_id\x18\x02 \x01(\tR\bsellerId\x12=\n" +
@@ -1903,7 +2229,23 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x04cart\x18\x03 \x01(\v2\r.cart.v1.CartR\x04cart\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xe1\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"+\n" +
+	"\x15ApplyPromotionRequest\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\",\n" +
+	"\x16RemovePromotionRequest\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\"\x86\x01\n" +
+	"\tPromotion\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12*\n" +
+	"\bdiscount\x18\x02 \x01(\v2\x0e.cart.v1.MoneyR\bdiscount\x12\x14\n" +
+	"\x05title\x18\x03 \x01(\tR\x05title\x12#\n" +
+	"\rfree_shipping\x18\x04 \x01(\bR\ffreeShipping\"]\n" +
+	"\x11RejectedPromotion\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1c\n" +
+	"\tcondition\x18\x03 \x01(\tR\tcondition\"T\n" +
+	"\rExplainedCode\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12/\n" +
+	"\x06writes\x18\x02 \x03(\v2\x17.cart.v1.ExplainedWriteR\x06writes2\xe5\x05\n" +
 	"\vCartService\x129\n" +
 	"\aAddItem\x12\x17.cart.v1.AddItemRequest\x1a\x15.cart.v1.ItemResponse\x12A\n" +
 	"\vSetQuantity\x12\x1b.cart.v1.SetQuantityRequest\x1a\x15.cart.v1.ItemResponse\x12@\n" +
@@ -1914,7 +2256,9 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\bGetCount\x12\x18.cart.v1.GetCountRequest\x1a\x16.cart.v1.CountResponse\"\x03\x90\x02\x01\x12B\n" +
 	"\tBatchEdit\x12\x19.cart.v1.BatchEditRequest\x1a\x1a.cart.v1.BatchEditResponse\x12D\n" +
 	"\tWatchCart\x12\x19.cart.v1.WatchCartRequest\x1a\x1a.cart.v1.WatchCartResponse0\x01\x12M\n" +
-	"\vExplainCart\x12\x1b.cart.v1.ExplainCartRequest\x1a\x1c.cart.v1.ExplainCartResponse\"\x03\x90\x02\x01B3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
+	"\vExplainCart\x12\x1b.cart.v1.ExplainCartRequest\x1a\x1c.cart.v1.ExplainCartResponse\"\x03\x90\x02\x01\x12?\n" +
+	"\x0eApplyPromotion\x12\x1e.cart.v1.ApplyPromotionRequest\x1a\r.cart.v1.Cart\x12A\n" +
+	"\x0fRemovePromotion\x12\x1f.cart.v1.RemovePromotionRequest\x1a\r.cart.v1.CartB3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
 
 var (
 	file_cart_v1_cart_proto_rawDescOnce sync.Once
@@ -1928,95 +2272,110 @@ func file_cart_v1_cart_proto_rawDescGZIP() []byte {
 	return file_cart_v1_cart_proto_rawDescData
 }
 
-var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_cart_v1_cart_proto_goTypes = []any{
-	(*Money)(nil),               // 0: cart.v1.Money
-	(*LineRef)(nil),             // 1: cart.v1.LineRef
-	(*AddItemRequest)(nil),      // 2: cart.v1.AddItemRequest
-	(*SetQuantityRequest)(nil),  // 3: cart.v1.SetQuantityRequest
-	(*RemoveItemRequest)(nil),   // 4: cart.v1.RemoveItemRequest
-	(*ClearCartRequest)(nil),    // 5: cart.v1.ClearCartRequest
-	(*GetCartRequest)(nil),      // 6: cart.v1.GetCartRequest
-	(*GetCountRequest)(nil),     // 7: cart.v1.GetCountRequest
-	(*Item)(nil),                // 8: cart.v1.Item
-	(*Conflict)(nil),            // 9: cart.v1.Conflict
-	(*SellerTotal)(nil),         // 10: cart.v1.SellerTotal
-	(*Cart)(nil),                // 11: cart.v1.Cart
-	(*Missing)(nil),             // 12: cart.v1.Missing
-	(*ItemResponse)(nil),        // 13: cart.v1.ItemResponse
-	(*CountResponse)(nil),       // 14: cart.v1.CountResponse
-	(*Edit)(nil),                // 15: cart.v1.Edit
-	(*BatchEditRequest)(nil),    // 16: cart.v1.BatchEditRequest
-	(*BatchEditResponse)(nil),   // 17: cart.v1.BatchEditResponse
-	(*WatchCartRequest)(nil),    // 18: cart.v1.WatchCartRequest
-	(*WatchCartResponse)(nil),   // 19: cart.v1.WatchCartResponse
-	(*ExplainCartRequest)(nil),  // 20: cart.v1.ExplainCartRequest
-	(*ExplainCartResponse)(nil), // 21: cart.v1.ExplainCartResponse
-	(*ExplainedLine)(nil),       // 22: cart.v1.ExplainedLine
-	(*ExplainedField)(nil),      // 23: cart.v1.ExplainedField
-	(*ExplainedWrite)(nil),      // 24: cart.v1.ExplainedWrite
-	(*ErrorDetail)(nil),         // 25: cart.v1.ErrorDetail
-	nil,                         // 26: cart.v1.LineRef.OptionsEntry
-	nil,                         // 27: cart.v1.Item.OptionsEntry
-	nil,                         // 28: cart.v1.ExplainedLine.OptionsEntry
-	nil,                         // 29: cart.v1.ErrorDetail.DetailsEntry
+	(*Money)(nil),                  // 0: cart.v1.Money
+	(*LineRef)(nil),                // 1: cart.v1.LineRef
+	(*AddItemRequest)(nil),         // 2: cart.v1.AddItemRequest
+	(*SetQuantityRequest)(nil),     // 3: cart.v1.SetQuantityRequest
+	(*RemoveItemRequest)(nil),      // 4: cart.v1.RemoveItemRequest
+	(*ClearCartRequest)(nil),       // 5: cart.v1.ClearCartRequest
+	(*GetCartRequest)(nil),         // 6: cart.v1.GetCartRequest
+	(*GetCountRequest)(nil),        // 7: cart.v1.GetCountRequest
+	(*Item)(nil),                   // 8: cart.v1.Item
+	(*Conflict)(nil),               // 9: cart.v1.Conflict
+	(*SellerTotal)(nil),            // 10: cart.v1.SellerTotal
+	(*Cart)(nil),                   // 11: cart.v1.Cart
+	(*Missing)(nil),                // 12: cart.v1.Missing
+	(*ItemResponse)(nil),           // 13: cart.v1.ItemResponse
+	(*CountResponse)(nil),          // 14: cart.v1.CountResponse
+	(*Edit)(nil),                   // 15: cart.v1.Edit
+	(*BatchEditRequest)(nil),       // 16: cart.v1.BatchEditRequest
+	(*BatchEditResponse)(nil),      // 17: cart.v1.BatchEditResponse
+	(*WatchCartRequest)(nil),       // 18: cart.v1.WatchCartRequest
+	(*WatchCartResponse)(nil),      // 19: cart.v1.WatchCartResponse
+	(*ExplainCartRequest)(nil),     // 20: cart.v1.ExplainCartRequest
+	(*ExplainCartResponse)(nil),    // 21: cart.v1.ExplainCartResponse
+	(*ExplainedLine)(nil),          // 22: cart.v1.ExplainedLine
+	(*ExplainedField)(nil),         // 23: cart.v1.ExplainedField
+	(*ExplainedWrite)(nil),         // 24: cart.v1.ExplainedWrite
+	(*ErrorDetail)(nil),            // 25: cart.v1.ErrorDetail
+	(*ApplyPromotionRequest)(nil),  // 26: cart.v1.ApplyPromotionRequest
+	(*RemovePromotionRequest)(nil), // 27: cart.v1.RemovePromotionRequest
+	(*Promotion)(nil),              // 28: cart.v1.Promotion
+	(*RejectedPromotion)(nil),      // 29: cart.v1.RejectedPromotion
+	(*ExplainedCode)(nil),          // 30: cart.v1.ExplainedCode
+	nil,                            // 31: cart.v1.LineRef.OptionsEntry
+	nil,                            // 32: cart.v1.Item.OptionsEntry
+	nil,                            // 33: cart.v1.ExplainedLine.OptionsEntry
+	nil,                            // 34: cart.v1.ErrorDetail.DetailsEntry
 }
 var file_cart_v1_cart_proto_depIdxs = []int32{
-	26, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
+	31, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
 	1,  // 1: cart.v1.AddItemRequest.line:type_name -> cart.v1.LineRef
 	0,  // 2: cart.v1.AddItemRequest.price:type_name -> cart.v1.Money
 	1,  // 3: cart.v1.SetQuantityRequest.line:type_name -> cart.v1.LineRef
 	1,  // 4: cart.v1.RemoveItemRequest.line:type_name -> cart.v1.LineRef
-	27, // 5: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
+	32, // 5: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
 	0,  // 6: cart.v1.Item.price_at_add:type_name -> cart.v1.Money
 	0,  // 7: cart.v1.Item.current_price:type_name -> cart.v1.Money
 	0,  // 8: cart.v1.Item.price:type_name -> cart.v1.Money
 	0,  // 9: cart.v1.SellerTotal.subtotal:type_name -> cart.v1.Money
-	8,  // 10: cart.v1.Cart.items:type_name -> cart.v1.Item
-	8,  // 11: cart.v1.Cart.saved_items:type_name -> cart.v1.Item
-	10, // 12: cart.v1.Cart.sellers:type_name -> cart.v1.SellerTotal
-	0,  // 13: cart.v1.Cart.subtotal:type_name -> cart.v1.Money
-	0,  // 14: cart.v1.Cart.estimated_total:type_name -> cart.v1.Money
-	9,  // 15: cart.v1.Cart.conflicts:type_name -> cart.v1.Conflict
-	12, // 16: cart.v1.Cart.missing:type_name -> cart.v1.Missing
-	8,  // 17: cart.v1.ItemResponse.item:type_name -> cart.v1.Item
-	9,  // 18: cart.v1.ItemResponse.conflicts:type_name -> cart.v1.Conflict
-	2,  // 19: cart.v1.Edit.add:type_name -> cart.v1.AddItemRequest
-	3,  // 20: cart.v1.Edit.set:type_name -> cart.v1.SetQuantityRequest
-	4,  // 21: cart.v1.Edit.remove:type_name -> cart.v1.RemoveItemRequest
-	5,  // 22: cart.v1.Edit.clear:type_name -> cart.v1.ClearCartRequest
-	15, // 23: cart.v1.BatchEditRequest.edits:type_name -> cart.v1.Edit
-	13, // 24: cart.v1.BatchEditResponse.results:type_name -> cart.v1.ItemResponse
-	11, // 25: cart.v1.WatchCartResponse.cart:type_name -> cart.v1.Cart
-	22, // 26: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
-	28, // 27: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
-	23, // 28: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
-	24, // 29: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
-	29, // 30: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
-	11, // 31: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
-	2,  // 32: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
-	3,  // 33: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
-	4,  // 34: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
-	5,  // 35: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
-	6,  // 36: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
-	7,  // 37: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
-	16, // 38: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
-	18, // 39: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
-	20, // 40: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
-	13, // 41: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
-	13, // 42: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
-	14, // 43: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
-	14, // 44: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
-	11, // 45: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
-	14, // 46: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
-	17, // 47: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
-	19, // 48: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
-	21, // 49: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
-	41, // [41:50] is the sub-list for method output_type
-	32, // [32:41] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	0,  // 10: cart.v1.SellerTotal.discount:type_name -> cart.v1.Money
+	8,  // 11: cart.v1.Cart.items:type_name -> cart.v1.Item
+	8,  // 12: cart.v1.Cart.saved_items:type_name -> cart.v1.Item
+	10, // 13: cart.v1.Cart.sellers:type_name -> cart.v1.SellerTotal
+	0,  // 14: cart.v1.Cart.subtotal:type_name -> cart.v1.Money
+	0,  // 15: cart.v1.Cart.estimated_total:type_name -> cart.v1.Money
+	9,  // 16: cart.v1.Cart.conflicts:type_name -> cart.v1.Conflict
+	12, // 17: cart.v1.Cart.missing:type_name -> cart.v1.Missing
+	28, // 18: cart.v1.Cart.promotions_applied:type_name -> cart.v1.Promotion
+	29, // 19: cart.v1.Cart.promotions_rejected:type_name -> cart.v1.RejectedPromotion
+	8,  // 20: cart.v1.ItemResponse.item:type_name -> cart.v1.Item
+	9,  // 21: cart.v1.ItemResponse.conflicts:type_name -> cart.v1.Conflict
+	2,  // 22: cart.v1.Edit.add:type_name -> cart.v1.AddItemRequest
+	3,  // 23: cart.v1.Edit.set:type_name -> cart.v1.SetQuantityRequest
+	4,  // 24: cart.v1.Edit.remove:type_name -> cart.v1.RemoveItemRequest
+	5,  // 25: cart.v1.Edit.clear:type_name -> cart.v1.ClearCartRequest
+	15, // 26: cart.v1.BatchEditRequest.edits:type_name -> cart.v1.Edit
+	13, // 27: cart.v1.BatchEditResponse.results:type_name -> cart.v1.ItemResponse
+	11, // 28: cart.v1.WatchCartResponse.cart:type_name -> cart.v1.Cart
+	22, // 29: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
+	30, // 30: cart.v1.ExplainCartResponse.codes:type_name -> cart.v1.ExplainedCode
+	33, // 31: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
+	23, // 32: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
+	24, // 33: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
+	34, // 34: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
+	11, // 35: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
+	0,  // 36: cart.v1.Promotion.discount:type_name -> cart.v1.Money
+	24, // 37: cart.v1.ExplainedCode.writes:type_name -> cart.v1.ExplainedWrite
+	2,  // 38: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
+	3,  // 39: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
+	4,  // 40: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
+	5,  // 41: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
+	6,  // 42: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
+	7,  // 43: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
+	16, // 44: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
+	18, // 45: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
+	20, // 46: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
+	26, // 47: cart.v1.CartService.ApplyPromotion:input_type -> cart.v1.ApplyPromotionRequest
+	27, // 48: cart.v1.CartService.RemovePromotion:input_type -> cart.v1.RemovePromotionRequest
+	13, // 49: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
+	13, // 50: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
+	14, // 51: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
+	14, // 52: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
+	11, // 53: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
+	14, // 54: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
+	17, // 55: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
+	19, // 56: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
+	21, // 57: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
+	11, // 58: cart.v1.CartService.ApplyPromotion:output_type -> cart.v1.Cart
+	11, // 59: cart.v1.CartService.RemovePromotion:output_type -> cart.v1.Cart
+	49, // [49:60] is the sub-list for method output_type
+	38, // [38:49] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_cart_v1_cart_proto_init() }
@@ -2037,7 +2396,7 @@ func file_cart_v1_cart_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cart_v1_cart_proto_rawDesc), len(file_cart_v1_cart_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

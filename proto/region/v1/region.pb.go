@@ -34,6 +34,9 @@ const (
 	Change_KIND_SET         Change_Kind = 2
 	Change_KIND_REMOVE      Change_Kind = 3
 	Change_KIND_CLEAR       Change_Kind = 4
+	// Promotion codes: fact_id is the code.
+	Change_KIND_ADD_CODE  Change_Kind = 8
+	Change_KIND_DROP_CODE Change_Kind = 9
 )
 
 // Enum value maps for Change_Kind.
@@ -44,6 +47,8 @@ var (
 		2: "KIND_SET",
 		3: "KIND_REMOVE",
 		4: "KIND_CLEAR",
+		8: "KIND_ADD_CODE",
+		9: "KIND_DROP_CODE",
 	}
 	Change_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -51,6 +56,8 @@ var (
 		"KIND_SET":         2,
 		"KIND_REMOVE":      3,
 		"KIND_CLEAR":       4,
+		"KIND_ADD_CODE":    8,
+		"KIND_DROP_CODE":   9,
 	}
 )
 
@@ -94,22 +101,24 @@ const (
 	Outcome_CODE_OP_ID_REUSED       Outcome_Code = 7
 	Outcome_CODE_GAP                Outcome_Code = 8
 	// This region, or the one that sent it, is fenced or drained.
-	Outcome_CODE_FENCED Outcome_Code = 9
+	Outcome_CODE_FENCED         Outcome_Code = 9
+	Outcome_CODE_TOO_MANY_CODES Outcome_Code = 13
 )
 
 // Enum value maps for Outcome_Code.
 var (
 	Outcome_Code_name = map[int32]string{
-		0: "CODE_OK",
-		1: "CODE_LINE_NOT_FOUND",
-		2: "CODE_AMBIGUOUS_LINE",
-		3: "CODE_TOO_MANY_LINES",
-		4: "CODE_QUANTITY_TOO_LARGE",
-		5: "CODE_CURRENCY_MISMATCH",
-		6: "CODE_VERSION_CONFLICT",
-		7: "CODE_OP_ID_REUSED",
-		8: "CODE_GAP",
-		9: "CODE_FENCED",
+		0:  "CODE_OK",
+		1:  "CODE_LINE_NOT_FOUND",
+		2:  "CODE_AMBIGUOUS_LINE",
+		3:  "CODE_TOO_MANY_LINES",
+		4:  "CODE_QUANTITY_TOO_LARGE",
+		5:  "CODE_CURRENCY_MISMATCH",
+		6:  "CODE_VERSION_CONFLICT",
+		7:  "CODE_OP_ID_REUSED",
+		8:  "CODE_GAP",
+		9:  "CODE_FENCED",
+		13: "CODE_TOO_MANY_CODES",
 	}
 	Outcome_Code_value = map[string]int32{
 		"CODE_OK":                 0,
@@ -122,6 +131,7 @@ var (
 		"CODE_OP_ID_REUSED":       7,
 		"CODE_GAP":                8,
 		"CODE_FENCED":             9,
+		"CODE_TOO_MANY_CODES":     13,
 	}
 )
 
@@ -228,7 +238,9 @@ type Limits struct {
 	Lines    uint32                 `protobuf:"varint,1,opt,name=lines,proto3" json:"lines,omitempty"`
 	Quantity uint32                 `protobuf:"varint,2,opt,name=quantity,proto3" json:"quantity,omitempty"`
 	// How long op ids are remembered.
-	OpLifeMs      uint64 `protobuf:"varint,3,opt,name=op_life_ms,json=opLifeMs,proto3" json:"op_life_ms,omitempty"`
+	OpLifeMs uint64 `protobuf:"varint,3,opt,name=op_life_ms,json=opLifeMs,proto3" json:"op_life_ms,omitempty"`
+	// Promotion codes of one cart.
+	Codes         uint32 `protobuf:"varint,10,opt,name=codes,proto3" json:"codes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -280,6 +292,13 @@ func (x *Limits) GetQuantity() uint32 {
 func (x *Limits) GetOpLifeMs() uint64 {
 	if x != nil {
 		return x.OpLifeMs
+	}
+	return 0
+}
+
+func (x *Limits) GetCodes() uint32 {
+	if x != nil {
+		return x.Codes
 	}
 	return 0
 }
@@ -961,7 +980,9 @@ type Change struct {
 	Price    int64                  `protobuf:"varint,4,opt,name=price,proto3" json:"price,omitempty"`
 	Currency string                 `protobuf:"bytes,5,opt,name=currency,proto3" json:"currency,omitempty"`
 	// Write the offer although the line has one.
-	RenewOffer    bool `protobuf:"varint,6,opt,name=renew_offer,json=renewOffer,proto3" json:"renew_offer,omitempty"`
+	RenewOffer bool `protobuf:"varint,6,opt,name=renew_offer,json=renewOffer,proto3" json:"renew_offer,omitempty"`
+	// Which fact, for changes of facts.
+	FactId        string `protobuf:"bytes,8,opt,name=fact_id,json=factId,proto3" json:"fact_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1036,6 +1057,13 @@ func (x *Change) GetRenewOffer() bool {
 		return x.RenewOffer
 	}
 	return false
+}
+
+func (x *Change) GetFactId() string {
+	if x != nil {
+		return x.FactId
+	}
+	return ""
 }
 
 // JoinRows are rows of one origin stream for one shard.
@@ -3152,12 +3180,14 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05level\x18\x01 \x01(\rR\x05level\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x04R\x02at\x12)\n" +
 	"\x06limits\x18\x03 \x01(\v2\x11.region.v1.LimitsR\x06limits\x12.\n" +
-	"\bcommands\x18\x04 \x03(\v2\x12.region.v1.CommandR\bcommands\"X\n" +
+	"\bcommands\x18\x04 \x03(\v2\x12.region.v1.CommandR\bcommands\"n\n" +
 	"\x06Limits\x12\x14\n" +
 	"\x05lines\x18\x01 \x01(\rR\x05lines\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x1c\n" +
 	"\n" +
-	"op_life_ms\x18\x03 \x01(\x04R\bopLifeMs\"\xbe\x05\n" +
+	"op_life_ms\x18\x03 \x01(\x04R\bopLifeMs\x12\x14\n" +
+	"\x05codes\x18\n" +
+	" \x01(\rR\x05codes\"\xbe\x05\n" +
 	"\aCommand\x12%\n" +
 	"\x04edit\x18\x01 \x01(\v2\x0f.region.v1.EditH\x00R\x04edit\x122\n" +
 	"\tjoin_rows\x18\x02 \x01(\v2\x13.region.v1.JoinRowsH\x00R\bjoinRows\x122\n" +
@@ -3204,7 +3234,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\n" +
 	"any_seller\x18\x04 \x01(\bR\tanySeller\x12\x1f\n" +
 	"\vany_options\x18\x05 \x01(\bR\n" +
-	"anyOptions\"\xa6\x02\n" +
+	"anyOptions\"\xe7\x02\n" +
 	"\x06Change\x12*\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x16.region.v1.Change.KindR\x04kind\x12&\n" +
 	"\x04line\x18\x02 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
@@ -3212,14 +3242,17 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05price\x18\x04 \x01(\x03R\x05price\x12\x1a\n" +
 	"\bcurrency\x18\x05 \x01(\tR\bcurrency\x12\x1f\n" +
 	"\vrenew_offer\x18\x06 \x01(\bR\n" +
-	"renewOffer\"Y\n" +
+	"renewOffer\x12\x17\n" +
+	"\afact_id\x18\b \x01(\tR\x06factId\"\x80\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bKIND_ADD\x10\x01\x12\f\n" +
 	"\bKIND_SET\x10\x02\x12\x0f\n" +
 	"\vKIND_REMOVE\x10\x03\x12\x0e\n" +
 	"\n" +
-	"KIND_CLEAR\x10\x04\"\xa0\x01\n" +
+	"KIND_CLEAR\x10\x04\x12\x11\n" +
+	"\rKIND_ADD_CODE\x10\b\x12\x12\n" +
+	"\x0eKIND_DROP_CODE\x10\t\"\xa0\x01\n" +
 	"\bJoinRows\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\x12!\n" +
@@ -3241,7 +3274,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\aTrimLog\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"!\n" +
 	"\tExpireOps\x12\x14\n" +
-	"\x05limit\x18\x01 \x01(\rR\x05limit\"\xd9\x04\n" +
+	"\x05limit\x18\x01 \x01(\rR\x05limit\"\xf2\x04\n" +
 	"\aOutcome\x12+\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x17.region.v1.Outcome.CodeR\x04code\x12\x16\n" +
 	"\x06change\x18\x02 \x01(\rR\x06change\x12\x18\n" +
@@ -3256,7 +3289,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x06digest\x18\n" +
 	" \x01(\fR\x06digest\x12'\n" +
 	"\x04vote\x18\v \x01(\v2\x13.membership.v1.VoteR\x04vote\x12\x12\n" +
-	"\x04left\x18\f \x01(\x04R\x04left\"\xe8\x01\n" +
+	"\x04left\x18\f \x01(\x04R\x04left\"\x81\x02\n" +
 	"\x04Code\x12\v\n" +
 	"\aCODE_OK\x10\x00\x12\x17\n" +
 	"\x13CODE_LINE_NOT_FOUND\x10\x01\x12\x17\n" +
@@ -3267,7 +3300,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x15CODE_VERSION_CONFLICT\x10\x06\x12\x15\n" +
 	"\x11CODE_OP_ID_REUSED\x10\a\x12\f\n" +
 	"\bCODE_GAP\x10\b\x12\x0f\n" +
-	"\vCODE_FENCED\x10\t\"\xd8\x01\n" +
+	"\vCODE_FENCED\x10\t\x12\x17\n" +
+	"\x13CODE_TOO_MANY_CODES\x10\r\"\xd8\x01\n" +
 	"\vChangedLine\x12&\n" +
 	"\x04line\x18\x01 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x14\n" +

@@ -57,6 +57,12 @@ const (
 	CartServiceWatchCartProcedure = "/cart.v1.CartService/WatchCart"
 	// CartServiceExplainCartProcedure is the fully-qualified name of the CartService's ExplainCart RPC.
 	CartServiceExplainCartProcedure = "/cart.v1.CartService/ExplainCart"
+	// CartServiceApplyPromotionProcedure is the fully-qualified name of the CartService's
+	// ApplyPromotion RPC.
+	CartServiceApplyPromotionProcedure = "/cart.v1.CartService/ApplyPromotion"
+	// CartServiceRemovePromotionProcedure is the fully-qualified name of the CartService's
+	// RemovePromotion RPC.
+	CartServiceRemovePromotionProcedure = "/cart.v1.CartService/RemovePromotion"
 )
 
 // CartServiceClient is a client for the cart.v1.CartService service.
@@ -79,6 +85,11 @@ type CartServiceClient interface {
 	WatchCart(context.Context, *connect.Request[v1.WatchCartRequest]) (*connect.ServerStreamForClient[v1.WatchCartResponse], error)
 	// ExplainCart returns the surviving writes behind every line.
 	ExplainCart(context.Context, *connect.Request[v1.ExplainCartRequest]) (*connect.Response[v1.ExplainCartResponse], error)
+	// ApplyPromotion puts a code into the cart, where it counts whenever its
+	// conditions hold.
+	ApplyPromotion(context.Context, *connect.Request[v1.ApplyPromotionRequest]) (*connect.Response[v1.Cart], error)
+	// RemovePromotion takes a code out; one that is not there is no error.
+	RemovePromotion(context.Context, *connect.Request[v1.RemovePromotionRequest]) (*connect.Response[v1.Cart], error)
 }
 
 // NewCartServiceClient constructs a client for the cart.v1.CartService service. By default, it uses
@@ -149,20 +160,34 @@ func NewCartServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		applyPromotion: connect.NewClient[v1.ApplyPromotionRequest, v1.Cart](
+			httpClient,
+			baseURL+CartServiceApplyPromotionProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("ApplyPromotion")),
+			connect.WithClientOptions(opts...),
+		),
+		removePromotion: connect.NewClient[v1.RemovePromotionRequest, v1.Cart](
+			httpClient,
+			baseURL+CartServiceRemovePromotionProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("RemovePromotion")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // cartServiceClient implements CartServiceClient.
 type cartServiceClient struct {
-	addItem     *connect.Client[v1.AddItemRequest, v1.ItemResponse]
-	setQuantity *connect.Client[v1.SetQuantityRequest, v1.ItemResponse]
-	removeItem  *connect.Client[v1.RemoveItemRequest, v1.CountResponse]
-	clearCart   *connect.Client[v1.ClearCartRequest, v1.CountResponse]
-	getCart     *connect.Client[v1.GetCartRequest, v1.Cart]
-	getCount    *connect.Client[v1.GetCountRequest, v1.CountResponse]
-	batchEdit   *connect.Client[v1.BatchEditRequest, v1.BatchEditResponse]
-	watchCart   *connect.Client[v1.WatchCartRequest, v1.WatchCartResponse]
-	explainCart *connect.Client[v1.ExplainCartRequest, v1.ExplainCartResponse]
+	addItem         *connect.Client[v1.AddItemRequest, v1.ItemResponse]
+	setQuantity     *connect.Client[v1.SetQuantityRequest, v1.ItemResponse]
+	removeItem      *connect.Client[v1.RemoveItemRequest, v1.CountResponse]
+	clearCart       *connect.Client[v1.ClearCartRequest, v1.CountResponse]
+	getCart         *connect.Client[v1.GetCartRequest, v1.Cart]
+	getCount        *connect.Client[v1.GetCountRequest, v1.CountResponse]
+	batchEdit       *connect.Client[v1.BatchEditRequest, v1.BatchEditResponse]
+	watchCart       *connect.Client[v1.WatchCartRequest, v1.WatchCartResponse]
+	explainCart     *connect.Client[v1.ExplainCartRequest, v1.ExplainCartResponse]
+	applyPromotion  *connect.Client[v1.ApplyPromotionRequest, v1.Cart]
+	removePromotion *connect.Client[v1.RemovePromotionRequest, v1.Cart]
 }
 
 // AddItem calls cart.v1.CartService.AddItem.
@@ -210,6 +235,16 @@ func (c *cartServiceClient) ExplainCart(ctx context.Context, req *connect.Reques
 	return c.explainCart.CallUnary(ctx, req)
 }
 
+// ApplyPromotion calls cart.v1.CartService.ApplyPromotion.
+func (c *cartServiceClient) ApplyPromotion(ctx context.Context, req *connect.Request[v1.ApplyPromotionRequest]) (*connect.Response[v1.Cart], error) {
+	return c.applyPromotion.CallUnary(ctx, req)
+}
+
+// RemovePromotion calls cart.v1.CartService.RemovePromotion.
+func (c *cartServiceClient) RemovePromotion(ctx context.Context, req *connect.Request[v1.RemovePromotionRequest]) (*connect.Response[v1.Cart], error) {
+	return c.removePromotion.CallUnary(ctx, req)
+}
+
 // CartServiceHandler is an implementation of the cart.v1.CartService service.
 type CartServiceHandler interface {
 	// AddItem adds a quantity to a line, which it makes when there is none.
@@ -230,6 +265,11 @@ type CartServiceHandler interface {
 	WatchCart(context.Context, *connect.Request[v1.WatchCartRequest], *connect.ServerStream[v1.WatchCartResponse]) error
 	// ExplainCart returns the surviving writes behind every line.
 	ExplainCart(context.Context, *connect.Request[v1.ExplainCartRequest]) (*connect.Response[v1.ExplainCartResponse], error)
+	// ApplyPromotion puts a code into the cart, where it counts whenever its
+	// conditions hold.
+	ApplyPromotion(context.Context, *connect.Request[v1.ApplyPromotionRequest]) (*connect.Response[v1.Cart], error)
+	// RemovePromotion takes a code out; one that is not there is no error.
+	RemovePromotion(context.Context, *connect.Request[v1.RemovePromotionRequest]) (*connect.Response[v1.Cart], error)
 }
 
 // NewCartServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -296,6 +336,18 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	cartServiceApplyPromotionHandler := connect.NewUnaryHandler(
+		CartServiceApplyPromotionProcedure,
+		svc.ApplyPromotion,
+		connect.WithSchema(cartServiceMethods.ByName("ApplyPromotion")),
+		connect.WithHandlerOptions(opts...),
+	)
+	cartServiceRemovePromotionHandler := connect.NewUnaryHandler(
+		CartServiceRemovePromotionProcedure,
+		svc.RemovePromotion,
+		connect.WithSchema(cartServiceMethods.ByName("RemovePromotion")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/cart.v1.CartService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case CartServiceAddItemProcedure:
@@ -316,6 +368,10 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 			cartServiceWatchCartHandler.ServeHTTP(w, r)
 		case CartServiceExplainCartProcedure:
 			cartServiceExplainCartHandler.ServeHTTP(w, r)
+		case CartServiceApplyPromotionProcedure:
+			cartServiceApplyPromotionHandler.ServeHTTP(w, r)
+		case CartServiceRemovePromotionProcedure:
+			cartServiceRemovePromotionHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -359,4 +415,12 @@ func (UnimplementedCartServiceHandler) WatchCart(context.Context, *connect.Reque
 
 func (UnimplementedCartServiceHandler) ExplainCart(context.Context, *connect.Request[v1.ExplainCartRequest]) (*connect.Response[v1.ExplainCartResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.ExplainCart is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) ApplyPromotion(context.Context, *connect.Request[v1.ApplyPromotionRequest]) (*connect.Response[v1.Cart], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.ApplyPromotion is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) RemovePromotion(context.Context, *connect.Request[v1.RemovePromotionRequest]) (*connect.Response[v1.Cart], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.RemovePromotion is not implemented"))
 }
