@@ -162,6 +162,7 @@ func (c *getCmd) Run(a *app) error {
 					priced(item.GetPriceAtAdd()), priced(item.GetCurrentPrice()))
 			}
 		}
+		printTotals(w, cart)
 		printConflicts(w, cart.GetConflicts())
 		for _, warning := range cart.GetWarnings() {
 			row(w, "warning: "+warning)
@@ -246,23 +247,33 @@ func (c *explainCmd) Run(a *app) error {
 	m := answer.Msg
 	return a.print(shown(m.ProtoReflect(), answer.Header()), func(w *tabwriter.Writer) {
 		row(w, fmt.Sprintf("%s, seen: %s", m.GetCartId(), m.GetContext()))
-		if len(m.GetLines()) == 0 {
+		if len(m.GetLines()) == 0 && len(m.GetCodes()) == 0 {
 			return
 		}
 		row(w, "LINE", "FIELD", "VALUE", "WRITTEN BY", "WINS", "RULE")
+		for _, code := range m.GetCodes() {
+			for _, write := range code.GetWrites() {
+				row(w, "code "+code.GetCode(), "", "", writtenBy(write), "yes", "the code is there while a write of it survives that no removal has seen")
+			}
+		}
 		for _, line := range m.GetLines() {
 			name := strings.TrimSpace(line.GetSkuId() + " " + line.GetSellerId() + " " + pairs(line.GetOptions()))
 			for _, field := range line.GetFields() {
 				for _, write := range field.GetWrites() {
-					by := fmt.Sprintf("%s.%d:%d", write.GetRegion(), write.GetIncarnation(), write.GetSeq())
-					if write.GetLineage() != "" {
-						by += " of " + write.GetLineage()
-					}
-					row(w, name, field.GetField(), write.GetValue(), by, map[bool]string{true: "yes", false: ""}[write.GetWins()], field.GetRule())
+					row(w, name, field.GetField(), write.GetValue(), writtenBy(write), map[bool]string{true: "yes", false: ""}[write.GetWins()], field.GetRule())
 				}
 			}
 		}
 	})
+}
+
+// writtenBy names a write by its dot.
+func writtenBy(w *cartv1.ExplainedWrite) string {
+	by := fmt.Sprintf("%s.%d:%d", w.GetRegion(), w.GetIncarnation(), w.GetSeq())
+	if w.GetLineage() != "" {
+		by += " of " + w.GetLineage()
+	}
+	return by
 }
 
 // pairs writes options in one order.

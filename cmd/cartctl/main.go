@@ -42,11 +42,13 @@ type globals struct {
 type cli struct {
 	globals
 
-	Get     getCmd     `cmd:"" help:"Show a cart." group:"One cart"`
-	Add     addCmd     `cmd:"" help:"Add a quantity of a SKU." group:"One cart"`
-	Set     setCmd     `cmd:"" help:"Set the quantity of a line; 0 removes it." group:"One cart"`
-	Remove  removeCmd  `cmd:"" help:"Remove a line." group:"One cart"`
-	Clear   clearCmd   `cmd:"" help:"Remove all lines." group:"One cart"`
+	Get       getCmd       `cmd:"" help:"Show a cart." group:"One cart"`
+	Add       addCmd       `cmd:"" help:"Add a quantity of a SKU." group:"One cart"`
+	Set       setCmd       `cmd:"" help:"Set the quantity of a line; 0 removes it." group:"One cart"`
+	Remove    removeCmd    `cmd:"" help:"Remove a line." group:"One cart"`
+	Clear     clearCmd     `cmd:"" help:"Remove all lines." group:"One cart"`
+	Promotion promotionCmd `cmd:"" help:"Put a promotion code into a cart, or take it out." group:"One cart"`
+
 	Explain explainCmd `cmd:"" help:"Show the surviving writes behind every line." group:"One cart"`
 
 	Regions regionsCmd `cmd:"" help:"Show regions, nodes, links and lag." group:"Cluster"`

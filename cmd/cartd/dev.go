@@ -115,7 +115,11 @@ func (c *devCommand) Run(ctx context.Context, log *slog.Logger, out io.Writer) e
 	if err := c.validate(); err != nil {
 		return usageError{err}
 	}
-	d := &dev{cmd: *c, dir: c.Data, out: out, faults: newFaults(), metrics: newMetrics(), log: log, failed: make(chan error, 1), addrs: make(map[string]string)}
+	rules, err := c.rules()
+	if err != nil {
+		return usageError{err}
+	}
+	d := &dev{cmd: *c, dir: c.Data, rules: rules, out: out, faults: newFaults(), metrics: newMetrics(), log: log, failed: make(chan error, 1), addrs: make(map[string]string)}
 	if c.Ephemeral {
 		dir, err := os.MkdirTemp("", "samecart-")
 		if err != nil {
@@ -190,9 +194,6 @@ func (d *dev) run(ctx context.Context) error {
 	var err error
 	if d.catalog, err = catalog.New(); err != nil {
 		return err
-	}
-	if d.rules, err = d.promotions(); err != nil {
-		return usageError{err}
 	}
 	if err := d.checkRegions(); err != nil {
 		return usageError{err}

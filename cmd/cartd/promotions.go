@@ -33,9 +33,9 @@ func (p promotionRules) service(timeout time.Duration) (promotionv1connect.Promo
 	return promotionv1connect.NewPromotionServiceClient(&http.Client{Timeout: timeout}, p.Promotions), nil
 }
 
-// promotions are the rules of cartd dev: some of its own where none are given.
-func (d *dev) promotions() (promotionv1connect.PromotionServiceClient, error) {
-	if rules, err := d.cmd.service(d.cmd.RequestTimeout); err != nil || rules != nil {
+// rules are those of cartd dev: some of its own where none are given.
+func (c devCommand) rules() (promotionv1connect.PromotionServiceClient, error) {
+	if rules, err := c.service(c.RequestTimeout); err != nil || rules != nil {
 		return rules, err
 	}
 	rules, err := promotion.Demo()
