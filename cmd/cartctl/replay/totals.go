@@ -59,7 +59,7 @@ func penniesUp(s string) (int64, error) {
 	if err != nil || n < 0 {
 		return 0, errors.New("no amount that a product costs")
 	}
-	if rest := strings.TrimPrefix(fraction, cents); strings.Trim(rest, "0") != "" {
+	if len(fraction) > len(cents) && strings.Trim(fraction[len(cents):], "0") != "" {
 		n++
 	}
 	return n, nil
