@@ -31,6 +31,9 @@
 //	remove ∥ remove        removed
 //	clear ∥ write of L     all lines gone but L
 //
+//	give code ∥ drop code  the code stays; codes are facts, see [FactKey]
+//	give code ∥ clear      all lines gone, the code stays
+//
 // Remove, clear, expiry and checkout drop the dots they have seen.
 //
 // Every write renews the line's presence dot, which carries all fields as
