@@ -39,7 +39,6 @@ type itemJSON struct {
 	Image            *string           `json:"image"`
 	AddedAt          string            `json:"added_at"`
 	DeliveryEstimate *string           `json:"delivery_estimate"`
-	FreeShipping     bool              `json:"free_shipping,omitempty"`
 }
 
 type conflictJSON struct {
@@ -99,7 +98,6 @@ func itemJSONOf(it *cartv1.Item) itemJSON {
 		Options: options, Price: amountOf(it.GetPrice()), PriceAtAdd: amountOf(it.GetPriceAtAdd()),
 		CurrentPrice: amountOf(it.GetCurrentPrice()), PriceChanged: it.GetPriceChanged(), InStock: it.InStock,
 		Image: known(it.GetImage()), AddedAt: timeText(it.GetAddedAtMs()), DeliveryEstimate: known(it.GetDeliveryEstimate()),
-		FreeShipping: it.GetFreeShipping(),
 	}
 }
 

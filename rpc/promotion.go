@@ -135,8 +135,9 @@ func codesOf(c *crdt.Cart, most int) (codes, excess []string) {
 	return sorted[:most], sorted[most:]
 }
 
-// promote enters into a cart's page what its codes do. items are the lines'.
-func (s *service) promote(ctx context.Context, c *crdt.Cart, out *cartv1.Cart, lines []shownLine, items []cartv1.Item) {
+// priced computes what a cart with codes costs, line by line in the order of
+// lines, whose items are given. What could not be found out is in out's warnings.
+func (s *service) priced(ctx context.Context, c *crdt.Cart, out *cartv1.Cart, lines []shownLine, items []cartv1.Item) pricing.Result {
 	codes, excess := codesOf(c, s.cfg.CodesMax)
 	in := pricing.Input{
 		Currency: out.GetCurrency(), Lines: make([]pricing.Line, len(lines)), Codes: make([]pricing.Code, len(codes)),
@@ -166,7 +167,11 @@ func (s *service) promote(ctx context.Context, c *crdt.Cart, out *cartv1.Cart, l
 	if old > 0 {
 		out.Warnings = append(out.Warnings, fmt.Sprintf("the promotion rules are not known at the moment: %d codes count as they did a few minutes ago", old))
 	}
-	result := pricing.Price(in)
+	return pricing.Price(in)
+}
+
+// promote enters into a cart's page what its codes do.
+func promote(out *cartv1.Cart, result pricing.Result) {
 	money := func(minorUnits int64) *cartv1.Money {
 		return &cartv1.Money{Currency: out.GetCurrency(), MinorUnits: minorUnits}
 	}
@@ -182,9 +187,6 @@ func (s *service) promote(ctx context.Context, c *crdt.Cart, out *cartv1.Cart, l
 		if t.Discount > 0 {
 			totalOf(out, t.ID).Discount = money(t.Discount)
 		}
-	}
-	for i, free := range result.FreeShipping {
-		items[i].FreeShipping = free
 	}
 	out.EstimatedTotal = money(result.Total)
 }

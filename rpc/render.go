@@ -95,7 +95,7 @@ func (s *service) renderWith(ctx context.Context, v region.View) rendered {
 	}
 	timed := hasCodes(c)
 	if timed {
-		s.promote(ctx, c, out, lines, items)
+		promote(out, s.priced(ctx, c, out, lines, items))
 	}
 	return rendered{out, refs, known, timed}
 }

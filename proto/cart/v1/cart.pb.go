@@ -434,9 +434,7 @@ type Item struct {
 	AddedAtMs        int64  `protobuf:"varint,12,opt,name=added_at_ms,json=addedAtMs,proto3" json:"added_at_ms,omitempty"`
 	DeliveryEstimate string `protobuf:"bytes,13,opt,name=delivery_estimate,json=deliveryEstimate,proto3" json:"delivery_estimate,omitempty"`
 	// The lower of price_at_add and current_price, or what is known of them.
-	Price *Money `protobuf:"bytes,14,opt,name=price,proto3" json:"price,omitempty"`
-	// By a promotion code.
-	FreeShipping  bool `protobuf:"varint,40,opt,name=free_shipping,json=freeShipping,proto3" json:"free_shipping,omitempty"`
+	Price         *Money `protobuf:"bytes,14,opt,name=price,proto3" json:"price,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -567,13 +565,6 @@ func (x *Item) GetPrice() *Money {
 		return x.Price
 	}
 	return nil
-}
-
-func (x *Item) GetFreeShipping() bool {
-	if x != nil {
-		return x.FreeShipping
-	}
-	return false
 }
 
 // Conflict is a field that was written concurrently.
@@ -2108,7 +2099,7 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x04line\x18\x01 \x01(\v2\x10.cart.v1.LineRefR\x04line\"\x12\n" +
 	"\x10ClearCartRequest\"\x10\n" +
 	"\x0eGetCartRequest\"\x11\n" +
-	"\x0fGetCountRequest\"\xdb\x04\n" +
+	"\x0fGetCountRequest\"\xb6\x04\n" +
 	"\x04Item\x12\x15\n" +
 	"\x06sku_id\x18\x01 \x01(\tR\x05skuId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
@@ -2125,8 +2116,7 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x05image\x18\v \x01(\tR\x05image\x12\x1e\n" +
 	"\vadded_at_ms\x18\f \x01(\x03R\taddedAtMs\x12+\n" +
 	"\x11delivery_estimate\x18\r \x01(\tR\x10deliveryEstimate\x12$\n" +
-	"\x05price\x18\x0e \x01(\v2\x0e.cart.v1.MoneyR\x05price\x12#\n" +
-	"\rfree_shipping\x18( \x01(\bR\ffreeShipping\x1a:\n" +
+	"\x05price\x18\x0e \x01(\v2\x0e.cart.v1.MoneyR\x05price\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
