@@ -40,6 +40,9 @@
 //	merge ∥ guest's write  the write comes later, and counts by maximum
 //	remove ∥ merge         the guest's line stays; a remove after the merge sticks
 //
+//	give code ∥ drop code  the code stays; codes are facts, see [FactKey]
+//	give code ∥ clear      all lines gone, the code stays
+//
 // Remove, clear, expiry and checkout drop the dots they have seen.
 //
 // Every write renews the line's presence dot, which carries all fields as

@@ -153,7 +153,7 @@ func (w *world) config(name string) Config {
 	st.MemTableBytes, st.MemTables = 1<<20, 2
 	c := Config{
 		Cluster: testCluster, Name: testRegion, Node: name, Dir: w.dir(name),
-		Router: w.routerConfig(), Store: st, Limits: shard.Limits{Lines: 500, Quantity: 9999, OpLife: time.Hour, Undo: 10 * time.Minute},
+		Router: w.routerConfig(), Store: st, Limits: shard.Limits{Lines: 500, Codes: 10, Quantity: 9999, OpLife: time.Hour, Undo: 10 * time.Minute},
 		Timing: testTiming(), CacheBytes: 4 << 20, SegmentBytes: 256 << 10, QueueMax: 1024, RetainRows: 1 << 20,
 		Applied: func(uint32, shard.Applied) {},
 		Fatal:   func(err error) { w.t.Errorf("node %s: fatal: %v", name, err) },

@@ -334,6 +334,10 @@ func validEdit(e *regionv1.Edit) error {
 			if len(e.GetChanges()) > 1 {
 				return fmt.Errorf("edit of cart %q: change %d is %v, which goes alone", e.GetCartId(), i, c.GetKind())
 			}
+		case regionv1.Change_KIND_ADD_CODE, regionv1.Change_KIND_DROP_CODE:
+			if c.GetFactId() == "" {
+				return fmt.Errorf("edit of cart %q: change %d names no code", e.GetCartId(), i)
+			}
 		case regionv1.Change_KIND_UNSPECIFIED:
 			return fmt.Errorf("edit of cart %q: change %d has no kind", e.GetCartId(), i)
 		default:

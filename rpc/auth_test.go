@@ -210,6 +210,8 @@ func everyCall() [][3]string {
 		{"GET", "/api/v1/me/export", ""},
 		{"DELETE", "/api/v1/me", ""},
 		{"POST", "/api/v1/cart/saved/SKU-1/move", ""},
+		{"POST", "/api/v1/cart/promotions", `{"code":"TEN"}`},
+		{"DELETE", "/api/v1/cart/promotions/TEN", ""},
 	}
 	methods := cartv1.File_cart_v1_cart_proto.Services().ByName("CartService").Methods()
 	for i := range methods.Len() {

@@ -18,15 +18,16 @@ import (
 // service is the one implementation of the cart's operations. REST and
 // Connect translate their requests to its methods and its answers back.
 type service struct {
-	cfg       Config
-	region    Region
-	products  *products
-	pages     *pages
-	estimates *estimates
-	prover    guestProver // nil: a guest's session is taken on trust
-	log       *slog.Logger
-	feeds     *feeds
-	draining  context.Context // ended: streams end
+	cfg        Config
+	region     Region
+	products   *products
+	pages      *pages
+	estimates  *estimates
+	promotions *promotions
+	prover     guestProver // nil: a guest's session is taken on trust
+	log        *slog.Logger
+	feeds      *feeds
+	draining   context.Context // ended: streams end
 }
 
 // applied is what became of the edits of one request.
@@ -136,6 +137,8 @@ func (s *service) changes(ctx context.Context, edits []edit, batch bool) ([]*reg
 				return nil, err
 			}
 		case regionv1.Change_KIND_CLEAR, regionv1.Change_KIND_UNDO, regionv1.Change_KIND_ERASE:
+		case regionv1.Change_KIND_ADD_CODE, regionv1.Change_KIND_DROP_CODE:
+			change.FactId = e.code
 		default:
 			change.Line = e.lineKey()
 			if e.kind == regionv1.Change_KIND_SET && e.quantity == 0 { // a set to 0 removes, and may do so twice
@@ -208,6 +211,11 @@ func (s *service) refusal(ctx context.Context, c call, edits []edit, out *region
 		}
 	case regionv1.Outcome_CODE_QUANTITY_TOO_LARGE:
 		f = fault(QuantityTooLarge, "%s would have more than %d: a line holds no more", named, s.cfg.QuantityMax).with("max", fmt.Sprint(s.cfg.QuantityMax))
+	case regionv1.Outcome_CODE_TOO_MANY_CODES:
+		f = fault(PromotionTooMany, "the cart holds no more codes: remove one before giving %s", e.code).with("promotion", e.code)
+		if d := out.GetDetails(); len(d) > 0 {
+			f = f.with("max", d[0])
+		}
 	case regionv1.Outcome_CODE_CURRENCY_MISMATCH:
 		f = fault(CurrencyMismatch, "%s is sold in another currency than the cart's: one cart holds one currency", named)
 		if d := out.GetDetails(); len(d) > 0 {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/samecart/samecart/crdt"
+	"github.com/samecart/samecart/proto/promotion/v1/promotionv1connect"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 	"github.com/samecart/samecart/region"
 )
@@ -84,6 +85,16 @@ type Config struct {
 	// Guests makes guests' sessions; nil: none are made here.
 	Guests   *GuestSessions
 	Shipping ShippingConfig
+	// Promotions are the shop's promotion rules; nil: there are no codes.
+	Promotions promotionv1connect.PromotionServiceClient
+	// PromotionUses tells which limited codes are spent; nil: none is.
+	PromotionUses    PromotionUses
+	CodesMax         int           // codes of one cart that count; ≥ 0
+	PromotionTimeout time.Duration // one look-up, within its call; > 0
+	PromotionFresh   time.Duration // how long a rule is not asked for again; ≥ 0
+	PromotionOld     time.Duration // how long a rule may stand in while the service is down; ≥ PromotionFresh
+	PromotionEntries int           // rules remembered; ≥ 1
+	PromotionRest    time.Duration // how long a failing service is left alone; > 0
 
 	Events Events
 }
@@ -108,6 +119,13 @@ func DefaultConfig(regionName string) Config {
 		CatalogEntries: 16384,
 		CatalogRest:    2 * time.Second,
 		Shipping:       defaultShipping(),
+
+		CodesMax:         10,
+		PromotionTimeout: 300 * time.Millisecond,
+		PromotionFresh:   time.Second, // as a price
+		PromotionOld:     10 * time.Minute,
+		PromotionEntries: 4096,
+		PromotionRest:    2 * time.Second,
 	}
 }
 
@@ -136,6 +154,12 @@ func (c Config) validate() error {
 	check(c.CatalogEntries >= 1, "CatalogEntries is %d, must be at least 1", c.CatalogEntries)
 	check(c.CatalogRest > 0, "CatalogRest is %v, must be positive", c.CatalogRest)
 	c.Shipping.validate(check)
+	check(c.CodesMax >= 0, "CodesMax is %d, must not be negative", c.CodesMax)
+	check(c.PromotionTimeout > 0, "PromotionTimeout is %v, must be positive", c.PromotionTimeout)
+	check(c.PromotionFresh >= 0, "PromotionFresh is %v, must not be negative", c.PromotionFresh)
+	check(c.PromotionOld >= c.PromotionFresh, "PromotionOld is %v, must be at least PromotionFresh", c.PromotionOld)
+	check(c.PromotionEntries >= 1, "PromotionEntries is %d, must be at least 1", c.PromotionEntries)
+	check(c.PromotionRest > 0, "PromotionRest is %v, must be positive", c.PromotionRest)
 	return errors.Join(errs...)
 }
 

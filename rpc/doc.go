@@ -124,6 +124,21 @@
 // to live, which shows old prices; remembering messages, which would be encoded
 // for each call.
 //
+// A promotion code is refused when it can never count: when there is none of
+// that name, it has ended, or it is for other users. One that does not count yet
+// is taken and shown with the reason: a shopper who is ten dollars short, or not
+// signed in, should not have to type it again. While nobody can say what
+// a code does, one that is new to the cart is 503, as else anything could be put
+// there; those in it are shown as not known now, and count again by themselves.
+// A retry is judged anew by the rules of its own time, as one of an add is.
+//
+// A page with codes is not remembered: a code may begin or end with any second.
+// A watcher sees that with the next change of its cart.
+//
+// Codes beyond the number that counts, which regions may let in together, are
+// shown as such: the ones given first count. Of a code with limited uses the page
+// says what Config.PromotionUses knows; it takes no use.
+//
 // Lines are shown in the order in which they were added. Money in a currency
 // whose digits ISO 4217 does not set apart has two decimals.
 package rpc

@@ -34,6 +34,7 @@ type edit struct {
 	attributes    map[string]string
 	hasAttributes bool
 	price         *statedPrice
+	code          string // canonical; empty: the edit is about a line, or about all
 }
 
 // statedPrice is a price that a service states. In REST it has no currency of
@@ -48,6 +49,8 @@ type statedPrice struct {
 func (e *edit) validate(c call, quantityMax uint32) error {
 	switch e.kind {
 	case regionv1.Change_KIND_CLEAR, regionv1.Change_KIND_UNDO, regionv1.Change_KIND_ERASE:
+		return nil
+	case regionv1.Change_KIND_ADD_CODE, regionv1.Change_KIND_DROP_CODE: // codeEdit has looked at the code
 		return nil
 	default:
 	}
@@ -196,6 +199,10 @@ func fingerprint(edits []edit) uint64 {
 	}
 	for _, e := range edits {
 		b = binary.AppendUvarint(b, uint64(e.kind))
+		if e.isCode() {
+			text(e.code)
+			continue
+		}
 		text(e.sku)
 		text(e.seller)
 		text(crdt.CanonicalPairs(e.options))

@@ -54,16 +54,7 @@ type sellerJSON struct {
 	SellerID  string `json:"seller_id"`
 	Subtotal  amount `json:"subtotal"`
 	ItemCount uint64 `json:"item_count"`
-}
-
-type promotionJSON struct {
-	Code     string `json:"code"`
-	Discount amount `json:"discount"`
-}
-
-type rejectedJSON struct {
-	Code   string `json:"code"`
-	Reason string `json:"reason"`
+	Discount  amount `json:"discount,omitempty"`
 }
 
 type missingJSON struct {
@@ -140,10 +131,10 @@ func cartJSONOf(c *cartv1.Cart) cartJSON {
 	return cartJSON{
 		CartID: c.GetCartId(), Items: mapped(c.GetItems(), itemJSONOf), SavedItems: mapped(c.GetSavedItems(), itemJSONOf),
 		Sellers: mapped(c.GetSellers(), func(t *cartv1.SellerTotal) sellerJSON {
-			return sellerJSON{t.GetSellerId(), amountOf(t.GetSubtotal()), t.GetItemCount()}
+			return sellerJSON{t.GetSellerId(), amountOf(t.GetSubtotal()), t.GetItemCount(), amountOf(t.GetDiscount())}
 		}),
 		Subtotal: amountOf(c.GetSubtotal()), ItemCount: c.GetItemCount(), Currency: c.GetCurrency(),
-		PromotionsApplied: []promotionJSON{}, PromotionsRejected: []rejectedJSON{},
+		PromotionsApplied: mapped(c.GetPromotionsApplied(), promotionJSONOf), PromotionsRejected: mapped(c.GetPromotionsRejected(), rejectedJSONOf),
 		EstimatedTotal: amountOf(c.GetEstimatedTotal()), Stale: c.GetStale(),
 		Missing:   mapped(c.GetMissing(), func(m *cartv1.Missing) missingJSON { return missingJSON{m.GetRegion(), m.GetEdits()} }),
 		Conflicts: mapped(c.GetConflicts(), conflictJSONOf), Warnings: append([]string{}, c.GetWarnings()...),

@@ -50,6 +50,10 @@ const (
 	QuantityTooLarge     Code = "QUANTITY_TOO_LARGE"
 	CurrencyMismatch     Code = "CURRENCY_MISMATCH"
 	IdempotencyKeyReused Code = "IDEMPOTENCY_KEY_REUSED"
+	PromotionUnknown     Code = "PROMOTION_UNKNOWN"
+	PromotionExpired     Code = "PROMOTION_EXPIRED"
+	PromotionNotEligible Code = "PROMOTION_NOT_ELIGIBLE"
+	PromotionTooMany     Code = "PROMOTION_TOO_MANY"
 	Overloaded           Code = "OVERLOADED"
 	NoQuorum             Code = "NO_QUORUM"
 	RegionFenced         Code = "REGION_FENCED"
@@ -93,6 +97,10 @@ var wires = map[Code]wire{
 	QuantityTooLarge:     {422, connect.CodeFailedPrecondition, 0},
 	CurrencyMismatch:     {422, connect.CodeFailedPrecondition, 0},
 	IdempotencyKeyReused: {422, connect.CodeFailedPrecondition, 0},
+	PromotionUnknown:     {422, connect.CodeFailedPrecondition, 0},
+	PromotionExpired:     {422, connect.CodeFailedPrecondition, 0},
+	PromotionNotEligible: {422, connect.CodeFailedPrecondition, 0},
+	PromotionTooMany:     {422, connect.CodeFailedPrecondition, 0},
 	Overloaded:           {429, connect.CodeResourceExhausted, time.Second},
 	NoQuorum:             {503, connect.CodeUnavailable, time.Second},
 	RegionFenced:         {503, connect.CodeUnavailable, 5 * time.Second},

@@ -192,6 +192,15 @@ func (r *fakeRegion) apply(e *regionv1.Edit) *regionv1.Outcome {
 			out.Lines = append(out.Lines, &regionv1.ChangedLine{Removed: true})
 			continue
 		}
+		if code := ch.GetFactId(); code != "" {
+			d := c.DropFact(w, crdt.FactCode, code)
+			if ch.GetKind() == regionv1.Change_KIND_ADD_CODE {
+				d = c.SetFact(w, crdt.FactCode, code, "")
+			}
+			c, dots = c.Apply(d), append(dots, d.Dots...)
+			out.Lines = append(out.Lines, &regionv1.ChangedLine{Removed: true})
+			continue
+		}
 		k, sellers := resolve(c, ch.GetLine())
 		if len(sellers) > 1 {
 			return refuse(regionv1.Outcome_CODE_AMBIGUOUS_LINE, sellers...)

@@ -102,7 +102,9 @@ func (s *service) page(ctx context.Context, v region.View, fresh time.Duration) 
 		return nil, fmt.Errorf("encode cart: %w", err)
 	}
 	fresher := &page{digest: v.Digest, stale: v.Stale, refs: r.refs, known: r.known, encoded: encoded}
-	s.pages.put(v.CartID, fresher)
+	if !r.timed { // else a code may count from this second to the next
+		s.pages.put(v.CartID, fresher)
+	}
 	return fresher, nil
 }
 

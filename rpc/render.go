@@ -11,6 +11,7 @@ import (
 	"github.com/samecart/samecart/crdt"
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	"github.com/samecart/samecart/region"
+	"github.com/samecart/samecart/region/pricing"
 )
 
 // render shows a cart: resolved values, totals by the price rule, and what
@@ -25,6 +26,7 @@ type rendered struct {
 	cart  *cartv1.Cart
 	refs  []productRef
 	known []product // of refs
+	timed bool      // the page depends on more than these: what codes do, and when
 }
 
 // renderWith is render with a bound on how old what is known of products may be
@@ -81,9 +83,9 @@ func (s *service) renderWith(ctx context.Context, v region.View, fresh time.Dura
 			out.Warnings = append(out.Warnings, fmt.Sprintf("sku_id %q is priced in %s, not in the cart's %s: it is in no total, and checkout needs it removed", e.Key.SKU, value.Offer.Currency, out.GetCurrency()))
 			continue
 		}
-		amount := timesMoney(max(it.GetPrice().GetMinorUnits(), 0), value.Quantity)
-		t.Subtotal.MinorUnits = addMoney(t.Subtotal.MinorUnits, amount)
-		subtotal = addMoney(subtotal, amount)
+		amount := pricing.LineAmount(it.GetPrice().GetMinorUnits(), value.Quantity, subtotal)
+		t.Subtotal.MinorUnits += amount
+		subtotal += amount
 	}
 	out.Warnings = append(out.Warnings, guestWarnings(c)...)
 	slices.SortFunc(out.GetSellers(), func(a, b *cartv1.SellerTotal) int { return cmp.Compare(a.GetSellerId(), b.GetSellerId()) })
@@ -95,7 +97,11 @@ func (s *service) renderWith(ctx context.Context, v region.View, fresh time.Dura
 	if old > 0 {
 		out.Warnings = append(out.Warnings, fmt.Sprintf("the catalogue does not answer: stock and current prices of %d lines are as they were a few minutes ago", old))
 	}
-	return rendered{out, refs, known}
+	timed := hasCodes(c)
+	if timed {
+		promote(out, s.priced(ctx, c, out, lines, items))
+	}
+	return rendered{out, refs, known, timed}
 }
 
 // shownLine is a line with what it shows.
@@ -147,7 +153,7 @@ func item(it *cartv1.Item, m *prices, k crdt.LineKey, v crdt.Carried, p product)
 	m.current.Currency, m.current.MinorUnits = p.GetCurrency(), p.GetPriceMinorUnits()
 	it.CurrentPrice = &m.current
 	it.PriceChanged = p.GetPriceMinorUnits() != v.Offer.Price
-	m.counts.MinorUnits = min(v.Offer.Price, p.GetPriceMinorUnits())
+	m.counts.MinorUnits = pricing.UnitPrice(v.Offer.Price, p.GetPriceMinorUnits())
 	return ""
 }
 

@@ -53,6 +53,8 @@ var restRoutes = []restRoute{
 	{"POST", "guest-sessions", access{public: true}, false, false, rest.newGuest},
 	{"POST", "cart/merge", access{shopper: true}, false, true, rest.merge},
 	{"GET", "cart/shipping", access{shopper: true}, false, false, rest.shipping},
+	{"POST", "cart/promotions", access{shopper: true}, false, true, rest.addCode},
+	{"DELETE", "cart/promotions/{code}", access{shopper: true}, false, false, rest.dropCode},
 	{"GET", "regions", access{public: true}, false, false, rest.regions},
 }
 

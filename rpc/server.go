@@ -74,6 +74,10 @@ func NewHandler(cfg Config, r Region, cat Catalog, auth Authenticator, log *slog
 	if err != nil {
 		return nil, err
 	}
+	codes, err := newPromotions(cfg, log)
+	if err != nil {
+		return nil, err
+	}
 	shown, err := newPages(cfg.PageBytes)
 	if err != nil {
 		return nil, err
@@ -83,7 +87,7 @@ func NewHandler(cfg Config, r Region, cat Catalog, auth Authenticator, log *slog
 		return nil, err
 	}
 	draining, drain := context.WithCancel(context.Background())
-	s := &service{cfg: cfg, region: r, products: known, pages: shown, estimates: estimated, log: log, draining: draining}
+	s := &service{cfg: cfg, region: r, products: known, pages: shown, estimates: estimated, log: log, draining: draining, promotions: codes}
 	s.prover, _ = auth.(guestProver) // without one guests' sessions are taken on trust
 	s.feeds = newFeeds(s)
 	h := &Handler{

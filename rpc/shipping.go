@@ -21,6 +21,7 @@ import (
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	shippingv1 "github.com/samecart/samecart/proto/shipping/v1"
 	"github.com/samecart/samecart/proto/shipping/v1/shippingv1connect"
+	"github.com/samecart/samecart/region/pricing"
 )
 
 // ShippingConfig holds the settings of shipping estimates.
@@ -265,7 +266,7 @@ func (s *service) shipping(ctx context.Context, c call, country, postalCode stri
 				out.Warnings = append(out.Warnings, fmt.Sprintf("sending sku_id %q is priced in %s, not in the cart's %s: it is not in the total", l.Key.SKU, e.GetCurrency(), to.currency))
 				continue
 			}
-			out.Total.MinorUnits = addMoney(out.Total.MinorUnits, e.GetCostMinorUnits())
+			out.Total.MinorUnits = pricing.Add(out.Total.MinorUnits, e.GetCostMinorUnits())
 		}
 	}
 	return out, m, nil

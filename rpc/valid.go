@@ -3,6 +3,8 @@ package rpc
 import (
 	"errors"
 	"fmt"
+
+	"github.com/samecart/samecart/region/pricing"
 )
 
 // IsName reports whether s is a valid SKU or seller id, as every call has them.
@@ -16,8 +18,8 @@ func ParsePrice(decimal, currency string) (minorUnits int64, err error) {
 	}
 	v, err := parseMoney(decimal, currency)
 	switch {
-	case errors.Is(err, errTooFine):
-		return 0, fmt.Errorf("%w: %s has %d", err, currency, digits(currency))
+	case errors.Is(err, pricing.ErrTooFine):
+		return 0, fmt.Errorf("%w: %s has %d", err, currency, pricing.Digits(currency))
 	case err != nil:
 		return 0, err
 	case v < 0 || v > priceMax:

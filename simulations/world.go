@@ -439,7 +439,7 @@ func (w *world) place(name string, p *process, node string) member.Place {
 			return p.host.Dial(ctx, hostOf(to)+":"+linkPort)
 		},
 		Cache:  w.caches[name],
-		Limits: shard.Limits{Lines: 100, Quantity: 100000, OpLife: 24 * time.Hour, Undo: 10 * time.Minute},
+		Limits: shard.Limits{Lines: 100, Codes: 10, Quantity: 100000, OpLife: 24 * time.Hour, Undo: 10 * time.Minute},
 		Events: member.Events{Applied: func(string) func(uint32, shard.Applied) {
 			return func(id uint32, a shard.Applied) { w.applied(p, node, id, a) }
 		}},

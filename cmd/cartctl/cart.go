@@ -167,6 +167,7 @@ func printCart(a *app) func(*connect.Response[cartv1.Cart], error) error {
 						priced(item.GetPriceAtAdd()), priced(item.GetCurrentPrice()), pairs(item.GetAttributes()))
 				}
 			}
+			printTotals(w, cart)
 			printConflicts(w, cart.GetConflicts())
 			for _, warning := range cart.GetWarnings() {
 				row(w, "warning: "+warning)
@@ -272,15 +273,20 @@ func (c *explainCmd) Run(a *app) error {
 			name := strings.TrimSpace(line.GetSkuId() + " " + line.GetSellerId() + " " + pairs(line.GetOptions()))
 			for _, field := range line.GetFields() {
 				for _, write := range field.GetWrites() {
-					by := fmt.Sprintf("%s.%d:%d", write.GetRegion(), write.GetIncarnation(), write.GetSeq())
-					if write.GetLineage() != "" {
-						by += " of " + write.GetLineage()
-					}
-					row(w, name, field.GetField(), write.GetValue(), by, map[bool]string{true: "yes", false: ""}[write.GetWins()], field.GetRule())
+					row(w, name, field.GetField(), write.GetValue(), writtenBy(write), map[bool]string{true: "yes", false: ""}[write.GetWins()], field.GetRule())
 				}
 			}
 		}
 	})
+}
+
+// writtenBy names a write by its dot.
+func writtenBy(w *cartv1.ExplainedWrite) string {
+	by := fmt.Sprintf("%s.%d:%d", w.GetRegion(), w.GetIncarnation(), w.GetSeq())
+	if w.GetLineage() != "" {
+		by += " of " + w.GetLineage()
+	}
+	return by
 }
 
 // pairs writes options in one order.

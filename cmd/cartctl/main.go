@@ -42,18 +42,20 @@ type globals struct {
 type cli struct {
 	globals
 
-	Get     getCmd     `cmd:"" help:"Show a cart." group:"One cart"`
-	Add     addCmd     `cmd:"" help:"Add a quantity of a SKU." group:"One cart"`
-	Set     setCmd     `cmd:"" help:"Set the quantity of a line; 0 removes it." group:"One cart"`
-	Remove  removeCmd  `cmd:"" help:"Remove a line." group:"One cart"`
-	Clear   clearCmd   `cmd:"" help:"Remove all lines." group:"One cart"`
-	Save    saveCmd    `cmd:"" help:"Put a line aside for later." group:"One cart"`
-	Move    moveCmd    `cmd:"" help:"Put a saved line back into the cart." group:"One cart"`
-	Note    noteCmd    `cmd:"" help:"Replace the attributes of a line, such as its gift note." group:"One cart"`
-	Undo    undoCmd    `cmd:"" help:"Undo the last remove, clear or merge." group:"One cart"`
-	Export  exportCmd  `cmd:"" help:"Show all that is kept of a shopper." group:"One cart"`
-	Erase   eraseCmd   `cmd:"" help:"Erase a shopper's cart in all regions, for good." group:"One cart"`
-	Explain explainCmd `cmd:"" help:"Show the surviving writes behind every line." group:"One cart"`
+	Get    getCmd    `cmd:"" help:"Show a cart." group:"One cart"`
+	Add    addCmd    `cmd:"" help:"Add a quantity of a SKU." group:"One cart"`
+	Set    setCmd    `cmd:"" help:"Set the quantity of a line; 0 removes it." group:"One cart"`
+	Remove removeCmd `cmd:"" help:"Remove a line." group:"One cart"`
+	Clear  clearCmd  `cmd:"" help:"Remove all lines." group:"One cart"`
+	Save   saveCmd   `cmd:"" help:"Put a line aside for later." group:"One cart"`
+	Move   moveCmd   `cmd:"" help:"Put a saved line back into the cart." group:"One cart"`
+	Note   noteCmd   `cmd:"" help:"Replace the attributes of a line, such as its gift note." group:"One cart"`
+	Undo   undoCmd   `cmd:"" help:"Undo the last remove, clear or merge." group:"One cart"`
+	Export exportCmd `cmd:"" help:"Show all that is kept of a shopper." group:"One cart"`
+	Erase  eraseCmd  `cmd:"" help:"Erase a shopper's cart in all regions, for good." group:"One cart"`
+
+	Promotion promotionCmd `cmd:"" help:"Put a promotion code into a cart, or take it out." group:"One cart"`
+	Explain   explainCmd   `cmd:"" help:"Show the surviving writes behind every line." group:"One cart"`
 
 	Merge        mergeCmd        `cmd:"" help:"Merge a guest's cart into a user's, as a login does." group:"One cart"`
 	GuestSession guestSessionCmd `cmd:"" help:"Make a guest session." group:"One cart"`

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -25,6 +26,7 @@ import (
 	"github.com/samecart/samecart/cmd/cartctl/replay"
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	"github.com/samecart/samecart/proto/cart/v1/cartv1connect"
+	"github.com/samecart/samecart/rpc/catalog"
 	"github.com/samecart/samecart/rpc/scan"
 )
 
@@ -37,6 +39,7 @@ type replayCmd struct {
 	Kill            []replay.Kill `help:"Kill a node for a part of the edits; repeatable." sep:"none" placeholder:"REGION/N:40%-60%"`
 	Clients         int           `help:"Invoices sent at once." default:"64"`
 	EditTimeout     time.Duration `help:"How long an edit is tried again before it counts as not acknowledged." default:"60s"`
+	Totals          bool          `help:"Compare the totals of every cart with what its orders come to, at the lower of their prices and those of the embedded catalogue, which the regions must use. All edits of a line come from one device then: what two regions add to it at once counts by the larger, and no file tells which."`
 	ConvergeTimeout time.Duration `help:"How long the regions may take to become equal." default:"60s"`
 }
 
@@ -62,6 +65,12 @@ func (c *replayCmd) Run(a *app) error {
 	if err != nil {
 		return fileError(err)
 	}
+	var prices replay.Prices
+	if c.Totals {
+		if prices, err = replay.ReadPrices(bytes.NewReader(catalog.RetailFile())); err != nil {
+			return err
+		}
+	}
 	status, err := a.operator().Status(a.ctx)
 	if err != nil {
 		return err
@@ -84,7 +93,7 @@ func (c *replayCmd) Run(a *app) error {
 	scans := a.scans(regions)
 	report, err := replay.Run(a.ctx, replay.Config{
 		File: c.Data, Limit: c.Limit, Rate: c.Rate, Clients: c.Clients,
-		Regions: regions.names, Cuts: c.Cut, Kills: c.Kill,
+		Regions: regions.names, Cuts: c.Cut, Kills: c.Kill, Prices: prices,
 		RunID: strings.ToLower(rand.Text()[:10]),
 		Settle: func(ctx context.Context) (scan.Outcome, error) {
 			bar.finish()
@@ -144,6 +153,9 @@ func printReport(w *tabwriter.Writer, r replay.Report, retries int64, rejected m
 	}
 	row(w, "carts", r.Carts, fmt.Sprintf("%s; %d diverged, %d fields with concurrent values", converged, r.Diverged, r.Conflicts))
 	row(w, "lines", "", fmt.Sprintf("%d lost, %d with more than was added", r.Lost, r.Excess))
+	if r.TotalsChecked > 0 {
+		row(w, "totals", r.TotalsChecked, fmt.Sprintf("carts compared with their orders, %d wrong; all of them cost %d.%02d GBP", r.TotalsWrong, r.TotalsPennies/100, r.TotalsPennies%100))
+	}
 	for _, f := range r.Findings {
 		row(w, "found", "", f)
 	}
@@ -240,7 +252,7 @@ func (c *replayCarts) Read(ctx context.Context, region, user string) (replay.Sho
 // comes from a region's catalogue (current price, stock, names) is not part
 // of it, and neither is staleness.
 func shownCart(cart *cartv1.Cart) replay.Shown {
-	out := replay.Shown{Conflicts: len(cart.GetConflicts())}
+	out := replay.Shown{Conflicts: len(cart.GetConflicts()), Total: shownTotal(cart)}
 	h := sha256.New()
 	text := func(values ...string) {
 		for _, s := range values {
@@ -266,6 +278,18 @@ func shownCart(cart *cartv1.Cart) replay.Shown {
 		text(slices.Sorted(slices.Values(c.GetValues()))...)
 	}
 	h.Sum(out.Fingerprint[:0])
+	return out
+}
+
+func shownTotal(cart *cartv1.Cart) replay.ShownTotal {
+	out := replay.ShownTotal{
+		Total:    replay.Total{Pennies: cart.GetSubtotal().GetMinorUnits(), Items: cart.GetItemCount()},
+		Currency: cart.GetSubtotal().GetCurrency(), Estimated: cart.GetEstimatedTotal().GetMinorUnits(),
+		Sellers: map[string]replay.Total{},
+	}
+	for _, s := range cart.GetSellers() {
+		out.Sellers[s.GetSellerId()] = replay.Total{Pennies: s.GetSubtotal().GetMinorUnits(), Items: s.GetItemCount()}
+	}
 	return out
 }
 

@@ -65,7 +65,7 @@ func TestConcurrentEdits(t *testing.T) {
 	}
 }
 
-// play makes the edits of one line, "REGION VERB [SKU [QUANTITY [PRICE]]]";
+// play makes the edits of one line, "REGION VERB [SKU|CODE [QUANTITY [PRICE]]]";
 // edits joined by & are made at the same time.
 func (s shopper) play(line string) {
 	s.t.Helper()
@@ -99,6 +99,10 @@ func (s shopper) edit(words []string) error {
 		method, path = "DELETE", path+"/items/"+sku
 	case "clear":
 		method = "DELETE"
+	case "code": // whose name is in the place of a SKU
+		method, path, body = "POST", path+"/promotions", map[string]any{"code": sku}
+	case "drop":
+		method, path = "DELETE", path+"/promotions/"+sku
 	default:
 		return errors.New("no such verb")
 	}

@@ -37,6 +37,7 @@ type cli struct {
 type limits struct {
 	LinesMax       uint32        `help:"Lines of one cart." default:"500" env:"SAMECART_LINES_MAX"`
 	QuantityMax    uint32        `help:"Quantity of one line." default:"999" env:"SAMECART_QUANTITY_MAX"`
+	CodesMax       uint32        `help:"Promotion codes of one cart." default:"10" env:"SAMECART_CODES_MAX"`
 	OpLife         time.Duration `help:"How long an Idempotency-Key is remembered." default:"24h" env:"SAMECART_OP_LIFE"`
 	Undo           time.Duration `help:"How long a remove, a clear or a merge can be undone; 0: not at all." default:"10m" env:"SAMECART_UNDO"`
 	RequestTimeout time.Duration `help:"Longest answer to one request." default:"2s" env:"SAMECART_REQUEST_TIMEOUT"`
@@ -69,6 +70,9 @@ func (l limits) validate() error {
 	if l.Undo < 0 || l.Undo > 24*time.Hour {
 		errs = append(errs, fmt.Errorf("--undo %v: give 0 to 24h", l.Undo))
 	}
+	if l.CodesMax > 100 {
+		errs = append(errs, fmt.Errorf("--codes-max %d: give 0 to 100", l.CodesMax))
+	}
 	if l.OpLife < time.Minute {
 		errs = append(errs, fmt.Errorf("--op-life %v: give a minute or more", l.OpLife))
 	}
@@ -87,6 +91,7 @@ type devCommand struct {
 	Drills    bool   `help:"Take faults: links, nodes and regions can be cut and killed." default:"true" negatable:"" env:"SAMECART_DRILLS"`
 
 	Incarnation uint32 `help:"Of the regions, when the state is new: raise it to restore a backup of a state that is lost." default:"1" env:"SAMECART_INCARNATION"`
+	promotionRules
 	limits
 	rates
 }
@@ -109,6 +114,7 @@ type deployed struct {
 	TokenKey  []string          `help:"Public keys (PEM) that sign callers' tokens." placeholder:"FILE" env:"SAMECART_TOKEN_KEY"`
 	GuestKey  string            `help:"Private key (PEM, PKCS #8) that signs guest sessions, the same in all regions; without it none are made here." placeholder:"FILE" env:"SAMECART_GUEST_KEY"`
 	Trust     bool              `name:"trust-headers" help:"Take callers' identity on trust from headers, as cartd dev does. Never in public." env:"SAMECART_TRUST_HEADERS"`
+	promotionRules
 	limits
 	rates
 }

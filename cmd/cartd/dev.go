@@ -24,6 +24,7 @@ import (
 	"github.com/samecart/samecart/crdt"
 	adminv1 "github.com/samecart/samecart/proto/admin/v1"
 	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
+	"github.com/samecart/samecart/proto/promotion/v1/promotionv1connect"
 	"github.com/samecart/samecart/region"
 	"github.com/samecart/samecart/region/cache"
 	"github.com/samecart/samecart/region/link"
@@ -65,6 +66,7 @@ type dev struct {
 	metrics  *metrics
 	catalog  *catalog.Catalog
 	shipping *shipping.Service
+	rules    promotionv1connect.PromotionServiceClient
 	guests   *rpc.GuestSessions // their key goes with the process, as identity is on trust
 	log      *slog.Logger
 	out      io.Writer
@@ -116,7 +118,11 @@ func (c *devCommand) Run(ctx context.Context, log *slog.Logger, out io.Writer) e
 	if err := c.validate(); err != nil {
 		return usageError{err}
 	}
-	d := &dev{cmd: *c, dir: c.Data, out: out, faults: newFaults(), metrics: newMetrics(), log: log, failed: make(chan error, 1), addrs: make(map[string]string)}
+	rules, err := c.rules()
+	if err != nil {
+		return usageError{err}
+	}
+	d := &dev{cmd: *c, dir: c.Data, rules: rules, out: out, faults: newFaults(), metrics: newMetrics(), log: log, failed: make(chan error, 1), addrs: make(map[string]string)}
 	if c.Ephemeral {
 		dir, err := os.MkdirTemp("", "samecart-")
 		if err != nil {
@@ -430,7 +436,7 @@ func (r *devRegion) prepare(public net.Listener) error {
 		regions[crdt.RegionID(o.id)] = o.name
 	}
 	r.api, err = r.part.Place.Handler(member.Surface{
-		Serves: r.router, Names: regions, Regions: d.regionInfos, Catalog: d.catalog, Shipping: d.shipping,
+		Serves: r.router, Names: regions, Regions: d.regionInfos, Catalog: d.catalog, Shipping: d.shipping, Promotions: d.rules,
 		Auth: rpc.TrustedHeaders{}, Guests: d.guests, RequestTimeout: d.cmd.RequestTimeout, Mounts: mounts(d, d.metrics),
 	})
 	if err != nil {

@@ -358,6 +358,14 @@ type cart struct {
 		Values []any  `json:"values"`
 	} `json:"conflicts"`
 	Warnings []string `json:"warnings"`
+	Applied  []struct {
+		Code     string      `json:"code"`
+		Discount json.Number `json:"discount"`
+	} `json:"promotions_applied"`
+	Rejected []struct {
+		Code      string `json:"code"`
+		Condition string `json:"condition"`
+	} `json:"promotions_rejected"`
 
 	etag, token string
 }
@@ -392,6 +400,12 @@ func (c cart) String() string {
 	var b strings.Builder
 	for _, it := range c.Items {
 		fmt.Fprintf(&b, "%s x%d at %s\n", it.SKU, it.Quantity, it.Price)
+	}
+	for _, p := range c.Applied {
+		fmt.Fprintf(&b, "code %s takes %s\n", p.Code, p.Discount)
+	}
+	for _, p := range c.Rejected {
+		fmt.Fprintf(&b, "code %s rejected %s\n", p.Code, p.Condition)
 	}
 	for _, f := range c.Conflicts {
 		fmt.Fprintf(&b, "conflict %s %s %v of %v\n", f.SKU, f.Field, f.Value, f.Values)

@@ -16,6 +16,7 @@ import (
 	adminv1 "github.com/samecart/samecart/proto/admin/v1"
 	"github.com/samecart/samecart/proto/catalog/v1/catalogv1connect"
 	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
+	"github.com/samecart/samecart/proto/promotion/v1/promotionv1connect"
 	"github.com/samecart/samecart/proto/shipping/v1/shippingv1connect"
 	"github.com/samecart/samecart/region"
 	"github.com/samecart/samecart/region/cache"
@@ -33,6 +34,7 @@ type server struct {
 	certs   *certificates
 	auth    rpc.Authenticator
 	guests  *rpc.GuestSessions // nil: none are made here
+	rules   promotionv1connect.PromotionServiceClient
 	faults  *faults
 	drills  bool
 	clock   skewed
@@ -60,6 +62,9 @@ func newServer(conf deployed, self string, log *slog.Logger) (*server, error) {
 		return nil, err
 	}
 	if s.auth, err = loadAuthenticator(conf, s.guests); err != nil {
+		return nil, err
+	}
+	if s.rules, err = conf.service(conf.RequestTimeout); err != nil {
 		return nil, err
 	}
 	cfg := cache.DefaultConfig()
@@ -149,7 +154,7 @@ func (s *server) handler(serves rpc.Region) (*rpc.Handler, error) {
 		return nil, err
 	}
 	return s.place.Handler(member.Surface{
-		Serves: serves, Names: namesOf(s.conf.Regions), Regions: s.regionInfos, Catalog: products, Shipping: sends,
+		Serves: serves, Names: namesOf(s.conf.Regions), Regions: s.regionInfos, Catalog: products, Shipping: sends, Promotions: s.rules,
 		Auth: s.auth, Guests: s.guests, RequestTimeout: s.conf.RequestTimeout, Mounts: mounts(s, s.metrics),
 	})
 }

@@ -91,6 +91,10 @@ func (s *Shard) checkEdit(e *regionv1.Edit) error {
 			if len(e.GetChanges()) > 1 {
 				return fmt.Errorf("change %d is %v, which goes alone, of %d", i, c.GetKind(), len(e.GetChanges()))
 			}
+		case regionv1.Change_KIND_ADD_CODE, regionv1.Change_KIND_DROP_CODE:
+			if c.GetFactId() == "" {
+				return fmt.Errorf("change %d names no code", i)
+			}
 		case regionv1.Change_KIND_UNSPECIFIED:
 			return fmt.Errorf("change %d has no kind", i)
 		default:

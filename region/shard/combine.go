@@ -140,7 +140,7 @@ func (s *Shard) entry(commands []*regionv1.Command) *regionv1.Entry {
 		At:    uint64(crdt.TimestampAt(s.cfg.Clock().UnixMilli())),
 		Limits: &regionv1.Limits{
 			Lines: l.Lines, Quantity: l.Quantity, OpLifeMs: uint64(l.OpLife.Milliseconds()),
-			UndoMs: uint64(l.Undo.Milliseconds()),
+			Codes: l.Codes, UndoMs: uint64(l.Undo.Milliseconds()),
 		},
 		Commands: commands,
 	}

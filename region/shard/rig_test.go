@@ -59,7 +59,7 @@ func newRig(t fataler, s *store.Store, shard uint32, region crdt.RegionID) *rig 
 	t.Helper()
 	r := &rig{
 		t: t, store: s, shard: shard, region: region, at: crdt.TimestampAt(epoch.UnixMilli()),
-		limits: &regionv1.Limits{Lines: 5, Quantity: 99, OpLifeMs: 24 * 3600 * 1000, UndoMs: 600_000},
+		limits: &regionv1.Limits{Lines: 5, Codes: 3, Quantity: 99, OpLifeMs: 24 * 3600 * 1000, UndoMs: 600_000},
 	}
 	r.open()
 	if r.fsm.marker().Region == 0 {

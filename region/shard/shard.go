@@ -128,6 +128,7 @@ type Limits struct {
 	Lines    uint32
 	Quantity uint32
 	OpLife   time.Duration
+	Codes    uint32 // promotion codes
 	// Undo is how long a remove, a clear or a merge can be undone; 0: not at all.
 	Undo time.Duration
 }

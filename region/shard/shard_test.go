@@ -63,7 +63,7 @@ func startMember(t testing.TB, dir, name string, tr *raft.InmemTransport, server
 	timing.Heartbeat, timing.Lease, timing.Commit = 200*time.Millisecond, 100*time.Millisecond, 20*time.Millisecond
 	cfg := Config{
 		ID: 0, Slots: slots, Region: 1, Server: raft.ServerID(name), Node: name,
-		Limits: Limits{Lines: 500, Quantity: 100_000, OpLife: 24 * time.Hour, Undo: 10 * time.Minute}, Timing: timing,
+		Limits: Limits{Lines: 500, Codes: 10, Quantity: 100_000, OpLife: 24 * time.Hour, Undo: 10 * time.Minute}, Timing: timing,
 		CacheBytes: 16 << 20, QueueMax: 1024, EntryBytesMax: 256 << 10, RetainRows: 1 << 20,
 		Reborn:    func(uint32) {},
 		Published: func(string, *store.Record, []byte, bool) {}, Applied: func(Applied) {},

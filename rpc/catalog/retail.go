@@ -26,6 +26,10 @@ const (
 	retailGrams = 400
 )
 
+// RetailFile is the embedded file as it is, for those who compute from it
+// on their own.
+func RetailFile() []byte { return bytes.Clone(onlineRetail) }
+
 func readEmbedded() (products []*catalogv1.Product, skipped int, err error) {
 	z, err := gzip.NewReader(bytes.NewReader(onlineRetail))
 	if err != nil {

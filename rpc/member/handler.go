@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/samecart/samecart/crdt"
+	"github.com/samecart/samecart/proto/promotion/v1/promotionv1connect"
 	"github.com/samecart/samecart/proto/shipping/v1/shippingv1connect"
 	"github.com/samecart/samecart/rpc"
 )
@@ -17,8 +18,10 @@ type Surface struct {
 	Catalog rpc.Catalog
 	// Shipping may be nil: then there are no estimates.
 	Shipping shippingv1connect.ShippingServiceClient
-	Auth     rpc.Authenticator
-	Guests   *rpc.GuestSessions // nil: none are made here
+	// Promotions are the shop's rules; nil: there are no codes.
+	Promotions promotionv1connect.PromotionServiceClient
+	Auth       rpc.Authenticator
+	Guests     *rpc.GuestSessions // nil: none are made here
 	// RequestTimeout is the longest answer to one request.
 	RequestTimeout time.Duration
 	Mounts         []rpc.Mount // what is served beside the API
@@ -35,5 +38,7 @@ func (p Place) Handler(s Surface) (*rpc.Handler, error) {
 	cfg.Guests, cfg.Events = s.Guests, p.Events.API
 	cfg.Records, _ = s.Serves.(rpc.Records) // of a test's region there are none
 	cfg.Shipping.Service, cfg.Shipping.Timeout = s.Shipping, min(cfg.Shipping.Timeout, s.RequestTimeout/2)
+	cfg.PromotionTimeout = min(cfg.PromotionTimeout, s.RequestTimeout/2)
+	cfg.Promotions, cfg.CodesMax = s.Promotions, int(p.Limits.Codes)
 	return rpc.NewHandler(cfg, s.Serves, s.Catalog, s.Auth, p.Log, s.Mounts...)
 }

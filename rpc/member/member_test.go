@@ -140,7 +140,7 @@ func (s *shop) start(name string, askFirst bool) *running {
 	place := member.Place{
 		Cluster: "shop", Region: name, ID: ids[name], Nodes: []string{node}, Shards: 2, Incarnation: 1,
 		Dial: func(ctx context.Context, node string) (net.Conn, error) { return s.net.dial(ctx, node) }, Cache: hot,
-		Limits: shard.Limits{Lines: 500, Quantity: 999, OpLife: time.Hour, Undo: 10 * time.Minute}, Log: slog.New(slog.DiscardHandler),
+		Limits: shard.Limits{Lines: 500, Codes: 10, Quantity: 999, OpLife: time.Hour, Undo: 10 * time.Minute}, Log: slog.New(slog.DiscardHandler),
 		Events: member.Events{
 			Applied: func(node string) func(uint32, shard.Applied) {
 				return func(uint32, shard.Applied) { s.note("applied " + node) }

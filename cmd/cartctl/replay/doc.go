@@ -43,6 +43,12 @@
 //   - The ledger of what was acknowledged is kept in memory, about 100 bytes
 //     for each line: 40 MB for the whole set. A file would allow larger ones and
 //     slow the rest.
+//   - With Config.Prices each cart's totals are compared with a computation
+//     from the files alone, in whole pennies, that shares no code with what
+//     serves carts. The edits of a line then come from one device: of what two
+//     regions add to it before they hear of each other the larger counts, and
+//     which of them had heard no file tells. Rejected: taking the quantities from
+//     the carts, which would prove a product of two numbers and no total.
 //   - Prices are rounded to pennies, a positive one to at least one: carts hold
 //     minor units, and four rows of the set cost a tenth of a penny.
 package replay

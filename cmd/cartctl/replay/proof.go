@@ -12,6 +12,7 @@ type Shown struct {
 	Fingerprint [32]byte
 	// Conflicts is the number of fields with concurrent values.
 	Conflicts int
+	Total     ShownTotal
 }
 
 // ShownLine is one line of a cart.
@@ -34,6 +35,8 @@ type ledgerLine struct {
 	largest uint64 // acknowledged quantity of one edit
 	sum     uint64 // of acknowledged quantities
 	maybe   uint64 // sum of quantities whose outcome is not known
+	device  int    // with Config.Prices: one above that of the device which sends all edits of the line
+	pennies int64  // unit price of the last acknowledged edit
 }
 
 func (l *ledger) line(sku string) *ledgerLine {
@@ -52,13 +55,26 @@ func (l *ledger) line(sku string) *ledgerLine {
 	return &l.lines[at]
 }
 
-func (l *ledger) acknowledge(sku string, quantity uint32) {
+// deviceOf returns the device that sends a line's edits when all of them come
+// from one: that of the first edit, which gives its own.
+func (l *ledger) deviceOf(sku string, own int) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e := l.line(sku)
+	if e.device == 0 {
+		e.device = own + 1
+	}
+	return e.device - 1
+}
+
+func (l *ledger) acknowledge(sku string, quantity uint32, pennies int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := l.line(sku)
 	e.acked = true
 	e.largest = max(e.largest, uint64(quantity))
 	e.sum += uint64(quantity)
+	e.pennies = pennies
 }
 
 func (l *ledger) doubt(sku string, quantity uint32) {

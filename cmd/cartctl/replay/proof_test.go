@@ -11,9 +11,9 @@ func show(lines ...ShownLine) Shown { return Shown{Lines: lines} }
 
 func TestLedgerCheck(t *testing.T) {
 	var l ledger
-	l.acknowledge("mug", 3)
-	l.acknowledge("mug", 5)
-	l.acknowledge("tea", 2)
+	l.acknowledge("mug", 3, 100)
+	l.acknowledge("mug", 5, 90)
+	l.acknowledge("tea", 2, 7)
 	l.doubt("tea", 4)
 	l.doubt("jam", 1)
 	regions := []string{"us-east", "eu-west"}
@@ -54,7 +54,7 @@ func TestCheckFindsWhatIsPlanted(t *testing.T) {
 		for range n {
 			sku := fmt.Sprintf("SKU-%d", rapid.IntRange(0, 5).Draw(t, "sku"))
 			quantity := rapid.Uint32Range(1, 50).Draw(t, "quantity")
-			l.acknowledge(sku, quantity)
+			l.acknowledge(sku, quantity, 1)
 			largest[sku] = max(largest[sku], uint64(quantity))
 			sum[sku] += uint64(quantity)
 		}

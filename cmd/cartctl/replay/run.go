@@ -63,6 +63,9 @@ type Config struct {
 	Cuts    []Cut
 	Kills   []Kill
 	RunID   string // makes users and keys unique; letters and digits
+	// Prices are the catalogue's; not nil: each cart's totals are compared with
+	// what its orders come to.
+	Prices Prices
 
 	// Settle waits until all regions are equal, as scan.Settle does.
 	Settle func(ctx context.Context) (scan.Outcome, error)
@@ -88,8 +91,14 @@ type Report struct {
 	// equal: an upper bound, with the time of a scan of all carts in it.
 	ConvergedInMS float64 `json:"converged_in_ms"`
 
-	Unacked   int      `json:"unacked"` // without an answer in time
-	Excess    int      `json:"excess"`  // lines above the sum of their edits, or that nobody added
+	Unacked int `json:"unacked"` // without an answer in time
+	Excess  int `json:"excess"`  // lines above the sum of their edits, or that nobody added
+	// Carts whose totals were compared with what their orders come to, those
+	// that were wrong in a region, and what all of them cost.
+	TotalsChecked int   `json:"totals_checked"`
+	TotalsWrong   int   `json:"totals_wrong"`
+	TotalsPennies int64 `json:"totals_pennies"`
+
 	Skipped   int      `json:"skipped"` // rows that are no sale
 	Carts     int      `json:"carts"`
 	Stopped   bool     `json:"stopped"`   // before all edits were sent, as too many had no answer
@@ -107,7 +116,7 @@ const findingsMax = 10
 
 // Good reports whether the replay proved what it is for.
 func (r Report) Good() bool {
-	return r.Lost == 0 && r.Diverged == 0 && r.Unacked == 0 && r.Excess == 0 && r.Converged
+	return r.Lost == 0 && r.Diverged == 0 && r.Unacked == 0 && r.Excess == 0 && r.TotalsWrong == 0 && r.Converged
 }
 
 // unackedMin is how many edits may stay without an answer, whatever the number
@@ -404,12 +413,16 @@ func (r *run) edit(ctx context.Context, c *cart, position int, line Line) (took 
 		Quantity: uint32(min(line.Quantity, math.MaxUint32)), // refused as the real one would be
 		Key:      fmt.Sprintf("%s-%d", c.user, position),
 	}
+	place := c.places[position%2]
+	if r.cfg.Prices != nil {
+		place = c.places[c.ledger.deviceOf(line.SKU, position%2)]
+	}
 	begun := time.Now()
-	err = r.carts.Add(ctx, c.places[position%2], add)
+	err = r.carts.Add(ctx, place, add)
 	ended := time.Now()
 	switch {
 	case err == nil:
-		c.ledger.acknowledge(add.SKU, add.Quantity)
+		c.ledger.acknowledge(add.SKU, add.Quantity, add.Pennies)
 		r.acked.Add(1)
 		took = max(ended.Sub(begun), 1)
 	case errors.Is(err, ErrRefused):
@@ -426,7 +439,7 @@ func (r *run) edit(ctx context.Context, c *cart, position int, line Line) (took 
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)
 		}
-		return 0, fmt.Errorf("add %q to the cart of %s in %s: %w", add.SKU, c.user, c.places[position%2], err)
+		return 0, fmt.Errorf("add %q to the cart of %s in %s: %w", add.SKU, c.user, place, err)
 	}
 	r.advanceLast(ended.Sub(r.start))
 	if r.cfg.Progress != nil {
@@ -498,8 +511,20 @@ func (r *run) prove(ctx context.Context, report Report, ended time.Time) (Report
 				}
 			}
 			lost, excess := c.ledger.check(r.cfg.Regions, shown)
+			total, known := c.ledger.total(r.cfg.Prices)
 			mu.Lock()
 			defer mu.Unlock()
+			if known && r.cfg.Prices != nil {
+				report.TotalsChecked++
+				report.TotalsPennies += total.Pennies
+				for i, region := range r.cfg.Regions {
+					if wrong := total.wrong(shown[i].Total); wrong != "" {
+						report.TotalsWrong++
+						found("%s in %s: shows %s, its orders come to %d items for %d pennies", c.user, region, wrong, total.Items, total.Pennies)
+						break
+					}
+				}
+			}
 			report.Conflicts += shown[0].Conflicts
 			report.Lost += len(lost)
 			report.Excess += len(excess)

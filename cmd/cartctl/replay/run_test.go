@@ -32,6 +32,7 @@ type world struct {
 	keys    map[string]bool
 	answer  func(region string, add Add) error // nil: none
 	mangle  func(region, user string, lines map[string]uint64)
+	bill    func(region string, lines map[string]uint64) ShownTotal // nil: none
 }
 
 func newWorld(regions ...string) *world {
@@ -89,6 +90,9 @@ func (w *world) Read(_ context.Context, region, user string) (Shown, error) {
 		fmt.Fprintln(&text, sku, lines[sku])
 	}
 	out.Fingerprint = sha256.Sum256(text.Bytes())
+	if w.bill != nil {
+		out.Total = w.bill(region, lines)
+	}
 	return out, nil
 }
 

@@ -1235,10 +1235,13 @@ func (x *Conflict) GetValues() []string {
 }
 
 type SellerTotal struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SellerId      string                 `protobuf:"bytes,1,opt,name=seller_id,json=sellerId,proto3" json:"seller_id,omitempty"`
-	Subtotal      *Money                 `protobuf:"bytes,2,opt,name=subtotal,proto3" json:"subtotal,omitempty"`
-	ItemCount     uint64                 `protobuf:"varint,3,opt,name=item_count,json=itemCount,proto3" json:"item_count,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	SellerId string                 `protobuf:"bytes,1,opt,name=seller_id,json=sellerId,proto3" json:"seller_id,omitempty"`
+	// Before discounts.
+	Subtotal  *Money `protobuf:"bytes,2,opt,name=subtotal,proto3" json:"subtotal,omitempty"`
+	ItemCount uint64 `protobuf:"varint,3,opt,name=item_count,json=itemCount,proto3" json:"item_count,omitempty"`
+	// The seller's part of all discounts; absent when there is none.
+	Discount      *Money `protobuf:"bytes,40,opt,name=discount,proto3" json:"discount,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1294,6 +1297,13 @@ func (x *SellerTotal) GetItemCount() uint64 {
 	return 0
 }
 
+func (x *SellerTotal) GetDiscount() *Money {
+	if x != nil {
+		return x.Discount
+	}
+	return nil
+}
+
 type Cart struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	CartId         string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
@@ -1311,9 +1321,13 @@ type Cart struct {
 	Warnings  []string    `protobuf:"bytes,11,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	// What a stale answer lacks of what the caller's token names. Empty when the
 	// region cannot tell: its shard had no leader to ask.
-	Missing       []*Missing `protobuf:"bytes,12,rep,name=missing,proto3" json:"missing,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Missing []*Missing `protobuf:"bytes,12,rep,name=missing,proto3" json:"missing,omitempty"`
+	// The cart's codes that count now, in the order in which they do.
+	PromotionsApplied []*Promotion `protobuf:"bytes,40,rep,name=promotions_applied,json=promotionsApplied,proto3" json:"promotions_applied,omitempty"`
+	// Those that do not count now.
+	PromotionsRejected []*RejectedPromotion `protobuf:"bytes,41,rep,name=promotions_rejected,json=promotionsRejected,proto3" json:"promotions_rejected,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Cart) Reset() {
@@ -1426,6 +1440,20 @@ func (x *Cart) GetWarnings() []string {
 func (x *Cart) GetMissing() []*Missing {
 	if x != nil {
 		return x.Missing
+	}
+	return nil
+}
+
+func (x *Cart) GetPromotionsApplied() []*Promotion {
+	if x != nil {
+		return x.PromotionsApplied
+	}
+	return nil
+}
+
+func (x *Cart) GetPromotionsRejected() []*RejectedPromotion {
+	if x != nil {
+		return x.PromotionsRejected
 	}
 	return nil
 }
@@ -2967,6 +2995,229 @@ func (x *ShippingEstimate) GetReason() string {
 	return ""
 }
 
+type ApplyPromotionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In any case; 1 to 32 letters, digits, - and _.
+	Code          string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyPromotionRequest) Reset() {
+	*x = ApplyPromotionRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyPromotionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyPromotionRequest) ProtoMessage() {}
+
+func (x *ApplyPromotionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyPromotionRequest.ProtoReflect.Descriptor instead.
+func (*ApplyPromotionRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ApplyPromotionRequest) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+type RemovePromotionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemovePromotionRequest) Reset() {
+	*x = RemovePromotionRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemovePromotionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemovePromotionRequest) ProtoMessage() {}
+
+func (x *RemovePromotionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemovePromotionRequest.ProtoReflect.Descriptor instead.
+func (*RemovePromotionRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *RemovePromotionRequest) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+// Promotion is a code that counts.
+type Promotion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Code  string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// What it takes off, 0 for one that is about shipping alone.
+	Discount      *Money `protobuf:"bytes,2,opt,name=discount,proto3" json:"discount,omitempty"`
+	Title         string `protobuf:"bytes,3,opt,name=title,proto3" json:"title,omitempty"`
+	FreeShipping  bool   `protobuf:"varint,4,opt,name=free_shipping,json=freeShipping,proto3" json:"free_shipping,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Promotion) Reset() {
+	*x = Promotion{}
+	mi := &file_cart_v1_cart_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Promotion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Promotion) ProtoMessage() {}
+
+func (x *Promotion) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Promotion.ProtoReflect.Descriptor instead.
+func (*Promotion) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *Promotion) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Promotion) GetDiscount() *Money {
+	if x != nil {
+		return x.Discount
+	}
+	return nil
+}
+
+func (x *Promotion) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *Promotion) GetFreeShipping() bool {
+	if x != nil {
+		return x.FreeShipping
+	}
+	return false
+}
+
+// RejectedPromotion is a code of the cart that does not count now.
+type RejectedPromotion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Code  string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// For people.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// For programs: UNKNOWN, NOT_KNOWN_NOW, NOT_STARTED, EXPIRED, CUSTOMER, SPENT,
+	// CURRENCY, NOTHING_IN_SCOPE, MINIMUM, EXCLUDED or TOO_MANY.
+	Condition     string `protobuf:"bytes,3,opt,name=condition,proto3" json:"condition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RejectedPromotion) Reset() {
+	*x = RejectedPromotion{}
+	mi := &file_cart_v1_cart_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RejectedPromotion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RejectedPromotion) ProtoMessage() {}
+
+func (x *RejectedPromotion) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RejectedPromotion.ProtoReflect.Descriptor instead.
+func (*RejectedPromotion) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *RejectedPromotion) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *RejectedPromotion) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RejectedPromotion) GetCondition() string {
+	if x != nil {
+		return x.Condition
+	}
+	return ""
+}
+
 var File_cart_v1_cart_proto protoreflect.FileDescriptor
 
 const file_cart_v1_cart_proto_rawDesc = "" +
@@ -3078,12 +3329,13 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\tseller_id\x18\x02 \x01(\tR\bsellerId\x12\x14\n" +
 	"\x05field\x18\x03 \x01(\tR\x05field\x12\x14\n" +
 	"\x05value\x18\x04 \x01(\tR\x05value\x12\x16\n" +
-	"\x06values\x18\x05 \x03(\tR\x06values\"u\n" +
+	"\x06values\x18\x05 \x03(\tR\x06values\"\xa1\x01\n" +
 	"\vSellerTotal\x12\x1b\n" +
 	"\tseller_id\x18\x01 \x01(\tR\bsellerId\x12*\n" +
 	"\bsubtotal\x18\x02 \x01(\v2\x0e.cart.v1.MoneyR\bsubtotal\x12\x1d\n" +
 	"\n" +
-	"item_count\x18\x03 \x01(\x04R\titemCount\"\xd3\x03\n" +
+	"item_count\x18\x03 \x01(\x04R\titemCount\x12*\n" +
+	"\bdiscount\x18( \x01(\v2\x0e.cart.v1.MoneyR\bdiscount\"\xe3\x04\n" +
 	"\x04Cart\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12#\n" +
 	"\x05items\x18\x02 \x03(\v2\r.cart.v1.ItemR\x05items\x12.\n" +
@@ -3099,7 +3351,9 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\tconflicts\x18\n" +
 	" \x03(\v2\x11.cart.v1.ConflictR\tconflicts\x12\x1a\n" +
 	"\bwarnings\x18\v \x03(\tR\bwarnings\x12*\n" +
-	"\amissing\x18\f \x03(\v2\x10.cart.v1.MissingR\amissing\"7\n" +
+	"\amissing\x18\f \x03(\v2\x10.cart.v1.MissingR\amissing\x12A\n" +
+	"\x12promotions_applied\x18( \x03(\v2\x12.cart.v1.PromotionR\x11promotionsApplied\x12K\n" +
+	"\x13promotions_rejected\x18) \x03(\v2\x1a.cart.v1.RejectedPromotionR\x12promotionsRejected\"7\n" +
 	"\aMissing\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x14\n" +
 	"\x05edits\x18\x02 \x01(\x04R\x05edits\"\xb0\x01\n" +
@@ -3217,7 +3471,21 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xc0\t\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"+\n" +
+	"\x15ApplyPromotionRequest\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\",\n" +
+	"\x16RemovePromotionRequest\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\"\x86\x01\n" +
+	"\tPromotion\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12*\n" +
+	"\bdiscount\x18\x02 \x01(\v2\x0e.cart.v1.MoneyR\bdiscount\x12\x14\n" +
+	"\x05title\x18\x03 \x01(\tR\x05title\x12#\n" +
+	"\rfree_shipping\x18\x04 \x01(\bR\ffreeShipping\"]\n" +
+	"\x11RejectedPromotion\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1c\n" +
+	"\tcondition\x18\x03 \x01(\tR\tcondition2\xc4\n" +
+	"\n" +
 	"\vCartService\x129\n" +
 	"\aAddItem\x12\x17.cart.v1.AddItemRequest\x1a\x15.cart.v1.ItemResponse\x12A\n" +
 	"\vSetQuantity\x12\x1b.cart.v1.SetQuantityRequest\x1a\x15.cart.v1.ItemResponse\x12@\n" +
@@ -3238,7 +3506,9 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\n" +
 	"ExportCart\x12\x1a.cart.v1.ExportCartRequest\x1a\x1b.cart.v1.ExportCartResponse\"\x03\x90\x02\x01\x12B\n" +
 	"\tEraseCart\x12\x19.cart.v1.EraseCartRequest\x1a\x1a.cart.v1.EraseCartResponse\x12\\\n" +
-	"\x10EstimateShipping\x12 .cart.v1.EstimateShippingRequest\x1a!.cart.v1.EstimateShippingResponse\"\x03\x90\x02\x01B3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
+	"\x10EstimateShipping\x12 .cart.v1.EstimateShippingRequest\x1a!.cart.v1.EstimateShippingResponse\"\x03\x90\x02\x01\x12?\n" +
+	"\x0eApplyPromotion\x12\x1e.cart.v1.ApplyPromotionRequest\x1a\r.cart.v1.Cart\x12A\n" +
+	"\x0fRemovePromotion\x12\x1f.cart.v1.RemovePromotionRequest\x1a\r.cart.v1.CartB3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
 
 var (
 	file_cart_v1_cart_proto_rawDescOnce sync.Once
@@ -3252,7 +3522,7 @@ func file_cart_v1_cart_proto_rawDescGZIP() []byte {
 	return file_cart_v1_cart_proto_rawDescData
 }
 
-var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_cart_v1_cart_proto_goTypes = []any{
 	(*Money)(nil),                     // 0: cart.v1.Money
 	(*LineRef)(nil),                   // 1: cart.v1.LineRef
@@ -3298,113 +3568,125 @@ var file_cart_v1_cart_proto_goTypes = []any{
 	(*EstimateShippingRequest)(nil),   // 41: cart.v1.EstimateShippingRequest
 	(*EstimateShippingResponse)(nil),  // 42: cart.v1.EstimateShippingResponse
 	(*ShippingEstimate)(nil),          // 43: cart.v1.ShippingEstimate
-	nil,                               // 44: cart.v1.LineRef.OptionsEntry
-	nil,                               // 45: cart.v1.AddItemRequest.AttributesEntry
-	nil,                               // 46: cart.v1.SetQuantityRequest.AttributesEntry
-	nil,                               // 47: cart.v1.DescribeItemRequest.AttributesEntry
-	nil,                               // 48: cart.v1.Item.OptionsEntry
-	nil,                               // 49: cart.v1.Item.AttributesEntry
-	nil,                               // 50: cart.v1.ExplainedLine.OptionsEntry
-	nil,                               // 51: cart.v1.ErrorDetail.DetailsEntry
-	nil,                               // 52: cart.v1.ShippingEstimate.OptionsEntry
+	(*ApplyPromotionRequest)(nil),     // 44: cart.v1.ApplyPromotionRequest
+	(*RemovePromotionRequest)(nil),    // 45: cart.v1.RemovePromotionRequest
+	(*Promotion)(nil),                 // 46: cart.v1.Promotion
+	(*RejectedPromotion)(nil),         // 47: cart.v1.RejectedPromotion
+	nil,                               // 48: cart.v1.LineRef.OptionsEntry
+	nil,                               // 49: cart.v1.AddItemRequest.AttributesEntry
+	nil,                               // 50: cart.v1.SetQuantityRequest.AttributesEntry
+	nil,                               // 51: cart.v1.DescribeItemRequest.AttributesEntry
+	nil,                               // 52: cart.v1.Item.OptionsEntry
+	nil,                               // 53: cart.v1.Item.AttributesEntry
+	nil,                               // 54: cart.v1.ExplainedLine.OptionsEntry
+	nil,                               // 55: cart.v1.ErrorDetail.DetailsEntry
+	nil,                               // 56: cart.v1.ShippingEstimate.OptionsEntry
 }
 var file_cart_v1_cart_proto_depIdxs = []int32{
-	44, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
+	48, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
 	1,  // 1: cart.v1.AddItemRequest.line:type_name -> cart.v1.LineRef
 	0,  // 2: cart.v1.AddItemRequest.price:type_name -> cart.v1.Money
-	45, // 3: cart.v1.AddItemRequest.attributes:type_name -> cart.v1.AddItemRequest.AttributesEntry
+	49, // 3: cart.v1.AddItemRequest.attributes:type_name -> cart.v1.AddItemRequest.AttributesEntry
 	1,  // 4: cart.v1.SetQuantityRequest.line:type_name -> cart.v1.LineRef
-	46, // 5: cart.v1.SetQuantityRequest.attributes:type_name -> cart.v1.SetQuantityRequest.AttributesEntry
+	50, // 5: cart.v1.SetQuantityRequest.attributes:type_name -> cart.v1.SetQuantityRequest.AttributesEntry
 	1,  // 6: cart.v1.SaveItemRequest.line:type_name -> cart.v1.LineRef
 	1,  // 7: cart.v1.MoveItemRequest.line:type_name -> cart.v1.LineRef
 	1,  // 8: cart.v1.DescribeItemRequest.line:type_name -> cart.v1.LineRef
-	47, // 9: cart.v1.DescribeItemRequest.attributes:type_name -> cart.v1.DescribeItemRequest.AttributesEntry
+	51, // 9: cart.v1.DescribeItemRequest.attributes:type_name -> cart.v1.DescribeItemRequest.AttributesEntry
 	21, // 10: cart.v1.ExportCartResponse.cart:type_name -> cart.v1.Cart
 	32, // 11: cart.v1.ExportCartResponse.facts:type_name -> cart.v1.ExplainedFact
 	10, // 12: cart.v1.ExportCartResponse.requests:type_name -> cart.v1.RememberedRequest
 	18, // 13: cart.v1.ExportCartResponse.removed_items:type_name -> cart.v1.Item
 	13, // 14: cart.v1.EraseCartResponse.regions:type_name -> cart.v1.EraseReceipt
 	1,  // 15: cart.v1.RemoveItemRequest.line:type_name -> cart.v1.LineRef
-	48, // 16: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
+	52, // 16: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
 	0,  // 17: cart.v1.Item.price_at_add:type_name -> cart.v1.Money
 	0,  // 18: cart.v1.Item.current_price:type_name -> cart.v1.Money
 	0,  // 19: cart.v1.Item.price:type_name -> cart.v1.Money
-	49, // 20: cart.v1.Item.attributes:type_name -> cart.v1.Item.AttributesEntry
+	53, // 20: cart.v1.Item.attributes:type_name -> cart.v1.Item.AttributesEntry
 	0,  // 21: cart.v1.SellerTotal.subtotal:type_name -> cart.v1.Money
-	18, // 22: cart.v1.Cart.items:type_name -> cart.v1.Item
-	18, // 23: cart.v1.Cart.saved_items:type_name -> cart.v1.Item
-	20, // 24: cart.v1.Cart.sellers:type_name -> cart.v1.SellerTotal
-	0,  // 25: cart.v1.Cart.subtotal:type_name -> cart.v1.Money
-	0,  // 26: cart.v1.Cart.estimated_total:type_name -> cart.v1.Money
-	19, // 27: cart.v1.Cart.conflicts:type_name -> cart.v1.Conflict
-	22, // 28: cart.v1.Cart.missing:type_name -> cart.v1.Missing
-	18, // 29: cart.v1.ItemResponse.item:type_name -> cart.v1.Item
-	19, // 30: cart.v1.ItemResponse.conflicts:type_name -> cart.v1.Conflict
-	2,  // 31: cart.v1.Edit.add:type_name -> cart.v1.AddItemRequest
-	3,  // 32: cart.v1.Edit.set:type_name -> cart.v1.SetQuantityRequest
-	14, // 33: cart.v1.Edit.remove:type_name -> cart.v1.RemoveItemRequest
-	15, // 34: cart.v1.Edit.clear:type_name -> cart.v1.ClearCartRequest
-	4,  // 35: cart.v1.Edit.save:type_name -> cart.v1.SaveItemRequest
-	5,  // 36: cart.v1.Edit.move:type_name -> cart.v1.MoveItemRequest
-	6,  // 37: cart.v1.Edit.describe:type_name -> cart.v1.DescribeItemRequest
-	25, // 38: cart.v1.BatchEditRequest.edits:type_name -> cart.v1.Edit
-	23, // 39: cart.v1.BatchEditResponse.results:type_name -> cart.v1.ItemResponse
-	21, // 40: cart.v1.WatchCartResponse.cart:type_name -> cart.v1.Cart
-	33, // 41: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
-	32, // 42: cart.v1.ExplainCartResponse.facts:type_name -> cart.v1.ExplainedFact
-	35, // 43: cart.v1.ExplainedFact.writes:type_name -> cart.v1.ExplainedWrite
-	50, // 44: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
-	34, // 45: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
-	35, // 46: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
-	51, // 47: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
-	21, // 48: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
-	19, // 49: cart.v1.MergeCartResponse.conflicts:type_name -> cart.v1.Conflict
-	38, // 50: cart.v1.MergeCartResponse.guest_session:type_name -> cart.v1.GuestSession
-	43, // 51: cart.v1.EstimateShippingResponse.items:type_name -> cart.v1.ShippingEstimate
-	0,  // 52: cart.v1.EstimateShippingResponse.total:type_name -> cart.v1.Money
-	52, // 53: cart.v1.ShippingEstimate.options:type_name -> cart.v1.ShippingEstimate.OptionsEntry
-	0,  // 54: cart.v1.ShippingEstimate.cost:type_name -> cart.v1.Money
-	2,  // 55: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
-	3,  // 56: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
-	14, // 57: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
-	15, // 58: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
-	16, // 59: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
-	17, // 60: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
-	26, // 61: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
-	28, // 62: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
-	30, // 63: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
-	37, // 64: cart.v1.CartService.CreateGuestSession:input_type -> cart.v1.CreateGuestSessionRequest
-	39, // 65: cart.v1.CartService.MergeCart:input_type -> cart.v1.MergeCartRequest
-	4,  // 66: cart.v1.CartService.SaveItem:input_type -> cart.v1.SaveItemRequest
-	5,  // 67: cart.v1.CartService.MoveItem:input_type -> cart.v1.MoveItemRequest
-	6,  // 68: cart.v1.CartService.DescribeItem:input_type -> cart.v1.DescribeItemRequest
-	7,  // 69: cart.v1.CartService.Undo:input_type -> cart.v1.UndoRequest
-	8,  // 70: cart.v1.CartService.ExportCart:input_type -> cart.v1.ExportCartRequest
-	11, // 71: cart.v1.CartService.EraseCart:input_type -> cart.v1.EraseCartRequest
-	41, // 72: cart.v1.CartService.EstimateShipping:input_type -> cart.v1.EstimateShippingRequest
-	23, // 73: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
-	23, // 74: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
-	24, // 75: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
-	24, // 76: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
-	21, // 77: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
-	24, // 78: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
-	27, // 79: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
-	29, // 80: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
-	31, // 81: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
-	38, // 82: cart.v1.CartService.CreateGuestSession:output_type -> cart.v1.GuestSession
-	40, // 83: cart.v1.CartService.MergeCart:output_type -> cart.v1.MergeCartResponse
-	21, // 84: cart.v1.CartService.SaveItem:output_type -> cart.v1.Cart
-	21, // 85: cart.v1.CartService.MoveItem:output_type -> cart.v1.Cart
-	23, // 86: cart.v1.CartService.DescribeItem:output_type -> cart.v1.ItemResponse
-	21, // 87: cart.v1.CartService.Undo:output_type -> cart.v1.Cart
-	9,  // 88: cart.v1.CartService.ExportCart:output_type -> cart.v1.ExportCartResponse
-	12, // 89: cart.v1.CartService.EraseCart:output_type -> cart.v1.EraseCartResponse
-	42, // 90: cart.v1.CartService.EstimateShipping:output_type -> cart.v1.EstimateShippingResponse
-	73, // [73:91] is the sub-list for method output_type
-	55, // [55:73] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	0,  // 22: cart.v1.SellerTotal.discount:type_name -> cart.v1.Money
+	18, // 23: cart.v1.Cart.items:type_name -> cart.v1.Item
+	18, // 24: cart.v1.Cart.saved_items:type_name -> cart.v1.Item
+	20, // 25: cart.v1.Cart.sellers:type_name -> cart.v1.SellerTotal
+	0,  // 26: cart.v1.Cart.subtotal:type_name -> cart.v1.Money
+	0,  // 27: cart.v1.Cart.estimated_total:type_name -> cart.v1.Money
+	19, // 28: cart.v1.Cart.conflicts:type_name -> cart.v1.Conflict
+	22, // 29: cart.v1.Cart.missing:type_name -> cart.v1.Missing
+	46, // 30: cart.v1.Cart.promotions_applied:type_name -> cart.v1.Promotion
+	47, // 31: cart.v1.Cart.promotions_rejected:type_name -> cart.v1.RejectedPromotion
+	18, // 32: cart.v1.ItemResponse.item:type_name -> cart.v1.Item
+	19, // 33: cart.v1.ItemResponse.conflicts:type_name -> cart.v1.Conflict
+	2,  // 34: cart.v1.Edit.add:type_name -> cart.v1.AddItemRequest
+	3,  // 35: cart.v1.Edit.set:type_name -> cart.v1.SetQuantityRequest
+	14, // 36: cart.v1.Edit.remove:type_name -> cart.v1.RemoveItemRequest
+	15, // 37: cart.v1.Edit.clear:type_name -> cart.v1.ClearCartRequest
+	4,  // 38: cart.v1.Edit.save:type_name -> cart.v1.SaveItemRequest
+	5,  // 39: cart.v1.Edit.move:type_name -> cart.v1.MoveItemRequest
+	6,  // 40: cart.v1.Edit.describe:type_name -> cart.v1.DescribeItemRequest
+	25, // 41: cart.v1.BatchEditRequest.edits:type_name -> cart.v1.Edit
+	23, // 42: cart.v1.BatchEditResponse.results:type_name -> cart.v1.ItemResponse
+	21, // 43: cart.v1.WatchCartResponse.cart:type_name -> cart.v1.Cart
+	33, // 44: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
+	32, // 45: cart.v1.ExplainCartResponse.facts:type_name -> cart.v1.ExplainedFact
+	35, // 46: cart.v1.ExplainedFact.writes:type_name -> cart.v1.ExplainedWrite
+	54, // 47: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
+	34, // 48: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
+	35, // 49: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
+	55, // 50: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
+	21, // 51: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
+	19, // 52: cart.v1.MergeCartResponse.conflicts:type_name -> cart.v1.Conflict
+	38, // 53: cart.v1.MergeCartResponse.guest_session:type_name -> cart.v1.GuestSession
+	43, // 54: cart.v1.EstimateShippingResponse.items:type_name -> cart.v1.ShippingEstimate
+	0,  // 55: cart.v1.EstimateShippingResponse.total:type_name -> cart.v1.Money
+	56, // 56: cart.v1.ShippingEstimate.options:type_name -> cart.v1.ShippingEstimate.OptionsEntry
+	0,  // 57: cart.v1.ShippingEstimate.cost:type_name -> cart.v1.Money
+	0,  // 58: cart.v1.Promotion.discount:type_name -> cart.v1.Money
+	2,  // 59: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
+	3,  // 60: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
+	14, // 61: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
+	15, // 62: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
+	16, // 63: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
+	17, // 64: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
+	26, // 65: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
+	28, // 66: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
+	30, // 67: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
+	37, // 68: cart.v1.CartService.CreateGuestSession:input_type -> cart.v1.CreateGuestSessionRequest
+	39, // 69: cart.v1.CartService.MergeCart:input_type -> cart.v1.MergeCartRequest
+	4,  // 70: cart.v1.CartService.SaveItem:input_type -> cart.v1.SaveItemRequest
+	5,  // 71: cart.v1.CartService.MoveItem:input_type -> cart.v1.MoveItemRequest
+	6,  // 72: cart.v1.CartService.DescribeItem:input_type -> cart.v1.DescribeItemRequest
+	7,  // 73: cart.v1.CartService.Undo:input_type -> cart.v1.UndoRequest
+	8,  // 74: cart.v1.CartService.ExportCart:input_type -> cart.v1.ExportCartRequest
+	11, // 75: cart.v1.CartService.EraseCart:input_type -> cart.v1.EraseCartRequest
+	41, // 76: cart.v1.CartService.EstimateShipping:input_type -> cart.v1.EstimateShippingRequest
+	44, // 77: cart.v1.CartService.ApplyPromotion:input_type -> cart.v1.ApplyPromotionRequest
+	45, // 78: cart.v1.CartService.RemovePromotion:input_type -> cart.v1.RemovePromotionRequest
+	23, // 79: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
+	23, // 80: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
+	24, // 81: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
+	24, // 82: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
+	21, // 83: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
+	24, // 84: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
+	27, // 85: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
+	29, // 86: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
+	31, // 87: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
+	38, // 88: cart.v1.CartService.CreateGuestSession:output_type -> cart.v1.GuestSession
+	40, // 89: cart.v1.CartService.MergeCart:output_type -> cart.v1.MergeCartResponse
+	21, // 90: cart.v1.CartService.SaveItem:output_type -> cart.v1.Cart
+	21, // 91: cart.v1.CartService.MoveItem:output_type -> cart.v1.Cart
+	23, // 92: cart.v1.CartService.DescribeItem:output_type -> cart.v1.ItemResponse
+	21, // 93: cart.v1.CartService.Undo:output_type -> cart.v1.Cart
+	9,  // 94: cart.v1.CartService.ExportCart:output_type -> cart.v1.ExportCartResponse
+	12, // 95: cart.v1.CartService.EraseCart:output_type -> cart.v1.EraseCartResponse
+	42, // 96: cart.v1.CartService.EstimateShipping:output_type -> cart.v1.EstimateShippingResponse
+	21, // 97: cart.v1.CartService.ApplyPromotion:output_type -> cart.v1.Cart
+	21, // 98: cart.v1.CartService.RemovePromotion:output_type -> cart.v1.Cart
+	79, // [79:99] is the sub-list for method output_type
+	59, // [59:79] is the sub-list for method input_type
+	59, // [59:59] is the sub-list for extension type_name
+	59, // [59:59] is the sub-list for extension extendee
+	0,  // [0:59] is the sub-list for field type_name
 }
 
 func init() { file_cart_v1_cart_proto_init() }
@@ -3428,7 +3710,7 @@ func file_cart_v1_cart_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cart_v1_cart_proto_rawDesc), len(file_cart_v1_cart_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   53,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

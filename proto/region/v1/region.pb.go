@@ -98,6 +98,9 @@ const (
 	Change_KIND_UNDO Change_Kind = 10
 	// Erases the cart for good; the only change of its edit.
 	Change_KIND_ERASE Change_Kind = 11
+	// Promotion codes: fact_id is the code.
+	Change_KIND_ADD_CODE  Change_Kind = 8
+	Change_KIND_DROP_CODE Change_Kind = 9
 )
 
 // Enum value maps for Change_Kind.
@@ -114,6 +117,8 @@ var (
 		7:  "KIND_DESCRIBE",
 		10: "KIND_UNDO",
 		11: "KIND_ERASE",
+		8:  "KIND_ADD_CODE",
+		9:  "KIND_DROP_CODE",
 	}
 	Change_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -127,6 +132,8 @@ var (
 		"KIND_DESCRIBE":    7,
 		"KIND_UNDO":        10,
 		"KIND_ERASE":       11,
+		"KIND_ADD_CODE":    8,
+		"KIND_DROP_CODE":   9,
 	}
 )
 
@@ -176,7 +183,8 @@ const (
 	// The cart has no removal, nor merge, that could be undone.
 	Outcome_CODE_NOTHING_TO_UNDO Outcome_Code = 16
 	// The cart was erased: it takes no edits any more.
-	Outcome_CODE_ERASED Outcome_Code = 26
+	Outcome_CODE_ERASED         Outcome_Code = 26
+	Outcome_CODE_TOO_MANY_CODES Outcome_Code = 13
 )
 
 // Enum value maps for Outcome_Code.
@@ -195,6 +203,7 @@ var (
 		10: "CODE_ALREADY_MERGED",
 		16: "CODE_NOTHING_TO_UNDO",
 		26: "CODE_ERASED",
+		13: "CODE_TOO_MANY_CODES",
 	}
 	Outcome_Code_value = map[string]int32{
 		"CODE_OK":                 0,
@@ -210,6 +219,7 @@ var (
 		"CODE_ALREADY_MERGED":     10,
 		"CODE_NOTHING_TO_UNDO":    16,
 		"CODE_ERASED":             26,
+		"CODE_TOO_MANY_CODES":     13,
 	}
 )
 
@@ -318,7 +328,9 @@ type Limits struct {
 	// How long op ids are remembered.
 	OpLifeMs uint64 `protobuf:"varint,3,opt,name=op_life_ms,json=opLifeMs,proto3" json:"op_life_ms,omitempty"`
 	// How long a remove, a clear or a merge can be undone; 0: not at all.
-	UndoMs        uint64 `protobuf:"varint,15,opt,name=undo_ms,json=undoMs,proto3" json:"undo_ms,omitempty"`
+	UndoMs uint64 `protobuf:"varint,15,opt,name=undo_ms,json=undoMs,proto3" json:"undo_ms,omitempty"`
+	// Promotion codes of one cart.
+	Codes         uint32 `protobuf:"varint,10,opt,name=codes,proto3" json:"codes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -377,6 +389,13 @@ func (x *Limits) GetOpLifeMs() uint64 {
 func (x *Limits) GetUndoMs() uint64 {
 	if x != nil {
 		return x.UndoMs
+	}
+	return 0
+}
+
+func (x *Limits) GetCodes() uint32 {
+	if x != nil {
+		return x.Codes
 	}
 	return 0
 }
@@ -1195,7 +1214,8 @@ type Change struct {
 	Currency string                 `protobuf:"bytes,5,opt,name=currency,proto3" json:"currency,omitempty"`
 	// Write the offer although the line has one.
 	RenewOffer bool `protobuf:"varint,6,opt,name=renew_offer,json=renewOffer,proto3" json:"renew_offer,omitempty"`
-	// Of a setting: its name, and its value in canonical pairs.
+	// Which fact, for changes of facts: a code, or the name of a setting, whose value
+	// is in canonical pairs.
 	FactId string `protobuf:"bytes,8,opt,name=fact_id,json=factId,proto3" json:"fact_id,omitempty"`
 	Value  string `protobuf:"bytes,9,opt,name=value,proto3" json:"value,omitempty"`
 	// For DESCRIBE, and with ADD and SET: the line's attributes from then on.
@@ -3814,13 +3834,15 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05level\x18\x01 \x01(\rR\x05level\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x04R\x02at\x12)\n" +
 	"\x06limits\x18\x03 \x01(\v2\x11.region.v1.LimitsR\x06limits\x12.\n" +
-	"\bcommands\x18\x04 \x03(\v2\x12.region.v1.CommandR\bcommands\"q\n" +
+	"\bcommands\x18\x04 \x03(\v2\x12.region.v1.CommandR\bcommands\"\x87\x01\n" +
 	"\x06Limits\x12\x14\n" +
 	"\x05lines\x18\x01 \x01(\rR\x05lines\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x1c\n" +
 	"\n" +
 	"op_life_ms\x18\x03 \x01(\x04R\bopLifeMs\x12\x17\n" +
-	"\aundo_ms\x18\x0f \x01(\x04R\x06undoMs\"\x9f\a\n" +
+	"\aundo_ms\x18\x0f \x01(\x04R\x06undoMs\x12\x14\n" +
+	"\x05codes\x18\n" +
+	" \x01(\rR\x05codes\"\x9f\a\n" +
 	"\aCommand\x12%\n" +
 	"\x04edit\x18\x01 \x01(\v2\x0f.region.v1.EditH\x00R\x04edit\x122\n" +
 	"\tjoin_rows\x18\x02 \x01(\v2\x13.region.v1.JoinRowsH\x00R\bjoinRows\x122\n" +
@@ -3878,7 +3900,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\n" +
 	"any_seller\x18\x04 \x01(\bR\tanySeller\x12\x1f\n" +
 	"\vany_options\x18\x05 \x01(\bR\n" +
-	"anyOptions\"\xec\x03\n" +
+	"anyOptions\"\x93\x04\n" +
 	"\x06Change\x12*\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x16.region.v1.Change.KindR\x04kind\x12&\n" +
 	"\x04line\x18\x02 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
@@ -3891,7 +3913,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05value\x18\t \x01(\tR\x05value\x12#\n" +
 	"\n" +
 	"attributes\x18\a \x01(\tH\x00R\n" +
-	"attributes\x88\x01\x01\"\xbb\x01\n" +
+	"attributes\x88\x01\x01\"\xe2\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bKIND_ADD\x10\x01\x12\f\n" +
@@ -3906,7 +3928,9 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\tKIND_UNDO\x10\n" +
 	"\x12\x0e\n" +
 	"\n" +
-	"KIND_ERASE\x10\vB\r\n" +
+	"KIND_ERASE\x10\v\x12\x11\n" +
+	"\rKIND_ADD_CODE\x10\b\x12\x12\n" +
+	"\x0eKIND_DROP_CODE\x10\tB\r\n" +
 	"\v_attributes\"\xa0\x01\n" +
 	"\bJoinRows\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12 \n" +
@@ -3930,7 +3954,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"9\n" +
 	"\tExpireOps\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x16\n" +
-	"\x06undone\x18\x0f \x03(\tR\x06undone\"\xee\x05\n" +
+	"\x06undone\x18\x0f \x03(\tR\x06undone\"\x87\x06\n" +
 	"\aOutcome\x12+\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x17.region.v1.Outcome.CodeR\x04code\x12\x16\n" +
 	"\x06change\x18\x02 \x01(\rR\x06change\x12\x18\n" +
@@ -3948,7 +3972,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x04left\x18\f \x01(\x04R\x04left\x12\x1f\n" +
 	"\vguest_state\x18\r \x01(\fR\n" +
 	"guestState\x12.\n" +
-	"\x06merged\x18\x0e \x01(\v2\x16.region.v1.MergedGuestR\x06merged\"\xac\x02\n" +
+	"\x06merged\x18\x0e \x01(\v2\x16.region.v1.MergedGuestR\x06merged\"\xc5\x02\n" +
 	"\x04Code\x12\v\n" +
 	"\aCODE_OK\x10\x00\x12\x17\n" +
 	"\x13CODE_LINE_NOT_FOUND\x10\x01\x12\x17\n" +
@@ -3963,7 +3987,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x13CODE_ALREADY_MERGED\x10\n" +
 	"\x12\x18\n" +
 	"\x14CODE_NOTHING_TO_UNDO\x10\x10\x12\x0f\n" +
-	"\vCODE_ERASED\x10\x1a\"\xf8\x01\n" +
+	"\vCODE_ERASED\x10\x1a\x12\x17\n" +
+	"\x13CODE_TOO_MANY_CODES\x10\r\"\xf8\x01\n" +
 	"\vChangedLine\x12&\n" +
 	"\x04line\x18\x01 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x14\n" +

@@ -78,6 +78,12 @@ const (
 	// CartServiceEstimateShippingProcedure is the fully-qualified name of the CartService's
 	// EstimateShipping RPC.
 	CartServiceEstimateShippingProcedure = "/cart.v1.CartService/EstimateShipping"
+	// CartServiceApplyPromotionProcedure is the fully-qualified name of the CartService's
+	// ApplyPromotion RPC.
+	CartServiceApplyPromotionProcedure = "/cart.v1.CartService/ApplyPromotion"
+	// CartServiceRemovePromotionProcedure is the fully-qualified name of the CartService's
+	// RemovePromotion RPC.
+	CartServiceRemovePromotionProcedure = "/cart.v1.CartService/RemovePromotion"
 )
 
 // CartServiceClient is a client for the cart.v1.CartService service.
@@ -123,6 +129,11 @@ type CartServiceClient interface {
 	EraseCart(context.Context, *connect.Request[v1.EraseCartRequest]) (*connect.Response[v1.EraseCartResponse], error)
 	// EstimateShipping returns cost and dates of sending each line of the cart.
 	EstimateShipping(context.Context, *connect.Request[v1.EstimateShippingRequest]) (*connect.Response[v1.EstimateShippingResponse], error)
+	// ApplyPromotion puts a code into the cart, where it counts whenever its
+	// conditions hold.
+	ApplyPromotion(context.Context, *connect.Request[v1.ApplyPromotionRequest]) (*connect.Response[v1.Cart], error)
+	// RemovePromotion takes a code out; one that is not there is no error.
+	RemovePromotion(context.Context, *connect.Request[v1.RemovePromotionRequest]) (*connect.Response[v1.Cart], error)
 }
 
 // NewCartServiceClient constructs a client for the cart.v1.CartService service. By default, it uses
@@ -249,6 +260,18 @@ func NewCartServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		applyPromotion: connect.NewClient[v1.ApplyPromotionRequest, v1.Cart](
+			httpClient,
+			baseURL+CartServiceApplyPromotionProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("ApplyPromotion")),
+			connect.WithClientOptions(opts...),
+		),
+		removePromotion: connect.NewClient[v1.RemovePromotionRequest, v1.Cart](
+			httpClient,
+			baseURL+CartServiceRemovePromotionProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("RemovePromotion")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -272,6 +295,8 @@ type cartServiceClient struct {
 	exportCart         *connect.Client[v1.ExportCartRequest, v1.ExportCartResponse]
 	eraseCart          *connect.Client[v1.EraseCartRequest, v1.EraseCartResponse]
 	estimateShipping   *connect.Client[v1.EstimateShippingRequest, v1.EstimateShippingResponse]
+	applyPromotion     *connect.Client[v1.ApplyPromotionRequest, v1.Cart]
+	removePromotion    *connect.Client[v1.RemovePromotionRequest, v1.Cart]
 }
 
 // AddItem calls cart.v1.CartService.AddItem.
@@ -364,6 +389,16 @@ func (c *cartServiceClient) EstimateShipping(ctx context.Context, req *connect.R
 	return c.estimateShipping.CallUnary(ctx, req)
 }
 
+// ApplyPromotion calls cart.v1.CartService.ApplyPromotion.
+func (c *cartServiceClient) ApplyPromotion(ctx context.Context, req *connect.Request[v1.ApplyPromotionRequest]) (*connect.Response[v1.Cart], error) {
+	return c.applyPromotion.CallUnary(ctx, req)
+}
+
+// RemovePromotion calls cart.v1.CartService.RemovePromotion.
+func (c *cartServiceClient) RemovePromotion(ctx context.Context, req *connect.Request[v1.RemovePromotionRequest]) (*connect.Response[v1.Cart], error) {
+	return c.removePromotion.CallUnary(ctx, req)
+}
+
 // CartServiceHandler is an implementation of the cart.v1.CartService service.
 type CartServiceHandler interface {
 	// AddItem adds a quantity to a line, which it makes when there is none.
@@ -407,6 +442,11 @@ type CartServiceHandler interface {
 	EraseCart(context.Context, *connect.Request[v1.EraseCartRequest]) (*connect.Response[v1.EraseCartResponse], error)
 	// EstimateShipping returns cost and dates of sending each line of the cart.
 	EstimateShipping(context.Context, *connect.Request[v1.EstimateShippingRequest]) (*connect.Response[v1.EstimateShippingResponse], error)
+	// ApplyPromotion puts a code into the cart, where it counts whenever its
+	// conditions hold.
+	ApplyPromotion(context.Context, *connect.Request[v1.ApplyPromotionRequest]) (*connect.Response[v1.Cart], error)
+	// RemovePromotion takes a code out; one that is not there is no error.
+	RemovePromotion(context.Context, *connect.Request[v1.RemovePromotionRequest]) (*connect.Response[v1.Cart], error)
 }
 
 // NewCartServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -529,6 +569,18 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	cartServiceApplyPromotionHandler := connect.NewUnaryHandler(
+		CartServiceApplyPromotionProcedure,
+		svc.ApplyPromotion,
+		connect.WithSchema(cartServiceMethods.ByName("ApplyPromotion")),
+		connect.WithHandlerOptions(opts...),
+	)
+	cartServiceRemovePromotionHandler := connect.NewUnaryHandler(
+		CartServiceRemovePromotionProcedure,
+		svc.RemovePromotion,
+		connect.WithSchema(cartServiceMethods.ByName("RemovePromotion")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/cart.v1.CartService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case CartServiceAddItemProcedure:
@@ -567,6 +619,10 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 			cartServiceEraseCartHandler.ServeHTTP(w, r)
 		case CartServiceEstimateShippingProcedure:
 			cartServiceEstimateShippingHandler.ServeHTTP(w, r)
+		case CartServiceApplyPromotionProcedure:
+			cartServiceApplyPromotionHandler.ServeHTTP(w, r)
+		case CartServiceRemovePromotionProcedure:
+			cartServiceRemovePromotionHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -646,4 +702,12 @@ func (UnimplementedCartServiceHandler) EraseCart(context.Context, *connect.Reque
 
 func (UnimplementedCartServiceHandler) EstimateShipping(context.Context, *connect.Request[v1.EstimateShippingRequest]) (*connect.Response[v1.EstimateShippingResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.EstimateShipping is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) ApplyPromotion(context.Context, *connect.Request[v1.ApplyPromotionRequest]) (*connect.Response[v1.Cart], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.ApplyPromotion is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) RemovePromotion(context.Context, *connect.Request[v1.RemovePromotionRequest]) (*connect.Response[v1.Cart], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.RemovePromotion is not implemented"))
 }

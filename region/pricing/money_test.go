@@ -1,4 +1,4 @@
-package rpc
+package pricing
 
 import (
 	"encoding/json"
@@ -19,7 +19,7 @@ func TestFormatMoney(t *testing.T) {
 		{100, "JPY", "100"}, {0, "JPY", "0"}, {1234, "BHD", "1.234"}, {1, "CLF", "0.0001"}, {10, "", "0.10"},
 		{math.MaxInt64, "USD", "92233720368547758.07"}, {math.MinInt64, "USD", "-92233720368547758.08"},
 	} {
-		if got := formatMoney(c.minor, c.currency); got != c.want {
+		if got := FormatMoney(c.minor, c.currency); got != c.want {
 			t.Errorf("%d %s is %s, want %s", c.minor, c.currency, got, c.want)
 		}
 	}
@@ -36,30 +36,30 @@ func TestParseMoney(t *testing.T) {
 		{"2999e-2", "USD", 2999, nil}, {"2.999E1", "USD", 2999, nil}, {"1e2", "USD", 10000, nil}, {"0e99", "USD", 0, nil},
 		{"100", "JPY", 100, nil}, {"100.0", "JPY", 100, nil}, {"1.234", "BHD", 1234, nil},
 		{"92233720368547758.07", "USD", math.MaxInt64, nil},
-		{"100.5", "JPY", 0, errTooFine}, {"0.001", "USD", 0, errTooFine}, {"1e-5", "USD", 0, errTooFine}, {"0.010", "JPY", 0, errTooFine},
-		{"92233720368547758.08", "USD", 0, errTooMuch}, {"1e30", "USD", 0, errTooMuch}, {"99999999999999999999", "JPY", 0, errTooMuch},
-		{"", "USD", 0, errNotDecimal}, {"-", "USD", 0, errNotDecimal}, {".5", "USD", 0, errNotDecimal}, {"5.", "USD", 0, errNotDecimal},
-		{"+1", "USD", 0, errNotDecimal}, {"01", "USD", 0, errNotDecimal}, {"1e", "USD", 0, errNotDecimal}, {"1e999", "USD", 0, errNotDecimal},
-		{"NaN", "USD", 0, errNotDecimal}, {"1,5", "USD", 0, errNotDecimal}, {"0x10", "USD", 0, errNotDecimal}, {"--1", "USD", 0, errNotDecimal},
-		{"1-2", "USD", 0, errNotDecimal}, {strings.Repeat("1", 65), "USD", 0, errNotDecimal},
+		{"100.5", "JPY", 0, ErrTooFine}, {"0.001", "USD", 0, ErrTooFine}, {"1e-5", "USD", 0, ErrTooFine}, {"0.010", "JPY", 0, ErrTooFine},
+		{"92233720368547758.08", "USD", 0, ErrTooMuch}, {"1e30", "USD", 0, ErrTooMuch}, {"99999999999999999999", "JPY", 0, ErrTooMuch},
+		{"", "USD", 0, ErrNotDecimal}, {"-", "USD", 0, ErrNotDecimal}, {".5", "USD", 0, ErrNotDecimal}, {"5.", "USD", 0, ErrNotDecimal},
+		{"+1", "USD", 0, ErrNotDecimal}, {"01", "USD", 0, ErrNotDecimal}, {"1e", "USD", 0, ErrNotDecimal}, {"1e999", "USD", 0, ErrNotDecimal},
+		{"NaN", "USD", 0, ErrNotDecimal}, {"1,5", "USD", 0, ErrNotDecimal}, {"0x10", "USD", 0, ErrNotDecimal}, {"--1", "USD", 0, ErrNotDecimal},
+		{"1-2", "USD", 0, ErrNotDecimal}, {strings.Repeat("1", 65), "USD", 0, ErrNotDecimal},
 	} {
-		if got, err := parseMoney(c.text, c.currency); got != c.want || !errors.Is(err, c.err) {
+		if got, err := ParseMoney(c.text, c.currency); got != c.want || !errors.Is(err, c.err) {
 			t.Errorf("%q %s is %d, %v; want %d, %v", c.text, c.currency, got, err, c.want, c.err)
 		}
 	}
 }
 
 func TestTotalsDoNotWrapAround(t *testing.T) {
-	if got := timesMoney(math.MaxInt64/2, 3); got != math.MaxInt64 {
+	if got := Times(math.MaxInt64/2, 3); got != math.MaxInt64 {
 		t.Errorf("product %d", got)
 	}
-	if got := addMoney(math.MaxInt64, 1); got != math.MaxInt64 {
+	if got := Add(math.MaxInt64, 1); got != math.MaxInt64 {
 		t.Errorf("sum %d", got)
 	}
-	if got := addMoney(2, timesMoney(3, 4)); got != 14 {
+	if got := Add(2, Times(3, 4)); got != 14 {
 		t.Errorf("sum %d", got)
 	}
-	if v := timesMoney(priceMax, 999) / 1000 * 1000; v <= 0 || v > math.MaxInt64/500 {
+	if v := Times(PriceMax, 999) / 1000 * 1000; v <= 0 || v > math.MaxInt64/500 {
 		t.Errorf("a full cart of the dearest lines does not fit: %d", v)
 	}
 }
@@ -71,7 +71,7 @@ func FuzzParseMoney(f *testing.F) {
 	}
 	f.Add("100", "JPY")
 	f.Fuzz(func(t *testing.T, s, currency string) {
-		got, err := parseMoney(s, currency)
+		got, err := ParseMoney(s, currency)
 		if err != nil {
 			return
 		}
@@ -82,11 +82,11 @@ func FuzzParseMoney(f *testing.F) {
 		if !ok {
 			t.Fatalf("%q is no number, and was read as %d", s, got)
 		}
-		scale := new(big.Rat).SetInt(new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(digits(currency))), nil))
+		scale := new(big.Rat).SetInt(new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(Digits(currency))), nil))
 		if exact.Mul(exact, scale).Cmp(new(big.Rat).SetInt64(got)) != 0 {
 			t.Fatalf("%q %s was read as %d", s, currency, got)
 		}
-		if again, err := parseMoney(formatMoney(got, currency), currency); err != nil || again != got {
+		if again, err := ParseMoney(FormatMoney(got, currency), currency); err != nil || again != got {
 			t.Fatalf("%d %s formatted and read again is %d, %v", got, currency, again, err)
 		}
 	})
