@@ -51,6 +51,8 @@ func (s *Shard) check(cmd *regionv1.Command) error {
 			}
 		}
 		return nil
+	case *regionv1.Command_Expire:
+		return checkExpire(s, c.Expire)
 	case *regionv1.Command_SetMembership:
 		return checkMembership(c.SetMembership.GetMembership())
 	case *regionv1.Command_Prepare:

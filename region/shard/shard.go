@@ -128,6 +128,7 @@ type Limits struct {
 	Lines    uint32
 	Quantity uint32
 	OpLife   time.Duration
+	Lives    Lives
 }
 
 // Timing holds Raft's times; DefaultTiming suits a region of nearby nodes.
@@ -184,7 +185,7 @@ func Open(cfg Config, space *store.Space, stores Stores, tr Transport, servers [
 	}
 	var err error
 	s.fsm, err = newFSM(space, cfg.Slots, cfg.CacheBytes,
-		func(id string, r *store.Record, encoded []byte) { cfg.Published(id, r, encoded, s.Leads()) }, cfg.Applied, cfg.Reborn, cfg.Fatal)
+		func(id string, r *store.Record, encoded []byte) { cfg.Published(id, r, encoded, s.Leads()) }, s.applied, cfg.Reborn, cfg.Fatal)
 	if err != nil {
 		return nil, fmt.Errorf("shard %d: %w", cfg.ID, err)
 	}
@@ -231,6 +232,17 @@ func Open(cfg Config, space *store.Space, stores Stores, tr Transport, servers [
 	}
 	s.verify.raft = s.raft
 	return s, nil
+}
+
+// applied tells of a transaction.
+func (s *Shard) applied(a Applied) {
+	a.Leads = s.Leads()
+	for _, e := range a.Expired {
+		if a.Leads {
+			s.log.Debug("cart expired", slog.String("cart", e.CartID), slog.Int("lines", len(e.Lines)), slog.Uint64("index", e.Index))
+		}
+	}
+	s.cfg.Applied(a)
 }
 
 // HasState reports whether the member has a log, a vote or a snapshot: from

@@ -23,6 +23,7 @@ import (
 //	  acceptor    a                         → what was promised and accepted for the next one
 //	  floor       f slot                    → Floor
 //	  marks       h                         → the clock marks, see Mark
+//	  due         t second id               → nothing, see Indexed
 //	  kept        k chunk                   → a chunk of crdt.Row, see Space.Reborn
 const (
 	topPointer byte = 0
@@ -42,6 +43,7 @@ const (
 	kindKept       byte = 'k'
 	kindFloor      byte = 'f'
 	kindMarks      byte = 'h'
+	kindDue        byte = 't'
 )
 
 func pointerKey(shard uint32) []byte {

@@ -49,15 +49,23 @@ type Record struct {
 	State  crdt.State
 	// Asked says where the cart's requests are remembered.
 	Asked Asked
+	// Due is where the cart stands in the index of due carts, see Indexed; 0:
+	// nowhere.
+	Due uint32
 
 	encoded []byte // until the commit that writes it
 	memory  int    // bytes that the decoded record takes, about
 }
 
-// recordHeader is what stands before the list of requests and the encoded state.
-const recordHeader = 8 + len(Digest{})
+// recordHeader is what stands before the list of requests and the encoded state,
+// the place in the index last.
+const (
+	recordHeader = dueAt + 4
+	dueAt        = 8 + len(Digest{})
+)
 
-// NewRecord makes the record of a cart's new state.
+// NewRecord makes the record of a cart's new state, which is not in the index of due
+// carts.
 func NewRecord(id string, index uint64, s crdt.State, asked Asked) *Record {
 	r := &Record{Index: index, State: s, Asked: asked}
 	b := make([]byte, recordHeader, recordHeader+96+8*len(asked.refs)+32*len(s.Cart.Lines)+40*len(s.Ops))
@@ -67,18 +75,34 @@ func NewRecord(id string, index uint64, s crdt.State, asked Asked) *Record {
 	b = s.Cart.Encode(b)
 	r.Digest = DigestOf(id, b[from:])
 	copy(b[8:], r.Digest[:])
-	r.encoded = crdt.AppendOps(b, s.Ops)
+	r.encoded = s.AppendRest(b)
 	r.memory = r.memoryBytes()
 	return r
 }
 
-// Encode returns the record's bytes: index, digest, Asked, crdt.State.
+// SetDue gives a new record its place in the index.
+func (r *Record) SetDue(at uint32) {
+	r.Due = at
+	binary.BigEndian.PutUint32(r.encoded[dueAt:], at)
+}
+
+// WithDue is the record at another place of the index.
+func (r *Record) WithDue(at uint32) *Record {
+	moved := *r
+	moved.Due, moved.encoded = at, nil
+	moved.encoded = moved.Encode()
+	return &moved
+}
+
+// Encode returns the record's bytes: index, digest, place in the index of due carts,
+// Asked, crdt.State.
 func (r *Record) Encode() []byte {
 	if r.encoded != nil {
 		return r.encoded
 	}
 	b := binary.BigEndian.AppendUint64(make([]byte, 0, 256), r.Index)
-	b = r.Asked.append(append(b, r.Digest[:]...))
+	b = binary.BigEndian.AppendUint32(append(b, r.Digest[:]...), r.Due)
+	b = r.Asked.append(b)
 	return r.State.Encode(b)
 }
 
@@ -87,7 +111,7 @@ func DecodeRecord(b []byte) (*Record, error) {
 	if len(b) < recordHeader {
 		return nil, fmt.Errorf("%w: record of %d bytes", ErrCorrupt, len(b))
 	}
-	r := &Record{Index: binary.BigEndian.Uint64(b)}
+	r := &Record{Index: binary.BigEndian.Uint64(b), Due: binary.BigEndian.Uint32(b[dueAt:])}
 	copy(r.Digest[:], b[8:])
 	asked, rest, err := decodeAsked(b[recordHeader:])
 	if err != nil {
@@ -135,11 +159,13 @@ type Marker struct {
 	Kept, Reissued uint64
 }
 
-const (
-	markerLen = 8 + 8 + 4 + 8 + 8 + 8 + 2 + 4 + 8 + 8 + 8 + 8 + 8
-	// markerLenV1 is without Kept and Reissued.
-	markerLenV1 = markerLen - 16
-)
+// markerLen is the length of a marker: its fields, and the version of all that is
+// in the space.
+const markerLen = 8 + 8 + 4 + 8 + 8 + 8 + 2 + 4 + 8 + 8 + 8 + 8 + 8 + 1
+
+// spaceVersion is the version that this build reads and writes. Markers of before
+// the versions had no such byte.
+const spaceVersion = 3
 
 func (m Marker) encode() []byte {
 	b := make([]byte, 0, markerLen)
@@ -155,12 +181,12 @@ func (m Marker) encode() []byte {
 	b = binary.BigEndian.AppendUint64(b, m.Ops)
 	b = binary.BigEndian.AppendUint64(b, m.OpsForgotten)
 	b = binary.BigEndian.AppendUint64(b, m.Kept)
-	return binary.BigEndian.AppendUint64(b, m.Reissued)
+	return append(binary.BigEndian.AppendUint64(b, m.Reissued), spaceVersion)
 }
 
 func decodeMarker(b []byte) (Marker, error) {
-	if len(b) == markerLenV1 {
-		b = append(b[:markerLenV1:markerLenV1], make([]byte, markerLen-markerLenV1)...)
+	if n := len(b); n == markerLen-1 || n == markerLen-17 || n == markerLen && b[n-1] != spaceVersion {
+		return Marker{}, fmt.Errorf("%w: the carts were stored by another version; remove the directory, and the node fills again from the others", crdt.ErrFormat)
 	}
 	if len(b) != markerLen {
 		return Marker{}, fmt.Errorf("%w: marker of %d bytes, want %d", ErrCorrupt, len(b), markerLen)

@@ -724,7 +724,10 @@ type Cart struct {
 	Warnings  []string    `protobuf:"bytes,11,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	// What a stale answer lacks of what the caller's token names. Empty when the
 	// region cannot tell: its shard had no leader to ask.
-	Missing       []*Missing `protobuf:"bytes,12,rep,name=missing,proto3" json:"missing,omitempty"`
+	Missing []*Missing `protobuf:"bytes,12,rep,name=missing,proto3" json:"missing,omitempty"`
+	// When the first of it expires if nobody edits the cart, in milliseconds since the
+	// Unix epoch; 0: never, or the cart is empty.
+	ExpiresAtMs   int64 `protobuf:"varint,30,opt,name=expires_at_ms,json=expiresAtMs,proto3" json:"expires_at_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -841,6 +844,13 @@ func (x *Cart) GetMissing() []*Missing {
 		return x.Missing
 	}
 	return nil
+}
+
+func (x *Cart) GetExpiresAtMs() int64 {
+	if x != nil {
+		return x.ExpiresAtMs
+	}
+	return 0
 }
 
 // Missing is how many edits of a region an answer lacks.
@@ -1819,7 +1829,7 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\tseller_id\x18\x01 \x01(\tR\bsellerId\x12*\n" +
 	"\bsubtotal\x18\x02 \x01(\v2\x0e.cart.v1.MoneyR\bsubtotal\x12\x1d\n" +
 	"\n" +
-	"item_count\x18\x03 \x01(\x04R\titemCount\"\xd3\x03\n" +
+	"item_count\x18\x03 \x01(\x04R\titemCount\"\xf7\x03\n" +
 	"\x04Cart\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12#\n" +
 	"\x05items\x18\x02 \x03(\v2\r.cart.v1.ItemR\x05items\x12.\n" +
@@ -1835,7 +1845,8 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\tconflicts\x18\n" +
 	" \x03(\v2\x11.cart.v1.ConflictR\tconflicts\x12\x1a\n" +
 	"\bwarnings\x18\v \x03(\tR\bwarnings\x12*\n" +
-	"\amissing\x18\f \x03(\v2\x10.cart.v1.MissingR\amissing\"7\n" +
+	"\amissing\x18\f \x03(\v2\x10.cart.v1.MissingR\amissing\x12\"\n" +
+	"\rexpires_at_ms\x18\x1e \x01(\x03R\vexpiresAtMs\"7\n" +
 	"\aMissing\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x14\n" +
 	"\x05edits\x18\x02 \x01(\x04R\x05edits\"\xb0\x01\n" +

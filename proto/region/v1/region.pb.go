@@ -95,21 +95,24 @@ const (
 	Outcome_CODE_GAP                Outcome_Code = 8
 	// This region, or the one that sent it, is fenced or drained.
 	Outcome_CODE_FENCED Outcome_Code = 9
+	// The cart is a guest's, whose session has ended.
+	Outcome_CODE_GUEST_EXPIRED Outcome_Code = 27
 )
 
 // Enum value maps for Outcome_Code.
 var (
 	Outcome_Code_name = map[int32]string{
-		0: "CODE_OK",
-		1: "CODE_LINE_NOT_FOUND",
-		2: "CODE_AMBIGUOUS_LINE",
-		3: "CODE_TOO_MANY_LINES",
-		4: "CODE_QUANTITY_TOO_LARGE",
-		5: "CODE_CURRENCY_MISMATCH",
-		6: "CODE_VERSION_CONFLICT",
-		7: "CODE_OP_ID_REUSED",
-		8: "CODE_GAP",
-		9: "CODE_FENCED",
+		0:  "CODE_OK",
+		1:  "CODE_LINE_NOT_FOUND",
+		2:  "CODE_AMBIGUOUS_LINE",
+		3:  "CODE_TOO_MANY_LINES",
+		4:  "CODE_QUANTITY_TOO_LARGE",
+		5:  "CODE_CURRENCY_MISMATCH",
+		6:  "CODE_VERSION_CONFLICT",
+		7:  "CODE_OP_ID_REUSED",
+		8:  "CODE_GAP",
+		9:  "CODE_FENCED",
+		27: "CODE_GUEST_EXPIRED",
 	}
 	Outcome_Code_value = map[string]int32{
 		"CODE_OK":                 0,
@@ -122,6 +125,7 @@ var (
 		"CODE_OP_ID_REUSED":       7,
 		"CODE_GAP":                8,
 		"CODE_FENCED":             9,
+		"CODE_GUEST_EXPIRED":      27,
 	}
 )
 
@@ -228,7 +232,11 @@ type Limits struct {
 	Lines    uint32                 `protobuf:"varint,1,opt,name=lines,proto3" json:"lines,omitempty"`
 	Quantity uint32                 `protobuf:"varint,2,opt,name=quantity,proto3" json:"quantity,omitempty"`
 	// How long op ids are remembered.
-	OpLifeMs      uint64 `protobuf:"varint,3,opt,name=op_life_ms,json=opLifeMs,proto3" json:"op_life_ms,omitempty"`
+	OpLifeMs uint64 `protobuf:"varint,3,opt,name=op_life_ms,json=opLifeMs,proto3" json:"op_life_ms,omitempty"`
+	// How long what is in a cart lives after its newest activity; 0: for ever.
+	GuestLifeMs   uint64 `protobuf:"varint,10,opt,name=guest_life_ms,json=guestLifeMs,proto3" json:"guest_life_ms,omitempty"`
+	UserLifeMs    uint64 `protobuf:"varint,11,opt,name=user_life_ms,json=userLifeMs,proto3" json:"user_life_ms,omitempty"`
+	SavedLifeMs   uint64 `protobuf:"varint,12,opt,name=saved_life_ms,json=savedLifeMs,proto3" json:"saved_life_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -284,6 +292,27 @@ func (x *Limits) GetOpLifeMs() uint64 {
 	return 0
 }
 
+func (x *Limits) GetGuestLifeMs() uint64 {
+	if x != nil {
+		return x.GuestLifeMs
+	}
+	return 0
+}
+
+func (x *Limits) GetUserLifeMs() uint64 {
+	if x != nil {
+		return x.UserLifeMs
+	}
+	return 0
+}
+
+func (x *Limits) GetSavedLifeMs() uint64 {
+	if x != nil {
+		return x.SavedLifeMs
+	}
+	return 0
+}
+
 type Command struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Command:
@@ -301,6 +330,7 @@ type Command struct {
 	//	*Command_Reincarnate
 	//	*Command_Reissue
 	//	*Command_Collect
+	//	*Command_Expire
 	Command       isCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -460,6 +490,15 @@ func (x *Command) GetCollect() *Collect {
 	return nil
 }
 
+func (x *Command) GetExpire() *Expire {
+	if x != nil {
+		if x, ok := x.Command.(*Command_Expire); ok {
+			return x.Expire
+		}
+	}
+	return nil
+}
+
 type isCommand_Command interface {
 	isCommand_Command()
 }
@@ -516,6 +555,10 @@ type Command_Collect struct {
 	Collect *Collect `protobuf:"bytes,13,opt,name=collect,proto3,oneof"`
 }
 
+type Command_Expire struct {
+	Expire *Expire `protobuf:"bytes,17,opt,name=expire,proto3,oneof"`
+}
+
 func (*Command_Edit) isCommand_Command() {}
 
 func (*Command_JoinRows) isCommand_Command() {}
@@ -541,6 +584,8 @@ func (*Command_Reincarnate) isCommand_Command() {}
 func (*Command_Reissue) isCommand_Command() {}
 
 func (*Command_Collect) isCommand_Command() {}
+
+func (*Command_Expire) isCommand_Command() {}
 
 // Collect drops carts that are empty, and the entries of carts' contexts that
 // nobody can need any more: of those carts that still have the given digest.
@@ -1379,7 +1424,9 @@ type Outcome struct {
 	// For Prepare and Accept.
 	Vote *v1.Vote `protobuf:"bytes,11,opt,name=vote,proto3" json:"vote,omitempty"`
 	// Rows still to be written again, for Reissue.
-	Left          uint64 `protobuf:"varint,12,opt,name=left,proto3" json:"left,omitempty"`
+	Left uint64 `protobuf:"varint,12,opt,name=left,proto3" json:"left,omitempty"`
+	// Carts of which something expired, for Expire.
+	Expired       uint32 `protobuf:"varint,25,opt,name=expired,proto3" json:"expired,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1494,6 +1541,13 @@ func (x *Outcome) GetVote() *v1.Vote {
 func (x *Outcome) GetLeft() uint64 {
 	if x != nil {
 		return x.Left
+	}
+	return 0
+}
+
+func (x *Outcome) GetExpired() uint32 {
+	if x != nil {
+		return x.Expired
 	}
 	return 0
 }
@@ -1807,6 +1861,7 @@ type ShardRequest struct {
 	//	*ShardRequest_Repair
 	//	*ShardRequest_Standing_
 	//	*ShardRequest_Collectable_
+	//	*ShardRequest_Expirable
 	Request       isShardRequest_Request `protobuf_oneof:"request"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1928,6 +1983,15 @@ func (x *ShardRequest) GetCollectable() *ShardRequest_Collectable {
 	return nil
 }
 
+func (x *ShardRequest) GetExpirable() *Expirable {
+	if x != nil {
+		if x, ok := x.Request.(*ShardRequest_Expirable); ok {
+			return x.Expirable
+		}
+	}
+	return nil
+}
+
 type isShardRequest_Request interface {
 	isShardRequest_Request()
 }
@@ -1965,6 +2029,11 @@ type ShardRequest_Collectable_ struct {
 	Collectable *ShardRequest_Collectable `protobuf:"bytes,9,opt,name=collectable,proto3,oneof"`
 }
 
+type ShardRequest_Expirable struct {
+	// 25 to 29: expiry.
+	Expirable *Expirable `protobuf:"bytes,25,opt,name=expirable,proto3,oneof"`
+}
+
 func (*ShardRequest_Digests) isShardRequest_Request() {}
 
 func (*ShardRequest_Bucket_) isShardRequest_Request() {}
@@ -1980,6 +2049,8 @@ func (*ShardRequest_Repair) isShardRequest_Request() {}
 func (*ShardRequest_Standing_) isShardRequest_Request() {}
 
 func (*ShardRequest_Collectable_) isShardRequest_Request() {}
+
+func (*ShardRequest_Expirable) isShardRequest_Request() {}
 
 type ShardResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -2001,8 +2072,10 @@ type ShardResponse struct {
 	// For Digests, one for each slot: carts that have not changed since then may have
 	// been collected; milliseconds since the Unix epoch, 0: none was.
 	ForgottenBeforeMs []int64 `protobuf:"varint,12,rep,packed,name=forgotten_before_ms,json=forgottenBeforeMs,proto3" json:"forgotten_before_ms,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// One for each cart asked about.
+	Expirable     []bool `protobuf:"varint,25,rep,packed,name=expirable,proto3" json:"expirable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ShardResponse) Reset() {
@@ -2115,6 +2188,13 @@ func (x *ShardResponse) GetCollectable() []bool {
 func (x *ShardResponse) GetForgottenBeforeMs() []int64 {
 	if x != nil {
 		return x.ForgottenBeforeMs
+	}
+	return nil
+}
+
+func (x *ShardResponse) GetExpirable() []bool {
+	if x != nil {
+		return x.Expirable
 	}
 	return nil
 }
@@ -2529,6 +2609,231 @@ func (x *StatusResponse) GetState() v1.State {
 	return v1.State(0)
 }
 
+// Expire takes out what is due, by the entry's time and limits, of those carts that
+// still have the given digest; and puts the index of due carts right.
+type Expire struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Carts         []*CartDigest          `protobuf:"bytes,1,rep,name=carts,proto3" json:"carts,omitempty"`
+	Moved         []*Indexed             `protobuf:"bytes,2,rep,name=moved,proto3" json:"moved,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Expire) Reset() {
+	*x = Expire{}
+	mi := &file_region_v1_region_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Expire) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Expire) ProtoMessage() {}
+
+func (x *Expire) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Expire.ProtoReflect.Descriptor instead.
+func (*Expire) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Expire) GetCarts() []*CartDigest {
+	if x != nil {
+		return x.Carts
+	}
+	return nil
+}
+
+func (x *Expire) GetMoved() []*Indexed {
+	if x != nil {
+		return x.Moved
+	}
+	return nil
+}
+
+// Indexed is an entry of the index of due carts, which is looked at again: it goes
+// to where the cart is due now, or away when nothing of it will be.
+type Indexed struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	CartId string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	// Seconds since the Unix epoch.
+	At            uint32 `protobuf:"varint,2,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Indexed) Reset() {
+	*x = Indexed{}
+	mi := &file_region_v1_region_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Indexed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Indexed) ProtoMessage() {}
+
+func (x *Indexed) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Indexed.ProtoReflect.Descriptor instead.
+func (*Indexed) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Indexed) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *Indexed) GetAt() uint32 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+// Expirable asks whether carts are the same here, with no newer activity, and due by
+// the clock here.
+type Expirable struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Carts         []*DueCart             `protobuf:"bytes,1,rep,name=carts,proto3" json:"carts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Expirable) Reset() {
+	*x = Expirable{}
+	mi := &file_region_v1_region_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Expirable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Expirable) ProtoMessage() {}
+
+func (x *Expirable) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Expirable.ProtoReflect.Descriptor instead.
+func (*Expirable) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *Expirable) GetCarts() []*DueCart {
+	if x != nil {
+		return x.Carts
+	}
+	return nil
+}
+
+// DueCart is a cart that is due as the asker has it.
+type DueCart struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	CartId string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	Digest []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// The newest activity that the asker knows of: a crdt.Timestamp, and a region.
+	ActiveAt      uint64 `protobuf:"varint,3,opt,name=active_at,json=activeAt,proto3" json:"active_at,omitempty"`
+	ActiveRegion  uint32 `protobuf:"varint,4,opt,name=active_region,json=activeRegion,proto3" json:"active_region,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DueCart) Reset() {
+	*x = DueCart{}
+	mi := &file_region_v1_region_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DueCart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DueCart) ProtoMessage() {}
+
+func (x *DueCart) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DueCart.ProtoReflect.Descriptor instead.
+func (*DueCart) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *DueCart) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *DueCart) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *DueCart) GetActiveAt() uint64 {
+	if x != nil {
+		return x.ActiveAt
+	}
+	return 0
+}
+
+func (x *DueCart) GetActiveRegion() uint32 {
+	if x != nil {
+		return x.ActiveRegion
+	}
+	return 0
+}
+
 // Whether carts may be collected, as far as this region knows.
 type ShardRequest_Collectable struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2539,7 +2844,7 @@ type ShardRequest_Collectable struct {
 
 func (x *ShardRequest_Collectable) Reset() {
 	*x = ShardRequest_Collectable{}
-	mi := &file_region_v1_region_proto_msgTypes[30]
+	mi := &file_region_v1_region_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2551,7 +2856,7 @@ func (x *ShardRequest_Collectable) String() string {
 func (*ShardRequest_Collectable) ProtoMessage() {}
 
 func (x *ShardRequest_Collectable) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[30]
+	mi := &file_region_v1_region_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2583,7 +2888,7 @@ type ShardRequest_Standing struct {
 
 func (x *ShardRequest_Standing) Reset() {
 	*x = ShardRequest_Standing{}
-	mi := &file_region_v1_region_proto_msgTypes[31]
+	mi := &file_region_v1_region_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2595,7 +2900,7 @@ func (x *ShardRequest_Standing) String() string {
 func (*ShardRequest_Standing) ProtoMessage() {}
 
 func (x *ShardRequest_Standing) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[31]
+	mi := &file_region_v1_region_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2621,7 +2926,7 @@ type ShardRequest_Slots struct {
 
 func (x *ShardRequest_Slots) Reset() {
 	*x = ShardRequest_Slots{}
-	mi := &file_region_v1_region_proto_msgTypes[32]
+	mi := &file_region_v1_region_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2633,7 +2938,7 @@ func (x *ShardRequest_Slots) String() string {
 func (*ShardRequest_Slots) ProtoMessage() {}
 
 func (x *ShardRequest_Slots) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[32]
+	mi := &file_region_v1_region_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2674,7 +2979,7 @@ type ShardRequest_Bucket struct {
 
 func (x *ShardRequest_Bucket) Reset() {
 	*x = ShardRequest_Bucket{}
-	mi := &file_region_v1_region_proto_msgTypes[33]
+	mi := &file_region_v1_region_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2686,7 +2991,7 @@ func (x *ShardRequest_Bucket) String() string {
 func (*ShardRequest_Bucket) ProtoMessage() {}
 
 func (x *ShardRequest_Bucket) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[33]
+	mi := &file_region_v1_region_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2732,7 +3037,7 @@ type ShardRequest_Whole struct {
 
 func (x *ShardRequest_Whole) Reset() {
 	*x = ShardRequest_Whole{}
-	mi := &file_region_v1_region_proto_msgTypes[34]
+	mi := &file_region_v1_region_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2744,7 +3049,7 @@ func (x *ShardRequest_Whole) String() string {
 func (*ShardRequest_Whole) ProtoMessage() {}
 
 func (x *ShardRequest_Whole) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[34]
+	mi := &file_region_v1_region_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2778,7 +3083,7 @@ type ShardRequest_Stream struct {
 
 func (x *ShardRequest_Stream) Reset() {
 	*x = ShardRequest_Stream{}
-	mi := &file_region_v1_region_proto_msgTypes[35]
+	mi := &file_region_v1_region_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2790,7 +3095,7 @@ func (x *ShardRequest_Stream) String() string {
 func (*ShardRequest_Stream) ProtoMessage() {}
 
 func (x *ShardRequest_Stream) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[35]
+	mi := &file_region_v1_region_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2839,7 +3144,7 @@ type ShardRequest_Known struct {
 
 func (x *ShardRequest_Known) Reset() {
 	*x = ShardRequest_Known{}
-	mi := &file_region_v1_region_proto_msgTypes[36]
+	mi := &file_region_v1_region_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2851,7 +3156,7 @@ func (x *ShardRequest_Known) String() string {
 func (*ShardRequest_Known) ProtoMessage() {}
 
 func (x *ShardRequest_Known) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[36]
+	mi := &file_region_v1_region_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +3201,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_region_v1_region_proto_msgTypes[37]
+	mi := &file_region_v1_region_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2908,7 +3213,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[37]
+	mi := &file_region_v1_region_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3003,7 +3308,7 @@ type StatusResponse_Peer struct {
 
 func (x *StatusResponse_Peer) Reset() {
 	*x = StatusResponse_Peer{}
-	mi := &file_region_v1_region_proto_msgTypes[38]
+	mi := &file_region_v1_region_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3015,7 +3320,7 @@ func (x *StatusResponse_Peer) String() string {
 func (*StatusResponse_Peer) ProtoMessage() {}
 
 func (x *StatusResponse_Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[38]
+	mi := &file_region_v1_region_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3152,12 +3457,17 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05level\x18\x01 \x01(\rR\x05level\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x04R\x02at\x12)\n" +
 	"\x06limits\x18\x03 \x01(\v2\x11.region.v1.LimitsR\x06limits\x12.\n" +
-	"\bcommands\x18\x04 \x03(\v2\x12.region.v1.CommandR\bcommands\"X\n" +
+	"\bcommands\x18\x04 \x03(\v2\x12.region.v1.CommandR\bcommands\"\xc2\x01\n" +
 	"\x06Limits\x12\x14\n" +
 	"\x05lines\x18\x01 \x01(\rR\x05lines\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x1c\n" +
 	"\n" +
-	"op_life_ms\x18\x03 \x01(\x04R\bopLifeMs\"\xbe\x05\n" +
+	"op_life_ms\x18\x03 \x01(\x04R\bopLifeMs\x12\"\n" +
+	"\rguest_life_ms\x18\n" +
+	" \x01(\x04R\vguestLifeMs\x12 \n" +
+	"\fuser_life_ms\x18\v \x01(\x04R\n" +
+	"userLifeMs\x12\"\n" +
+	"\rsaved_life_ms\x18\f \x01(\x04R\vsavedLifeMs\"\xeb\x05\n" +
 	"\aCommand\x12%\n" +
 	"\x04edit\x18\x01 \x01(\v2\x0f.region.v1.EditH\x00R\x04edit\x122\n" +
 	"\tjoin_rows\x18\x02 \x01(\v2\x13.region.v1.JoinRowsH\x00R\bjoinRows\x122\n" +
@@ -3174,7 +3484,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	" \x01(\v2\x1c.membership.v1.AcceptRequestH\x00R\x06accept\x12:\n" +
 	"\vreincarnate\x18\v \x01(\v2\x16.region.v1.ReincarnateH\x00R\vreincarnate\x12.\n" +
 	"\areissue\x18\f \x01(\v2\x12.region.v1.ReissueH\x00R\areissue\x12.\n" +
-	"\acollect\x18\r \x01(\v2\x12.region.v1.CollectH\x00R\acollectB\t\n" +
+	"\acollect\x18\r \x01(\v2\x12.region.v1.CollectH\x00R\acollect\x12+\n" +
+	"\x06expire\x18\x11 \x01(\v2\x11.region.v1.ExpireH\x00R\x06expireB\t\n" +
 	"\acommand\"6\n" +
 	"\aCollect\x12+\n" +
 	"\x05carts\x18\x01 \x03(\v2\x15.region.v1.CartDigestR\x05carts\"J\n" +
@@ -3241,7 +3552,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\aTrimLog\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"!\n" +
 	"\tExpireOps\x12\x14\n" +
-	"\x05limit\x18\x01 \x01(\rR\x05limit\"\xd9\x04\n" +
+	"\x05limit\x18\x01 \x01(\rR\x05limit\"\x8b\x05\n" +
 	"\aOutcome\x12+\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x17.region.v1.Outcome.CodeR\x04code\x12\x16\n" +
 	"\x06change\x18\x02 \x01(\rR\x06change\x12\x18\n" +
@@ -3256,7 +3567,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x06digest\x18\n" +
 	" \x01(\fR\x06digest\x12'\n" +
 	"\x04vote\x18\v \x01(\v2\x13.membership.v1.VoteR\x04vote\x12\x12\n" +
-	"\x04left\x18\f \x01(\x04R\x04left\"\xe8\x01\n" +
+	"\x04left\x18\f \x01(\x04R\x04left\x12\x18\n" +
+	"\aexpired\x18\x19 \x01(\rR\aexpired\"\x80\x02\n" +
 	"\x04Code\x12\v\n" +
 	"\aCODE_OK\x10\x00\x12\x17\n" +
 	"\x13CODE_LINE_NOT_FOUND\x10\x01\x12\x17\n" +
@@ -3267,7 +3579,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x15CODE_VERSION_CONFLICT\x10\x06\x12\x15\n" +
 	"\x11CODE_OP_ID_REUSED\x10\a\x12\f\n" +
 	"\bCODE_GAP\x10\b\x12\x0f\n" +
-	"\vCODE_FENCED\x10\t\"\xd8\x01\n" +
+	"\vCODE_FENCED\x10\t\x12\x16\n" +
+	"\x12CODE_GUEST_EXPIRED\x10\x1b\"\xd8\x01\n" +
 	"\vChangedLine\x12&\n" +
 	"\x04line\x18\x01 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x14\n" +
@@ -3291,7 +3604,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\"T\n" +
 	"\x0eProposeRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12,\n" +
-	"\acommand\x18\x02 \x01(\v2\x12.region.v1.CommandR\acommand\"\xe7\x06\n" +
+	"\acommand\x18\x02 \x01(\v2\x12.region.v1.CommandR\acommand\"\x9d\a\n" +
 	"\fShardRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x129\n" +
 	"\adigests\x18\x02 \x01(\v2\x1d.region.v1.ShardRequest.SlotsH\x00R\adigests\x128\n" +
@@ -3301,7 +3614,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05known\x18\x06 \x01(\v2\x1d.region.v1.ShardRequest.KnownH\x00R\x05known\x12\x18\n" +
 	"\x06repair\x18\a \x01(\tH\x00R\x06repair\x12>\n" +
 	"\bstanding\x18\b \x01(\v2 .region.v1.ShardRequest.StandingH\x00R\bstanding\x12G\n" +
-	"\vcollectable\x18\t \x01(\v2#.region.v1.ShardRequest.CollectableH\x00R\vcollectable\x1a:\n" +
+	"\vcollectable\x18\t \x01(\v2#.region.v1.ShardRequest.CollectableH\x00R\vcollectable\x124\n" +
+	"\texpirable\x18\x19 \x01(\v2\x14.region.v1.ExpirableH\x00R\texpirable\x1a:\n" +
 	"\vCollectable\x12+\n" +
 	"\x05carts\x18\x01 \x03(\v2\x15.region.v1.CartDigestR\x05carts\x1a\n" +
 	"\n" +
@@ -3322,7 +3636,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05Known\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\rR\x04slotB\t\n" +
-	"\arequest\"\x87\x03\n" +
+	"\arequest\"\xa5\x03\n" +
 	"\rShardResponse\x12\x18\n" +
 	"\adigests\x18\x01 \x03(\fR\adigests\x12+\n" +
 	"\x05carts\x18\x02 \x03(\v2\x15.region.v1.CartDigestR\x05carts\x12\x12\n" +
@@ -3338,7 +3652,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05empty\x18\n" +
 	" \x01(\bR\x05empty\x12 \n" +
 	"\vcollectable\x18\v \x03(\bR\vcollectable\x12.\n" +
-	"\x13forgotten_before_ms\x18\f \x03(\x03R\x11forgottenBeforeMs\"=\n" +
+	"\x13forgotten_before_ms\x18\f \x03(\x03R\x11forgottenBeforeMs\x12\x1c\n" +
+	"\texpirable\x18\x19 \x03(\bR\texpirable\"=\n" +
 	"\n" +
 	"CartDigest\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x16\n" +
@@ -3396,7 +3711,20 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\n" +
 	"last_error\x18\x0e \x01(\tR\tlastError\x12-\n" +
 	"\x13repaired_all_ago_ms\x18\x10 \x01(\x03R\x10repairedAllAgoMs\x12\x10\n" +
-	"\x03via\x18\x0f \x01(\tR\x03viaB7Z5github.com/samecart/samecart/proto/region/v1;regionv1b\x06proto3"
+	"\x03via\x18\x0f \x01(\tR\x03via\"_\n" +
+	"\x06Expire\x12+\n" +
+	"\x05carts\x18\x01 \x03(\v2\x15.region.v1.CartDigestR\x05carts\x12(\n" +
+	"\x05moved\x18\x02 \x03(\v2\x12.region.v1.IndexedR\x05moved\"2\n" +
+	"\aIndexed\x12\x17\n" +
+	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x0e\n" +
+	"\x02at\x18\x02 \x01(\rR\x02at\"5\n" +
+	"\tExpirable\x12(\n" +
+	"\x05carts\x18\x01 \x03(\v2\x12.region.v1.DueCartR\x05carts\"|\n" +
+	"\aDueCart\x12\x17\n" +
+	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x1b\n" +
+	"\tactive_at\x18\x03 \x01(\x04R\bactiveAt\x12#\n" +
+	"\ractive_region\x18\x04 \x01(\rR\factiveRegionB7Z5github.com/samecart/samecart/proto/region/v1;regionv1b\x06proto3"
 
 var (
 	file_region_v1_region_proto_rawDescOnce sync.Once
@@ -3411,7 +3739,7 @@ func file_region_v1_region_proto_rawDescGZIP() []byte {
 }
 
 var file_region_v1_region_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_region_v1_region_proto_goTypes = []any{
 	(Change_Kind)(0),                 // 0: region.v1.Change.Kind
 	(Outcome_Code)(0),                // 1: region.v1.Outcome.Code
@@ -3445,20 +3773,24 @@ var file_region_v1_region_proto_goTypes = []any{
 	(*AdmitResponse)(nil),            // 29: region.v1.AdmitResponse
 	(*StatusRequest)(nil),            // 30: region.v1.StatusRequest
 	(*StatusResponse)(nil),           // 31: region.v1.StatusResponse
-	(*ShardRequest_Collectable)(nil), // 32: region.v1.ShardRequest.Collectable
-	(*ShardRequest_Standing)(nil),    // 33: region.v1.ShardRequest.Standing
-	(*ShardRequest_Slots)(nil),       // 34: region.v1.ShardRequest.Slots
-	(*ShardRequest_Bucket)(nil),      // 35: region.v1.ShardRequest.Bucket
-	(*ShardRequest_Whole)(nil),       // 36: region.v1.ShardRequest.Whole
-	(*ShardRequest_Stream)(nil),      // 37: region.v1.ShardRequest.Stream
-	(*ShardRequest_Known)(nil),       // 38: region.v1.ShardRequest.Known
-	(*StatusResponse_Shard)(nil),     // 39: region.v1.StatusResponse.Shard
-	(*StatusResponse_Peer)(nil),      // 40: region.v1.StatusResponse.Peer
-	(*v1.PrepareRequest)(nil),        // 41: membership.v1.PrepareRequest
-	(*v1.AcceptRequest)(nil),         // 42: membership.v1.AcceptRequest
-	(*v1.Membership)(nil),            // 43: membership.v1.Membership
-	(*v1.Vote)(nil),                  // 44: membership.v1.Vote
-	(v1.State)(0),                    // 45: membership.v1.State
+	(*Expire)(nil),                   // 32: region.v1.Expire
+	(*Indexed)(nil),                  // 33: region.v1.Indexed
+	(*Expirable)(nil),                // 34: region.v1.Expirable
+	(*DueCart)(nil),                  // 35: region.v1.DueCart
+	(*ShardRequest_Collectable)(nil), // 36: region.v1.ShardRequest.Collectable
+	(*ShardRequest_Standing)(nil),    // 37: region.v1.ShardRequest.Standing
+	(*ShardRequest_Slots)(nil),       // 38: region.v1.ShardRequest.Slots
+	(*ShardRequest_Bucket)(nil),      // 39: region.v1.ShardRequest.Bucket
+	(*ShardRequest_Whole)(nil),       // 40: region.v1.ShardRequest.Whole
+	(*ShardRequest_Stream)(nil),      // 41: region.v1.ShardRequest.Stream
+	(*ShardRequest_Known)(nil),       // 42: region.v1.ShardRequest.Known
+	(*StatusResponse_Shard)(nil),     // 43: region.v1.StatusResponse.Shard
+	(*StatusResponse_Peer)(nil),      // 44: region.v1.StatusResponse.Peer
+	(*v1.PrepareRequest)(nil),        // 45: membership.v1.PrepareRequest
+	(*v1.AcceptRequest)(nil),         // 46: membership.v1.AcceptRequest
+	(*v1.Membership)(nil),            // 47: membership.v1.Membership
+	(*v1.Vote)(nil),                  // 48: membership.v1.Vote
+	(v1.State)(0),                    // 49: membership.v1.State
 }
 var file_region_v1_region_proto_depIdxs = []int32{
 	3,  // 0: region.v1.Entry.limits:type_name -> region.v1.Limits
@@ -3471,39 +3803,44 @@ var file_region_v1_region_proto_depIdxs = []int32{
 	9,  // 7: region.v1.Command.init:type_name -> region.v1.Init
 	17, // 8: region.v1.Command.expire_ops:type_name -> region.v1.ExpireOps
 	6,  // 9: region.v1.Command.set_membership:type_name -> region.v1.SetMembership
-	41, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
-	42, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
+	45, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
+	46, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
 	7,  // 12: region.v1.Command.reincarnate:type_name -> region.v1.Reincarnate
 	8,  // 13: region.v1.Command.reissue:type_name -> region.v1.Reissue
 	5,  // 14: region.v1.Command.collect:type_name -> region.v1.Collect
-	25, // 15: region.v1.Collect.carts:type_name -> region.v1.CartDigest
-	43, // 16: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
-	12, // 17: region.v1.Edit.changes:type_name -> region.v1.Change
-	0,  // 18: region.v1.Change.kind:type_name -> region.v1.Change.Kind
-	11, // 19: region.v1.Change.line:type_name -> region.v1.LineKey
-	1,  // 20: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
-	19, // 21: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
-	44, // 22: region.v1.Outcome.vote:type_name -> membership.v1.Vote
-	11, // 23: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
-	4,  // 24: region.v1.ProposeRequest.command:type_name -> region.v1.Command
-	34, // 25: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
-	35, // 26: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
-	36, // 27: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
-	37, // 28: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
-	38, // 29: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
-	33, // 30: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
-	32, // 31: region.v1.ShardRequest.collectable:type_name -> region.v1.ShardRequest.Collectable
-	25, // 32: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
-	43, // 33: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
-	39, // 34: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
-	45, // 35: region.v1.StatusResponse.state:type_name -> membership.v1.State
-	25, // 36: region.v1.ShardRequest.Collectable.carts:type_name -> region.v1.CartDigest
-	40, // 37: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	32, // 15: region.v1.Command.expire:type_name -> region.v1.Expire
+	25, // 16: region.v1.Collect.carts:type_name -> region.v1.CartDigest
+	47, // 17: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
+	12, // 18: region.v1.Edit.changes:type_name -> region.v1.Change
+	0,  // 19: region.v1.Change.kind:type_name -> region.v1.Change.Kind
+	11, // 20: region.v1.Change.line:type_name -> region.v1.LineKey
+	1,  // 21: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
+	19, // 22: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
+	48, // 23: region.v1.Outcome.vote:type_name -> membership.v1.Vote
+	11, // 24: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
+	4,  // 25: region.v1.ProposeRequest.command:type_name -> region.v1.Command
+	38, // 26: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
+	39, // 27: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
+	40, // 28: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
+	41, // 29: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
+	42, // 30: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
+	37, // 31: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
+	36, // 32: region.v1.ShardRequest.collectable:type_name -> region.v1.ShardRequest.Collectable
+	34, // 33: region.v1.ShardRequest.expirable:type_name -> region.v1.Expirable
+	25, // 34: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
+	47, // 35: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
+	43, // 36: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
+	49, // 37: region.v1.StatusResponse.state:type_name -> membership.v1.State
+	25, // 38: region.v1.Expire.carts:type_name -> region.v1.CartDigest
+	33, // 39: region.v1.Expire.moved:type_name -> region.v1.Indexed
+	35, // 40: region.v1.Expirable.carts:type_name -> region.v1.DueCart
+	25, // 41: region.v1.ShardRequest.Collectable.carts:type_name -> region.v1.CartDigest
+	44, // 42: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_region_v1_region_proto_init() }
@@ -3525,6 +3862,7 @@ func file_region_v1_region_proto_init() {
 		(*Command_Reincarnate)(nil),
 		(*Command_Reissue)(nil),
 		(*Command_Collect)(nil),
+		(*Command_Expire)(nil),
 	}
 	file_region_v1_region_proto_msgTypes[21].OneofWrappers = []any{
 		(*ShardRequest_Digests)(nil),
@@ -3535,6 +3873,7 @@ func file_region_v1_region_proto_init() {
 		(*ShardRequest_Repair)(nil),
 		(*ShardRequest_Standing_)(nil),
 		(*ShardRequest_Collectable_)(nil),
+		(*ShardRequest_Expirable)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3542,7 +3881,7 @@ func file_region_v1_region_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_region_v1_region_proto_rawDesc), len(file_region_v1_region_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   39,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
