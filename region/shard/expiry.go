@@ -87,6 +87,10 @@ func (w *workspace) indexed(id string, old *store.Record, s crdt.State) uint32 {
 // expiryMax bounds the carts of one Expire, and the entries that it moves.
 const expiryMax = 100
 
+// expiryLinesMax is how many lines the carts of one Expire have, but for those of
+// the last: shoppers' edits wait behind it.
+const expiryLinesMax = 500
+
 // expire takes out what is due of carts that are still what they were when all
 // regions agreed. place is the command's place in its entry.
 //
@@ -237,7 +241,12 @@ func (s *Shard) Due(ctx context.Context, after store.Indexed, owns func(crdt.Reg
 		return l, err
 	}
 	lives := s.cfg.Limits.Lives.Of()
-	for _, e := range entries {
+	lines := 0
+	for i, e := range entries {
+		if lines > expiryLinesMax {
+			entries, more = entries[:i], true
+			break
+		}
 		r, err := s.fsm.peek(e.CartID)
 		if err != nil {
 			return l, err
@@ -247,10 +256,11 @@ func (s *Shard) Due(ctx context.Context, after store.Indexed, owns func(crdt.Reg
 			continue
 		}
 		switch first := r.State.Due(IsGuest(e.CartID), lives).First(); {
-		case first == 0 || second(first) > e.At && first > now:
+		case first == 0 || first > now:
 			l.Moved = append(l.Moved, e)
-		case first <= now && owns(r.State.Active.Region):
+		case owns(r.State.Active.Region):
 			l.Due = append(l.Due, DueCart{store.CartDigest{CartID: e.CartID, Digest: r.Digest}, r.State.Active})
+			lines += len(r.State.Cart.Lines)
 		}
 	}
 	if more {
