@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/samecart/samecart/crdt"
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	"github.com/samecart/samecart/region"
 )
@@ -19,6 +20,7 @@ import (
 // stands for as long as a new one would have the same bytes. Never changed.
 type page struct {
 	digest  region.Digest
+	active  crdt.Active
 	stale   bool
 	refs    []productRef
 	known   []product // of refs
@@ -87,7 +89,7 @@ func (s *service) encodedCart(ctx context.Context, c call) (*cartv1.Cart, meta, 
 }
 
 func (s *service) encodedPage(ctx context.Context, v region.View) ([]byte, error) {
-	if p := s.pages.get(v.CartID); p != nil && p.digest == v.Digest && p.stale == v.Stale &&
+	if p := s.pages.get(v.CartID); p != nil && p.digest == v.Digest && p.active == v.State.Active && p.stale == v.Stale &&
 		slices.Equal(s.products.lookUp(ctx, p.refs), p.known) {
 		return p.encoded, nil
 	}
@@ -96,7 +98,7 @@ func (s *service) encodedPage(ctx context.Context, v region.View) ([]byte, error
 	if err != nil {
 		return nil, fmt.Errorf("encode cart: %w", err)
 	}
-	s.pages.put(v.CartID, &page{digest: v.Digest, stale: v.Stale, refs: r.refs, known: r.known, encoded: encoded})
+	s.pages.put(v.CartID, &page{digest: v.Digest, active: v.State.Active, stale: v.Stale, refs: r.refs, known: r.known, encoded: encoded})
 	return encoded, nil
 }
 
