@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -218,7 +219,10 @@ type DueCart struct {
 type Look struct {
 	Due   []DueCart       // that the region is to expire
 	Moved []store.Indexed // entries that are to be looked at by a command
-	Next  store.Indexed   // where to go on; zero: at the beginning
+	Next  store.Indexed   // where to go on; zero: this was the end
+	// Kept is the first entry that stays; when there is none, one after all that
+	// were looked at.
+	Kept store.Indexed
 }
 
 // Due looks at the index after the given entry and finds what is due by the node's
@@ -247,17 +251,18 @@ func (s *Shard) Due(ctx context.Context, after store.Indexed, owns func(crdt.Reg
 			entries, more = entries[:i], true
 			break
 		}
+		l.Kept = cmp.Or(l.Kept, e)
 		r, err := s.fsm.peek(e.CartID)
 		if err != nil {
 			return l, err
 		}
 		if r == nil || r.Due != e.At {
-			l.Moved = append(l.Moved, e)
+			l.move(e)
 			continue
 		}
 		switch first := r.State.Due(IsGuest(e.CartID), lives).First(); {
 		case first == 0 || first > now:
-			l.Moved = append(l.Moved, e)
+			l.move(e)
 		case owns(r.State.Active.Region):
 			l.Due = append(l.Due, DueCart{store.CartDigest{CartID: e.CartID, Digest: r.Digest}, r.State.Active})
 			lines += len(r.State.Cart.Lines)
@@ -266,7 +271,15 @@ func (s *Shard) Due(ctx context.Context, after store.Indexed, owns func(crdt.Reg
 	if more {
 		l.Next = entries[len(entries)-1]
 	}
+	l.Kept = cmp.Or(l.Kept, store.Indexed{At: second(now)})
 	return l, nil
+}
+
+func (l *Look) move(e store.Indexed) {
+	l.Moved = append(l.Moved, e)
+	if l.Kept == e {
+		l.Kept = store.Indexed{}
+	}
 }
 
 // Expirable says for each cart whether it may expire as far as this region knows: it

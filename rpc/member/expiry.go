@@ -25,7 +25,17 @@ type expiries struct {
 	shard *shard.Shard
 	owns  func(crdt.RegionID) bool
 	place store.Indexed // where it looked last
+	// first is before all entries that the last pass has left, but for those that
+	// came since with a time that was over, as a repair may bring them. A pass that
+	// begins there does not step over what is deleted before.
+	first  store.Indexed
+	kept   bool // first is of this pass
+	passes int
 }
+
+// wholePass is how many passes there are to one that begins at the beginning of the
+// index: with one a second, ten minutes.
+const wholePass = 600
 
 var _ replication.Expiries = (*expiries)(nil)
 
@@ -44,13 +54,24 @@ func (e *expiries) Due(ctx context.Context) ([]replication.DueCart, bool, error)
 			return nil, false, err
 		}
 	}
-	e.place = look.Next
+	if !e.kept && (look.Next == store.Indexed{} || look.Kept.CartID != "") {
+		e.first, e.kept = look.Kept, true
+	}
+	if e.place = look.Next; e.place == (store.Indexed{}) {
+		if e.passes++; e.passes%wholePass == 0 {
+			e.first = store.Indexed{}
+		}
+		e.place, e.kept = before(e.first), false
+	}
 	out := make([]replication.DueCart, len(look.Due))
 	for i, c := range look.Due {
 		out[i] = replication.DueCart{CartDigest: replication.CartDigest{CartID: c.CartID, Digest: replication.Digest(c.Digest)}, Active: c.Active}
 	}
 	return out, len(look.Moved) > 0, nil
 }
+
+// before is an entry before the given one, and after those of earlier seconds.
+func before(e store.Indexed) store.Indexed { return store.Indexed{At: e.At} }
 
 // Expire implements replication.Expiries.
 func (e *expiries) Expire(ctx context.Context, carts []replication.DueCart) error {
