@@ -199,6 +199,7 @@ func (b *bench) step(name string, do func() error) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	took := time.Since(began)
+	debug.FreeOSMemory() // else what is printed is mostly what nobody uses any more
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	anon, file := resident()
