@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/samecart/samecart/crdt"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 	"github.com/samecart/samecart/region/store"
@@ -355,5 +357,54 @@ func TestExpireInParts(t *testing.T) {
 	}
 	for _, id := range ids {
 		r.want(id, map[string]uint32{})
+	}
+}
+
+// BenchmarkDueIndex makes carts, and edits carts that are there, with the index of due
+// carts and without. An operation is one add.
+func BenchmarkDueIndex(b *testing.B) {
+	for _, lives := range []crdt.Lives{{}, {Guest: 1, User: 30 * 24 * 3600 * 1000, Saved: 90 * 24 * 3600 * 1000}} {
+		for _, carts := range []int{1 << 30, 1000} {
+			b.Run(fmt.Sprintf("index=%v/new=%v", lives.User > 0, carts > 1000), func(b *testing.B) {
+				s := openStore(b, b.TempDir(), 64<<20)
+				defer func() {
+					if err := s.Close(); err != nil {
+						b.Error(err)
+					}
+				}()
+				r := newRig(b, s, 0, 1)
+				r.limits.Quantity = 1 << 31
+				r.limits.GuestLifeMs, r.limits.UserLifeMs, r.limits.SavedLifeMs = lives.Guest, lives.User, lives.Saved
+				r.fsm.carts.max = 1 << 30
+				n := 0
+				entry := func(size int) *raft.Log {
+					e := r.entry()
+					for range size {
+						e.Commands = append(e.Commands, editCommand(edit(fmt.Sprintf("cart:user-%08d", n%carts), add("seller-1", "SKU-1", 1))))
+						n++
+					}
+					data, err := marshal(e)
+					if err != nil {
+						b.Fatal(err)
+					}
+					r.index++
+					r.at += 10 << 16
+					return &raft.Log{Index: r.index, Type: raft.LogCommand, Data: data}
+				}
+				if carts == 1000 {
+					r.fsm.Apply(entry(carts))
+				}
+				var logs []*raft.Log
+				for range b.N/200 + 1 {
+					logs = append(logs, entry(200))
+				}
+				b.ReportAllocs()
+				b.ResetTimer()
+				for _, l := range logs {
+					r.fsm.Apply(l)
+					r.published = r.published[:0]
+				}
+			})
+		}
 	}
 }

@@ -7,9 +7,9 @@ import (
 	"github.com/dgraph-io/badger/v4"
 )
 
-// The index of due carts has one entry for each cart of which something will
-// expire: a key with the second, since the Unix epoch, up to which nobody need look
-// at it.
+// Indexed is an entry of the index of due carts, which has one for each cart of which
+// something will expire: a key with the second, since the Unix epoch, up to which
+// nobody need look at it.
 //
 //	D1  A record's entry stands at Record.Due, 0: there is none. Any other entry
 //	    of the cart is left over.
