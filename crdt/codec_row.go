@@ -68,8 +68,7 @@ func DecodeDelta(b []byte) (Delta, error) {
 	return out, nil
 }
 
-// AppendOps appends the encoding of ops to dst, as it follows a cart's in a
-// State, so that one who has the cart encoded need not encode it again.
+// AppendOps appends the encoding of ops to dst.
 func AppendOps(b []byte, ops []Op) []byte {
 	b = binary.AppendUvarint(b, uint64(len(ops)))
 	for _, o := range ops {
@@ -103,7 +102,7 @@ func (r *reader) ops() []Op {
 
 // Encode appends the encoding of s to dst: the form at rest.
 func (s State) Encode(dst []byte) []byte {
-	return AppendOps(s.Cart.Encode(dst), s.Ops)
+	return s.AppendRest(s.Cart.Encode(dst))
 }
 
 // DecodeState is the inverse of State.Encode, for untrusted bytes.
@@ -111,6 +110,7 @@ func DecodeState(b []byte) (State, error) {
 	d := decoder{reader: reader{b: b}}
 	d.format()
 	s := State{Cart: d.body()}
+	s.Active = d.active(s.Cart)
 	s.Ops = d.ops()
 	if err := d.end(); err != nil {
 		return State{}, err
@@ -119,12 +119,21 @@ func DecodeState(b []byte) (State, error) {
 }
 
 // Encode appends the encoding of r to dst.
+//
+//	row = format seq (last-seq)<<1|aged cart at [age] delta ops
 func (r Row) Encode(dst []byte) []byte {
 	dst = append(dst, format)
 	dst = binary.AppendUvarint(dst, r.Seq)
-	dst = binary.AppendUvarint(dst, r.Last-r.Seq)
+	aged := uint64(0)
+	if r.Age != 0 {
+		aged = 1
+	}
+	dst = binary.AppendUvarint(dst, (r.Last-r.Seq)<<1|aged)
 	dst = appendString(dst, r.CartID)
 	dst = binary.AppendUvarint(dst, uint64(r.At))
+	if aged != 0 {
+		dst = binary.AppendUvarint(dst, uint64(r.Age))
+	}
 	dst = r.Delta.Encode(dst)
 	return AppendOps(dst, r.Ops)
 }
@@ -132,12 +141,18 @@ func (r Row) Encode(dst []byte) []byte {
 func (d *decoder) row() Row {
 	d.format()
 	r := Row{Seq: d.uvarint()}
-	r.Last = r.Seq + d.uvarint()
+	span := d.upTo(SeqMax<<1|1, "row seq out of range")
+	r.Last = r.Seq + span>>1
 	if r.Last < r.Seq || r.Seq == 0 {
 		d.fail("row seq out of range")
 	}
 	r.CartID = d.string()
 	r.At = Timestamp(d.uvarint())
+	if span&1 != 0 {
+		if r.Age = Timestamp(d.upTo(uint64(r.At), "age out of range")); r.Age == 0 {
+			d.fail("age given that is none")
+		}
+	}
 	r.Delta = d.delta()
 	r.Ops = d.ops()
 	return r

@@ -76,6 +76,7 @@ func samples() map[string][][]byte {
 		put("cart", c.Encode(nil))
 		put("context", c.Context.Encode(nil))
 		put("state", crdt.State{Cart: c, Ops: ops}.Encode(nil))
+		put("state", crdt.State{Cart: c, Ops: ops, Active: crdt.Active{At: crdt.TimestampAt(1_700_000_000_123) + 7, Region: 3}}.Encode(nil))
 	}
 	cart(&crdt.Cart{})
 	cart(realistic(10, 3, 3_600_000, 1))
@@ -124,6 +125,11 @@ func samples() map[string][][]byte {
 	rows := h.Rows[h.Streams[0]]
 	combined := crdt.CombineRows(rows[0], rows[2])
 	put("row", combined.Encode(nil))
+	for _, age := range []crdt.Timestamp{1, combined.At} {
+		aged := combined
+		aged.Age = age
+		put("row", aged.Encode(nil))
+	}
 	put("delta", combined.Delta.Encode(nil))
 	put("interval", crdt.Interval{Stream: h.Streams[0], Hi: rows[2].Seq, Rows: []crdt.Row{combined, rows[1]}}.Encode(nil))
 	return out

@@ -67,6 +67,8 @@ type Op struct {
 type State struct {
 	Cart *Cart
 	Ops  []Op // sorted by dot
+	// Active is the newest activity in the cart.
+	Active Active
 }
 
 // Row is one entry of a shard's delta log.
@@ -76,16 +78,29 @@ type Row struct {
 	Seq, Last uint64
 	CartID    string
 	At        Timestamp
-	Delta     Delta
+	// Age is how much older than At the newest write of a shopper in the row is: 0
+	// for an edit; At for a row that no shopper made, such as one of an expiry.
+	Age   Timestamp
+	Delta Delta
 	// Ops are the requests behind the delta's dots, the new and the held.
 	Ops []Op
+}
+
+// Active is the newest activity in a row that comes from the given region; zero
+// when no shopper made it.
+func (r Row) Active(region RegionID) Active {
+	if r.Age >= r.At {
+		return Active{}
+	}
+	return Active{r.At - r.Age, region}
 }
 
 // CombineRows puts b, a later row of the same stream, cart and line, into
 // the place of a.
 func CombineRows(a, b Row) Row {
+	at := max(a.At, b.At)
 	return Row{
-		Seq: a.Seq, Last: max(a.Last, b.Last), CartID: a.CartID, At: max(a.At, b.At),
+		Seq: a.Seq, Last: max(a.Last, b.Last), CartID: a.CartID, At: at, Age: at - max(a.At-a.Age, b.At-b.Age),
 		Delta: Combine(a.Delta, b.Delta),
 		Ops:   joinOps(a.Ops, b.Ops),
 	}

@@ -110,6 +110,11 @@
 // Rejected: keeping with each write the dots that it superseded, which grows
 // with the edits, for a line that somebody removed.
 //
+// When a cart was last edited, and where, stands beside it (Active), not in it: it is
+// a maximum, so it converges, but by itself it must not make two carts differ. Rows of
+// an expiry say that no shopper made them. Cost: a byte or two after an add, up to
+// nine later.
+//
 // A remove of a line that is not there is no write: the caller sees that
 // nothing changes and mints nothing, as before and after are the same cart.
 //

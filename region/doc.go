@@ -162,6 +162,28 @@
 // half of its end costs a repair of some empty carts, and no number has to be agreed
 // on. How old a record is, a mark in the shard an hour tells, not a time in each.
 //
+// A cart expires when every member says so. Its owner, the region of its newest
+// activity, finds it in an index and asks all others whether it is the same there,
+// with no newer activity, and due by their clocks; then it takes out what is due, as
+// an observed remove. So an edit in a region that is cut off survives, no clock alone
+// decides, and the expiry is told once. Context: DESIGN has a watermark of every
+// member's clock; a question about the cart itself also says whether something of it
+// is still on its way. The activity is no part of the cart's value: an expiry, or two
+// regions that know of it at different times, must not make digests differ. Cost: one
+// call to each region for a hundred carts, and nothing expires while a member is away,
+// until it is fenced. Clocks may each be Skew off, so the owner waits twice that.
+//
+// The index of due carts is lazy. A cart is put into it when it is new, and moved when
+// it becomes due earlier; an edit, which makes it live longer, touches no key, and who
+// comes to the entry moves it, once in a cart's life without edits. Cost: a key for
+// each new cart, and a record written again for each that was edited since. Rejected:
+// an entry moved with each edit, two keys more where an add writes one; and a walk
+// over all carts, which is minutes of reading for ten million.
+//
+// All that a guest's cart has goes at once, and the session with it: what it had set
+// aside could not be reached any more. The session's end is written before the rows
+// that remove the lines, so that no region merges what is being emptied.
+//
 // Placement is a rule: shard i is on nodes i, i+1 and i+2 of the configured
 // order. Nobody has to agree on anything to find a shard, and a node of six
 // holds half of them. Cost: the list of nodes must be the same everywhere and

@@ -201,6 +201,12 @@ func (n *Node) onShard(ctx context.Context, _ string, payload []byte) ([]byte, e
 			return nil, err
 		}
 		resp.Collectable = ok
+	case *regionv1.ShardRequest_Expirable:
+		ok, err := s.Expirable(dueIn(r.Expirable.Carts))
+		if err != nil {
+			return nil, err
+		}
+		resp.Expirable = ok
 	case *regionv1.ShardRequest_Standing_:
 		m := s.Marker()
 		resp.Membership, resp.Incarnation, resp.Kept, resp.Left = s.Membership(), m.Incarnation, m.Kept, m.Kept-m.Reissued

@@ -61,6 +61,9 @@
 //
 // # Garbage
 //
+// What nobody has edited for long is expired by the region that edited it last, once
+// all agree (Expirer): see the Decisions of package region.
+//
 // What carts leave behind when they are emptied is collected by one of the regions
 // for all (Collector): each must have the cart as it is, and nothing of it may be on
 // its way.

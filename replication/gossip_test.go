@@ -605,3 +605,8 @@ func TestNewRefuses(t *testing.T) {
 func (f *wireFake) Collect(context.Context, Hello, []CartDigest, bool) ([]bool, error) {
 	return nil, ErrUnsupported
 }
+
+// Expirable is of no use here: nothing expires.
+func (f *wireFake) Expirable(context.Context, Hello, []DueCart) ([]bool, error) {
+	return nil, ErrUnsupported
+}

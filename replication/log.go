@@ -112,6 +112,8 @@ type Transport interface {
 	// Collect asks the peer which carts may be collected as far as it knows; with
 	// commit it tells it to collect them.
 	Collect(ctx context.Context, hello Hello, carts []CartDigest, commit bool) ([]bool, error)
+	// Expirable asks the peer which carts may expire as far as it knows.
+	Expirable(ctx context.Context, hello Hello, carts []DueCart) ([]bool, error)
 	// Join hands over whole carts; then, unless cursor is 0, it moves the
 	// peer's cursor of hello's stream up to it. It returns when the peer
 	// has committed both.
@@ -168,6 +170,9 @@ type Sink interface {
 	// region knows; with commit it collects those that are as they were, and
 	// says nothing.
 	Collect(ctx context.Context, carts []CartDigest, commit bool) ([]bool, error)
+	// Expirable says for each cart whether it may expire as far as this region
+	// knows: it is the same here, with no newer activity, and due by the clock here.
+	Expirable(ctx context.Context, carts []DueCart) ([]bool, error)
 	// ForgottenBefore returns for each slot the time, in milliseconds since the Unix
 	// epoch, before which carts last changed that may have been collected since;
 	// 0: none was.

@@ -793,3 +793,8 @@ func (w *world) close() {
 func (f far) Collect(context.Context, Hello, []CartDigest, bool) ([]bool, error) {
 	return nil, ErrUnsupported
 }
+
+// Expirable is of no use here: nothing expires.
+func (f far) Expirable(context.Context, Hello, []DueCart) ([]bool, error) {
+	return nil, ErrUnsupported
+}

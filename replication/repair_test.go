@@ -356,3 +356,8 @@ func TestRepairIsLeftToAPeerThatIsAtIt(t *testing.T) {
 func (d *direct) Collect(context.Context, Hello, []CartDigest, bool) ([]bool, error) {
 	return nil, ErrUnsupported
 }
+
+// Expirable is of no use here: nothing expires.
+func (d *direct) Expirable(context.Context, Hello, []DueCart) ([]bool, error) {
+	return nil, ErrUnsupported
+}

@@ -229,6 +229,8 @@ func (s *service) refusal(ctx context.Context, c call, edits []edit, out *region
 		return fault(LineNotFound, "there is nothing to undo: the last remove, clear or merge was undone already, or was longer ago than it can be undone")
 	case regionv1.Outcome_CODE_OP_ID_REUSED:
 		return fault(IdempotencyKeyReused, "Idempotency-Key %q was used for another request: use a new one", c.key)
+	case regionv1.Outcome_CODE_GUEST_EXPIRED:
+		return fault(Unauthenticated, "guest session has expired: start a new one with POST /guest-sessions")
 	default:
 		return fmt.Errorf("outcome %v of an edit is not expected", out.GetCode())
 	}

@@ -65,6 +65,8 @@ type Config struct {
 
 	QuantityMax uint32 // visible quantity of one line; ≥ 1
 	BatchMax    int    // edits of one batch; ≥ 1
+	// Lives are how long things live in a cart, as the region counts it.
+	Lives crdt.Lives
 
 	RequestTimeout time.Duration // one call, streams excepted; > 0
 	TokenWait      time.Duration // of a write, for what its token names; > 0, below RequestTimeout

@@ -127,6 +127,14 @@ func conflictJSONOf(c *cartv1.Conflict) conflictJSON {
 	return conflictJSON{SKU: c.GetSkuId(), SellerID: c.GetSellerId(), Field: c.GetField(), Value: value(c.GetValue()), Values: mapped(c.GetValues(), value)}
 }
 
+// timeOrNull is null for 0, which stands for never.
+func timeOrNull(ms int64) *string {
+	if ms == 0 {
+		return nil
+	}
+	return known(timeText(ms))
+}
+
 func cartJSONOf(c *cartv1.Cart) cartJSON {
 	return cartJSON{
 		CartID: c.GetCartId(), Items: mapped(c.GetItems(), itemJSONOf), SavedItems: mapped(c.GetSavedItems(), itemJSONOf),
@@ -135,7 +143,7 @@ func cartJSONOf(c *cartv1.Cart) cartJSON {
 		}),
 		Subtotal: amountOf(c.GetSubtotal()), ItemCount: c.GetItemCount(), Currency: c.GetCurrency(),
 		PromotionsApplied: mapped(c.GetPromotionsApplied(), promotionJSONOf), PromotionsRejected: mapped(c.GetPromotionsRejected(), rejectedJSONOf),
-		EstimatedTotal: amountOf(c.GetEstimatedTotal()), Stale: c.GetStale(),
+		EstimatedTotal: amountOf(c.GetEstimatedTotal()), ExpiresAt: timeOrNull(c.GetExpiresAtMs()), Stale: c.GetStale(),
 		Missing:   mapped(c.GetMissing(), func(m *cartv1.Missing) missingJSON { return missingJSON{m.GetRegion(), m.GetEdits()} }),
 		Conflicts: mapped(c.GetConflicts(), conflictJSONOf), Warnings: append([]string{}, c.GetWarnings()...),
 	}

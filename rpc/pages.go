@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/samecart/samecart/crdt"
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	"github.com/samecart/samecart/region"
 )
@@ -20,6 +21,7 @@ import (
 // stands for as long as a new one would have the same bytes. Never changed.
 type page struct {
 	digest  region.Digest
+	active  crdt.Active
 	stale   bool
 	refs    []productRef
 	known   []product // of refs
@@ -90,7 +92,7 @@ func (s *service) encodedCart(ctx context.Context, c call) (*cartv1.Cart, meta, 
 // page returns a cart's page, made of products that the catalogue is asked for
 // again when what is known of them is older than fresh.
 func (s *service) page(ctx context.Context, v region.View, fresh time.Duration) (*page, error) {
-	if p := s.pages.get(v.CartID); p != nil && p.digest == v.Digest && p.stale == v.Stale &&
+	if p := s.pages.get(v.CartID); p != nil && p.digest == v.Digest && p.active == v.State.Active && p.stale == v.Stale &&
 		slices.Equal(s.products.look(ctx, p.refs, fresh), p.known) {
 		return p, nil
 	}
@@ -101,7 +103,7 @@ func (s *service) page(ctx context.Context, v region.View, fresh time.Duration) 
 	if err != nil {
 		return nil, fmt.Errorf("encode cart: %w", err)
 	}
-	fresher := &page{digest: v.Digest, stale: v.Stale, refs: r.refs, known: r.known, encoded: encoded}
+	fresher := &page{digest: v.Digest, active: v.State.Active, stale: v.Stale, refs: r.refs, known: r.known, encoded: encoded}
 	if !r.timed { // else a code may count from this second to the next
 		s.pages.put(v.CartID, fresher)
 	}

@@ -195,6 +195,18 @@ func (r *peerRegionFake) Collect(_ context.Context, carts []replication.CartDige
 	return ok, nil
 }
 
+// Expirable agrees to carts that are here and were last active in region 1.
+func (r *peerRegionFake) Expirable(_ context.Context, carts []replication.DueCart) ([]bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ok := make([]bool, len(carts))
+	for i, c := range carts {
+		_, here := r.carts[c.CartID]
+		ok[i] = here && c.Active == crdt.Active{At: 9, Region: 1}
+	}
+	return ok, nil
+}
+
 func (r *peerRegionFake) ForgottenBefore(context.Context) ([]int64, error) { return []int64{0, 7}, nil }
 
 func (r *peerRegionFake) JoinCarts(_ context.Context, carts []replication.WholeCart, _ crdt.Stream) error {

@@ -12,6 +12,7 @@ import (
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	"github.com/samecart/samecart/region"
 	"github.com/samecart/samecart/region/pricing"
+	"github.com/samecart/samecart/region/shard"
 )
 
 // render shows a cart: resolved values, totals by the price rule, and what
@@ -34,6 +35,7 @@ type rendered struct {
 func (s *service) renderWith(ctx context.Context, v region.View, fresh time.Duration) rendered {
 	c := cartOf(v)
 	out := &cartv1.Cart{CartId: v.CartID, Stale: v.Stale, Currency: c.Currency()}
+	out.ExpiresAtMs = crdt.State{Cart: c, Active: v.State.Active}.Due(shard.IsGuest(v.CartID), s.cfg.Lives).First()
 	lines := make([]shownLine, 0, len(c.Lines))
 	for _, e := range c.Lines {
 		if e.Line.IsThere() {

@@ -400,6 +400,11 @@ func (r *Route) Collect(ctx context.Context, hello replication.Hello, carts []re
 	return routed(ctx, r, func(w PeerWay) ([]bool, error) { return w.Collect(ctx, hello, carts, commit) })
 }
 
+// Expirable implements replication.Transport.
+func (r *Route) Expirable(ctx context.Context, hello replication.Hello, carts []replication.DueCart) ([]bool, error) {
+	return routed(ctx, r, func(w PeerWay) ([]bool, error) { return w.Expirable(ctx, hello, carts) })
+}
+
 // ForgottenBefore returns what was collected there: see PeerClient.ForgottenBefore.
 func (r *Route) ForgottenBefore(ctx context.Context, hello replication.Hello) ([]int64, error) {
 	return routed(ctx, r, func(w PeerWay) ([]int64, error) { return w.ForgottenBefore(ctx, hello) })

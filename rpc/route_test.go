@@ -94,6 +94,10 @@ func (w *wayFake) Collect(ctx context.Context, _ replication.Hello, _ []replicat
 	return nil, w.call(ctx)
 }
 
+func (w *wayFake) Expirable(ctx context.Context, _ replication.Hello, _ []replication.DueCart) ([]bool, error) {
+	return nil, w.call(ctx)
+}
+
 func (w *wayFake) ForgottenBefore(ctx context.Context, _ replication.Hello) ([]int64, error) {
 	return nil, w.call(ctx)
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"text/tabwriter"
 
-
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	"github.com/samecart/samecart/proto/cart/v1/cartv1connect"
 )

@@ -20,7 +20,10 @@ func mounts(ops operations, m *metrics) []rpc.Mount {
 
 // ofCarts are the limits that the region itself holds carts to.
 func (l limits) ofCarts() shard.Limits {
-	return shard.Limits{Lines: l.LinesMax, Quantity: l.QuantityMax, OpLife: l.OpLife, Codes: l.CodesMax, Undo: l.Undo}
+	return shard.Limits{
+		Lines: l.LinesMax, Quantity: l.QuantityMax, OpLife: l.OpLife, Codes: l.CodesMax, Undo: l.Undo,
+		Lives: shard.Lives{Guest: l.GuestLife, User: l.UserLife, Saved: l.SavedLife, Skew: l.ClockSkew},
+	}
 }
 
 // namesOf turns a configuration's region ids round.

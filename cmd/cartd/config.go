@@ -40,6 +40,10 @@ type limits struct {
 	CodesMax       uint32        `help:"Promotion codes of one cart." default:"10" env:"SAMECART_CODES_MAX"`
 	OpLife         time.Duration `help:"How long an Idempotency-Key is remembered." default:"24h" env:"SAMECART_OP_LIFE"`
 	Undo           time.Duration `help:"How long a remove, a clear or a merge can be undone; 0: not at all." default:"10m" env:"SAMECART_UNDO"`
+	GuestLife      time.Duration `help:"How long a guest's cart lives after its last edit; the same in all regions, as the other lives." default:"24h" env:"SAMECART_GUEST_LIFE"`
+	UserLife       time.Duration `help:"How long what is in a user's cart lives after the cart's last edit." default:"720h" env:"SAMECART_USER_LIFE"`
+	SavedLife      time.Duration `help:"How long what a user has saved for later lives after the cart's last edit." default:"2160h" env:"SAMECART_SAVED_LIFE"`
+	ClockSkew      time.Duration `help:"How far the clock of any node may be off: carts expire twice that after they are due." default:"5m" env:"SAMECART_CLOCK_SKEW"`
 	RequestTimeout time.Duration `help:"Longest answer to one request." default:"2s" env:"SAMECART_REQUEST_TIMEOUT"`
 }
 
@@ -76,11 +80,25 @@ func (l limits) validate() error {
 	if l.OpLife < time.Minute {
 		errs = append(errs, fmt.Errorf("--op-life %v: give a minute or more", l.OpLife))
 	}
+	for _, life := range []struct {
+		flag string
+		is   time.Duration
+	}{{"guest-life", l.GuestLife}, {"user-life", l.UserLife}, {"saved-life", l.SavedLife}} {
+		if life.is < time.Second || life.is > lifeMax {
+			errs = append(errs, fmt.Errorf("--%s %v: give 1s to %v", life.flag, life.is, lifeMax))
+		}
+	}
+	if l.ClockSkew < 0 || l.ClockSkew > time.Hour {
+		errs = append(errs, fmt.Errorf("--clock-skew %v: give 0s to 1h", l.ClockSkew))
+	}
 	if l.RequestTimeout < 100*time.Millisecond || l.RequestTimeout > time.Minute {
 		errs = append(errs, fmt.Errorf("--request-timeout %v: give 100ms to 1m", l.RequestTimeout))
 	}
 	return errors.Join(errs...)
 }
+
+// lifeMax is ten years.
+const lifeMax = 10 * 365 * 24 * time.Hour
 
 type devCommand struct {
 	Port      int    `help:"First port: clients without a region; the three regions follow." default:"8080" env:"SAMECART_PORT"`

@@ -36,6 +36,8 @@ type metrics struct {
 	forwarded *prometheus.CounterVec
 	pairs     pairGauges
 	members   memberGauges
+
+	expiredCarts, expiredLines *prometheus.CounterVec
 }
 
 func newMetrics() *metrics {
@@ -73,7 +75,11 @@ func newMetrics() *metrics {
 		forwarded: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "samecart_forwarded_calls_total", Help: "Calls that this gateway had another region answer, by HTTP status."}, []string{"region", "peer", "status"}),
 	}
-	m.registry.MustRegister(m.forwarded, &m.pairs, &m.members, m.calls, m.entries, m.commands, m.index, m.frames, m.writes, m.delivered, m.connected, m.repaired, m.taken, m.repair, m.differing,
+	m.expiredCarts = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "samecart_expired_carts_total", Help: "Carts that this region took lines out of because they were due; told by the shard's leader."}, []string{"region"})
+	m.expiredLines = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "samecart_expired_lines_total", Help: "Lines that this region took out of carts because they were due; told by the shard's leader."}, []string{"region"})
+	m.registry.MustRegister(m.expiredCarts, m.expiredLines, m.forwarded, &m.pairs, &m.members, m.calls, m.entries, m.commands, m.index, m.frames, m.writes, m.delivered, m.connected, m.repaired, m.taken, m.repair, m.differing,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -106,6 +112,12 @@ func (m *metrics) applied(region, node string) func(uint32, shard.Applied) {
 		m.entries.WithLabelValues(region, node, s).Add(float64(a.Entries))
 		m.commands.WithLabelValues(region, node, s).Add(float64(a.Commands))
 		m.index.WithLabelValues(region, node, s).Set(float64(a.Index))
+		if a.Leads { // the others apply the same
+			for _, e := range a.Expired {
+				m.expiredCarts.WithLabelValues(region).Inc()
+				m.expiredLines.WithLabelValues(region).Add(float64(len(e.Lines)))
+			}
+		}
 	}
 }
 

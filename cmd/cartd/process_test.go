@@ -238,13 +238,17 @@ func TestRefusedFlags(t *testing.T) {
 		args []string
 		want []string
 	}{
-		"no command":           {nil, []string{"cartd --help"}},
-		"unknown command":      {[]string{"serve"}, []string{"serve", "cartd --help"}},
-		"unknown flag":         {[]string{"dev", "--prot", "9000"}, []string{"--prot", "cartd dev --help"}},
-		"no number":            {[]string{"dev", "--port", "many"}, []string{"--port", "many"}},
-		"port out of range":    {[]string{"dev", "--port", "65535", "--data", dir}, []string{"--port 65535"}},
-		"shards out of range":  {[]string{"dev", "--shards", "0", "--data", dir}, []string{"--shards 0"}},
-		"dev incarnation 0":    {[]string{"dev", "--incarnation", "0", "--data", dir}, []string{"--incarnation 0"}},
+		"no command":          {nil, []string{"cartd --help"}},
+		"unknown command":     {[]string{"serve"}, []string{"serve", "cartd --help"}},
+		"unknown flag":        {[]string{"dev", "--prot", "9000"}, []string{"--prot", "cartd dev --help"}},
+		"no number":           {[]string{"dev", "--port", "many"}, []string{"--port", "many"}},
+		"port out of range":   {[]string{"dev", "--port", "65535", "--data", dir}, []string{"--port 65535"}},
+		"shards out of range": {[]string{"dev", "--shards", "0", "--data", dir}, []string{"--shards 0"}},
+		"dev incarnation 0":   {[]string{"dev", "--incarnation", "0", "--data", dir}, []string{"--incarnation 0"}},
+		"lives out of range": {
+			[]string{"dev", "--data", dir, "--guest-life", "10ms", "--user-life", "0s", "--saved-life", "100000h", "--clock-skew", "2h"},
+			[]string{"--guest-life 10ms", "--user-life 0s", "--saved-life 100000h", "--clock-skew 2h"},
+		},
 		"limits out of range":  {[]string{"dev", "--data", dir, "--lines-max", "501", "--op-life", "1s"}, []string{"--lines-max 501", "--op-life 1s"}},
 		"codes out of range":   {[]string{"dev", "--data", dir, "--codes-max", "101"}, []string{"--codes-max 101"}},
 		"no promotions file":   {[]string{"dev", "--data", dir, "--promotions", filepath.Join(dir, "none.yaml")}, []string{"--promotions", "none.yaml"}},

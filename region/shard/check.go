@@ -58,6 +58,8 @@ func (s *Shard) check(cmd *regionv1.Command) error {
 			return fmt.Errorf("%d rows or requests to scrub: at most %d", n, scrubMax)
 		}
 		return s.checkCart(c.Scrub.GetCartId())
+	case *regionv1.Command_Expire:
+		return checkExpire(s, c.Expire)
 	case *regionv1.Command_SetMembership:
 		return checkMembership(c.SetMembership.GetMembership())
 	case *regionv1.Command_Prepare:

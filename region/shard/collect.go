@@ -58,7 +58,7 @@ func (w *workspace) collect(c *regionv1.Collect, flush func() error) (*regionv1.
 		if cart == old.State.Cart {
 			continue
 		}
-		w.put(e.CartId, old, crdt.State{Cart: cart, Ops: old.State.Ops}, old.Asked)
+		w.put(e.CartId, old, crdt.State{Cart: cart, Ops: old.State.Ops, Active: old.State.Active}, old.Asked)
 		w.tx.RaiseFloor(slot, store.Floor{Before: w.opHorizon()})
 	}
 	return &regionv1.Outcome{Index: w.index}, nil

@@ -135,12 +135,14 @@ func (s *Shard) gather(first *proposal) (batch []*proposal, rest *proposal) {
 // entry makes a log entry of commands, with all that decides their outcome.
 func (s *Shard) entry(commands []*regionv1.Command) *regionv1.Entry {
 	l := s.cfg.Limits
+	lives := l.Lives.Of()
 	return &regionv1.Entry{
 		Level: formatLevel,
 		At:    uint64(crdt.TimestampAt(s.cfg.Clock().UnixMilli())),
 		Limits: &regionv1.Limits{
 			Lines: l.Lines, Quantity: l.Quantity, OpLifeMs: uint64(l.OpLife.Milliseconds()),
 			Codes: l.Codes, UndoMs: uint64(l.Undo.Milliseconds()),
+			GuestLifeMs: lives.Guest, UserLifeMs: lives.User, SavedLifeMs: lives.Saved,
 		},
 		Commands: commands,
 	}

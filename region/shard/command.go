@@ -28,6 +28,7 @@ type workspace struct {
 	// editing is the cart that an edit is of, edited its record before the edit.
 	editing string
 	edited  *store.Record
+	expired *[]Expired // what is told when the transaction is committed
 }
 
 // record returns the newest record of a cart, nil when there is none.
@@ -50,6 +51,7 @@ func stateOf(r *store.Record) crdt.State {
 
 func (w *workspace) put(id string, old *store.Record, s crdt.State, asked store.Asked) *store.Record {
 	r := store.NewRecord(id, w.index, s, asked, w.head(id, old, s.Cart))
+	r.SetDue(w.indexed(id, old, s))
 	w.tx.PutRecord(w.slots.Of(id), id, old, r)
 	w.markGuest(id, old, r)
 	return r
@@ -107,6 +109,9 @@ func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
 	if len(e.IfMatch) > 0 && !matches(e.IfMatch, e.CartId, old) {
 		return w.refused(e.CartId, old, 0, refusal{code: regionv1.Outcome_CODE_VERSION_CONFLICT}), nil
 	}
+	if hasExpired(e.CartId, state.Cart) {
+		return w.refused(e.CartId, old, 0, refusal{code: regionv1.Outcome_CODE_GUEST_EXPIRED}), nil
+	}
 	at := w.now()
 	m := w.tx.Marker()
 	writer := crdt.Writer{
@@ -148,6 +153,7 @@ func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
 			ops = w.nextOps(ops, made, d, cart)
 		}
 		state.Ops = ops
+		state.Active = state.Active.Join(crdt.Active{At: at, Region: m.Region})
 	}
 	written := len(deltas) > 0 || hasOp && old != nil
 	if written {
@@ -161,7 +167,7 @@ func (w *workspace) edit(e *regionv1.Edit) (*regionv1.Outcome, error) {
 		if err != nil {
 			return nil, err
 		}
-		rec = w.put(e.CartId, old, crdt.State{Cart: cart, Ops: state.Ops}, asked)
+		rec = w.put(e.CartId, old, crdt.State{Cart: cart, Ops: state.Ops, Active: state.Active}, asked)
 	}
 	out := w.outcome(e.CartId, rec)
 	for i, k := range keys {
@@ -461,7 +467,7 @@ func (w *workspace) joinRows(j *regionv1.JoinRows, flush func() error) (*regionv
 		if row.Last <= cursor {
 			continue
 		}
-		if err := w.joinRow(row, flush); err != nil {
+		if err := w.joinRow(row, st.Region, flush); err != nil {
 			return nil, err
 		}
 		if w.tx.Full() {
@@ -484,9 +490,9 @@ func (w *workspace) joinRows(j *regionv1.JoinRows, flush func() error) (*regionv
 // that has its record: what a row may have more does not fit one.
 const rowOpsMax = 64
 
-// joinRow joins one row. Its requests, if they are many, may be committed before
-// it, as those of a whole cart.
-func (w *workspace) joinRow(row crdt.Row, flush func() error) error {
+// joinRow joins one row of a region. Its requests, if they are many, may be
+// committed before it, as those of a whole cart.
+func (w *workspace) joinRow(row crdt.Row, from crdt.RegionID, flush func() error) error {
 	old, err := w.record(row.CartID)
 	if err != nil {
 		return err
@@ -511,7 +517,9 @@ func (w *workspace) joinRow(row crdt.Row, flush func() error) error {
 		return err
 	}
 	w.noteRow(row, old, cart) // in the transaction that has the record
-	w.put(row.CartID, old, crdt.State{Cart: cart, Ops: w.nextOps(state.Ops, byDot(row.Ops), row.Delta, cart)}, asked)
+	w.put(row.CartID, old, crdt.State{
+		Cart: cart, Ops: w.nextOps(state.Ops, byDot(row.Ops), row.Delta, cart), Active: state.Active.Join(row.Active(from)),
+	}, asked)
 	w.observe(row.At)
 	return nil
 }
@@ -614,9 +622,9 @@ func (w *workspace) joinCart(j *regionv1.JoinCart, flush func() error) (*regionv
 	}
 	oldest := w.opHorizon()
 	ops := slices.DeleteFunc(joinOps(state.Ops, byDot(remote.Ops)), func(o crdt.Op) bool { return o.At < oldest || !held.Has(o.Dot) })
-	rec := old
-	if old == nil || !cart.Equal(state.Cart) || !slices.Equal(ops, state.Ops) || !asked.Equal(before) {
-		rec = w.put(j.CartId, old, crdt.State{Cart: cart, Ops: ops}, asked)
+	rec, active := old, state.Active.Join(remote.Active)
+	if old == nil || !cart.Equal(state.Cart) || !slices.Equal(ops, state.Ops) || !asked.Equal(before) || active != state.Active {
+		rec = w.put(j.CartId, old, crdt.State{Cart: cart, Ops: ops, Active: active}, asked)
 	}
 	return w.outcome(j.CartId, rec), nil
 }

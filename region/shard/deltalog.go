@@ -140,7 +140,7 @@ func (s *Shard) Whole(id string) (*crdt.State, error) {
 	if err != nil || r == nil {
 		return nil, err
 	}
-	whole := crdt.State{Cart: r.State.Cart, Ops: r.State.Ops}
+	whole := crdt.State{Cart: r.State.Cart, Ops: r.State.Ops, Active: r.State.Active}
 	known := make(map[crdt.OpID]bool, len(whole.Ops))
 	for _, o := range whole.Ops {
 		known[o.ID] = true

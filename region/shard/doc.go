@@ -12,7 +12,8 @@
 // command.go has what commands do: pure functions of the entry and the
 // space. fsm.go is the bridge to Raft, and has the invariants F1 to F3.
 // membership.go is what the document of all regions means to one shard: whom it
-// refuses, its vote, and how it begins again. collect.go drops what carts leave behind.
+// refuses, its vote, and how it begins again. collect.go drops what carts leave behind,
+// expiry.go takes out of carts what nobody has edited for too long.
 //
 // What a command changes is decided by its entry alone. The leader writes its
 // clock, the limits and the format level into the entry, so every member mints

@@ -58,6 +58,10 @@ type fsm struct {
 type Applied struct {
 	Entries, Commands int
 	Index             uint64
+	// Expired is what was taken out of carts because it was due.
+	Expired []Expired
+	// Leads: the node leads the shard, so of all nodes it is the one to tell.
+	Leads bool
 }
 
 func newFSM(space *store.Space, slots *Slots, cacheBytes int64, publish func(string, *store.Record, []byte), stats func(Applied), reborn func(uint32), fatal func(error)) (*fsm, error) {
@@ -132,6 +136,7 @@ type batch struct {
 	entries  int
 	commands int
 	members  *membershipv1.Membership // with what is not committed yet
+	expired  []Expired                // by what is not committed yet
 }
 
 func (b *batch) entry(l *raft.Log) (answer, error) {
@@ -158,7 +163,7 @@ func (b *batch) entry(l *raft.Log) (answer, error) {
 	for i := skip; i < len(e.Commands); i++ {
 		w := &workspace{
 			tx: b.tx, slots: b.fsm.slots, lookup: b.fsm.carts.get,
-			index: l.Index, limits: e.Limits, at: crdt.Timestamp(e.At), members: b.members,
+			index: l.Index, limits: e.Limits, at: crdt.Timestamp(e.At), members: b.members, expired: &b.expired,
 		}
 		o, err := b.command(w, e.Commands[i], i)
 		if err != nil {
@@ -233,6 +238,8 @@ func (b *batch) command(w *workspace, c *regionv1.Command, place int) (*regionv1
 		return w.collect(c.Collect, flush)
 	case *regionv1.Command_Scrub:
 		return w.scrub(c.Scrub)
+	case *regionv1.Command_Expire:
+		return w.expire(c.Expire, place, flush)
 	case *regionv1.Command_Reissue:
 		return w.reissue(c.Reissue.GetTo(), flush)
 	case *regionv1.Command_CloseGuest:
@@ -299,9 +306,9 @@ func (b *batch) commit() error {
 		f.watch.notify(p.id)
 		f.publish(p.id, p.r, p.encoded)
 	}
-	if b.entries > 0 {
-		f.stats(Applied{Entries: b.entries, Commands: b.commands, Index: marker.Applied})
-		b.entries, b.commands = 0, 0
+	if b.entries > 0 || len(b.expired) > 0 {
+		f.stats(Applied{Entries: b.entries, Commands: b.commands, Index: marker.Applied, Expired: b.expired})
+		b.entries, b.commands, b.expired = 0, 0, nil
 	}
 	return nil
 }

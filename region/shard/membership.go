@@ -172,7 +172,10 @@ func (w *workspace) reissueRow(row crdt.Row) error {
 			made = append(made, o)
 		}
 	}
-	w.tx.AppendRow(crdt.Row{CartID: row.CartID, At: at, Delta: d, Ops: joinOps(opsIn(state.Ops, d.Context), made)})
+	active := row.Active(m.Region) // not now: it was written then
+	w.tx.AppendRow(crdt.Row{
+		CartID: row.CartID, At: at, Age: at - min(at, active.At), Delta: d, Ops: joinOps(opsIn(state.Ops, d.Context), made),
+	})
 	asked, err := w.asked(row.CartID, old)
 	if err == nil {
 		asked, err = w.learnOps(row.CartID, made, asked)
@@ -180,6 +183,8 @@ func (w *workspace) reissueRow(row crdt.Row) error {
 	if err != nil {
 		return err
 	}
-	w.put(row.CartID, old, crdt.State{Cart: cart, Ops: w.nextOps(state.Ops, made, d, cart)}, asked)
+	w.put(row.CartID, old, crdt.State{
+		Cart: cart, Ops: w.nextOps(state.Ops, made, d, cart), Active: state.Active.Join(active),
+	}, asked)
 	return nil
 }

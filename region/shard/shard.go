@@ -128,6 +128,7 @@ type Limits struct {
 	Lines    uint32
 	Quantity uint32
 	OpLife   time.Duration
+	Lives    Lives
 	Codes    uint32 // promotion codes
 	// Undo is how long a remove, a clear or a merge can be undone; 0: not at all.
 	Undo time.Duration
@@ -191,7 +192,7 @@ func Open(cfg Config, space *store.Space, stores Stores, tr Transport, servers [
 	}
 	var err error
 	s.fsm, err = newFSM(space, cfg.Slots, cfg.CacheBytes,
-		func(id string, r *store.Record, encoded []byte) { cfg.Published(id, r, encoded, s.Leads()) }, cfg.Applied, cfg.Reborn, cfg.Fatal)
+		func(id string, r *store.Record, encoded []byte) { cfg.Published(id, r, encoded, s.Leads()) }, s.applied, cfg.Reborn, cfg.Fatal)
 	if err != nil {
 		return nil, fmt.Errorf("shard %d: %w", cfg.ID, err)
 	}
@@ -238,6 +239,17 @@ func Open(cfg Config, space *store.Space, stores Stores, tr Transport, servers [
 	}
 	s.verify.raft = s.raft
 	return s, nil
+}
+
+// applied tells of a transaction.
+func (s *Shard) applied(a Applied) {
+	a.Leads = s.Leads()
+	for _, e := range a.Expired {
+		if a.Leads {
+			s.log.Debug("cart expired", slog.String("cart", e.CartID), slog.Int("lines", len(e.Lines)), slog.Uint64("index", e.Index))
+		}
+	}
+	s.cfg.Applied(a)
 }
 
 // HasState reports whether the member has a log, a vote or a snapshot: from

@@ -81,6 +81,8 @@ func (w *workspace) noteRow(row crdt.Row, old *store.Record, cart *crdt.Cart) {
 		return
 	case line == nil || now != nil || w.limits.GetUndoMs() == 0:
 		return
+	case row.Age >= row.At: // no shopper took it out: it was due
+		return
 	// A clock that runs ahead must not keep what follows from being kept.
 	case row.At <= w.undoHorizon() || row.At > w.at+clockAheadMax:
 		return

@@ -156,6 +156,7 @@ func (t *Tx) DropRecord(slot uint32, id string, old *Record) {
 	sum.take(old.Digest)
 	t.sums[slot] = sum
 	t.marker.Carts--
+	t.reindex(id, old.Due, 0)
 	d := t.carts[id]
 	if d == nil {
 		d = &dirtyCart{slot: slot}

@@ -26,6 +26,7 @@ import (
 //	  undo        n id                      → crdt.Removed, see Tx.Removed
 //	  erased      x id                      → Erased, until it is scrubbed
 //	  scrubbed    s                         → the newest index that scrubbed a cart
+//	  due         t second id               → nothing, see Indexed
 //	  kept        k chunk                   → a chunk of crdt.Row, see Space.Reborn
 //	  guest       g id                      → GuestMark
 const (
@@ -50,6 +51,7 @@ const (
 	kindGuest      byte = 'g'
 	kindErased     byte = 'x'
 	kindScrubbed   byte = 's'
+	kindDue        byte = 't'
 )
 
 func pointerKey(shard uint32) []byte {

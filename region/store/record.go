@@ -50,6 +50,9 @@ type Record struct {
 	// Asked says where the cart's requests are remembered.
 	Asked Asked
 	Head
+	// Due is where the cart stands in the index of due carts, see Indexed; 0:
+	// nowhere.
+	Due uint32
 
 	encoded []byte // until the commit that writes it
 	memory  int    // bytes that the decoded record takes, about
@@ -83,49 +86,70 @@ func (h Head) put(b []byte) {
 	}
 }
 
-// recordHeader is what stands before the list of requests and the encoded state:
-// index, digest and Head.
-const recordHeader = 8 + len(Digest{}) + 5
-
-// HeadBytes is how many of a record's first bytes DecodeHead reads.
-const HeadBytes = recordHeader
+const (
+	headAt = 8 + len(Digest{})
+	// HeadBytes is how many of a record's first bytes DecodeHead reads: index, digest
+	// and Head.
+	HeadBytes = headAt + 5
+	dueAt     = HeadBytes
+	// recordHeader is what stands before the list of requests and the encoded state,
+	// the place in the index of due carts last.
+	recordHeader = dueAt + 4
+)
 
 // DecodeHead reads the beginning of a record.
 func DecodeHead(b []byte) (index uint64, digest Digest, h Head, err error) {
-	if len(b) < recordHeader || b[recordHeader-1]&^(headUndo|headErased) != 0 {
+	if len(b) < HeadBytes || b[HeadBytes-1]&^(headUndo|headErased) != 0 {
 		return 0, digest, h, fmt.Errorf("%w: record of %d bytes", ErrCorrupt, len(b))
 	}
 	copy(digest[:], b[8:])
-	flags := b[recordHeader-1]
-	h = Head{Count: binary.BigEndian.Uint32(b[recordHeader-5:]), Undo: flags&headUndo != 0, Erased: flags&headErased != 0}
+	flags := b[HeadBytes-1]
+	h = Head{Count: binary.BigEndian.Uint32(b[headAt:]), Undo: flags&headUndo != 0, Erased: flags&headErased != 0}
 	return binary.BigEndian.Uint64(b), digest, h, nil
 }
 
-// NewRecord makes the record of a cart's new state; Erased follows from it.
+// NewRecord makes the record of a cart's new state, which is not in the index of due
+// carts; Erased follows from it.
 func NewRecord(id string, index uint64, s crdt.State, asked Asked, head Head) *Record {
 	head.Erased = s.Cart.IsErased()
 	r := &Record{Index: index, State: s, Asked: asked, Head: head}
 	b := make([]byte, recordHeader, recordHeader+96+8*len(asked.refs)+32*len(s.Cart.Lines)+40*len(s.Ops))
 	binary.BigEndian.PutUint64(b, index)
-	head.put(b[recordHeader-5:])
+	head.put(b[headAt:])
 	b = asked.append(b)
 	from := len(b)
 	b = s.Cart.Encode(b)
 	r.Digest = DigestOf(id, b[from:])
 	copy(b[8:], r.Digest[:])
-	r.encoded = crdt.AppendOps(b, s.Ops)
+	r.encoded = s.AppendRest(b)
 	r.memory = r.memoryBytes()
 	return r
 }
 
-// Encode returns the record's bytes: index, digest, Head, Asked, crdt.State.
+// SetDue gives a new record its place in the index.
+func (r *Record) SetDue(at uint32) {
+	r.Due = at
+	binary.BigEndian.PutUint32(r.encoded[dueAt:], at)
+}
+
+// WithDue is the record at another place of the index.
+func (r *Record) WithDue(at uint32) *Record {
+	moved := *r
+	moved.Due, moved.encoded = at, nil
+	moved.encoded = moved.Encode()
+	return &moved
+}
+
+// Encode returns the record's bytes: index, digest, Head, place in the
+// index of due carts, Asked, crdt.State.
 func (r *Record) Encode() []byte {
 	if r.encoded != nil {
 		return r.encoded
 	}
 	b := binary.BigEndian.AppendUint64(make([]byte, 0, 256), r.Index)
-	b = append(append(b, r.Digest[:]...), make([]byte, 5)...)
-	r.put(b[recordHeader-5:])
+	b = append(append(b, r.Digest[:]...), make([]byte, recordHeader-headAt)...)
+	r.put(b[headAt:])
+	binary.BigEndian.PutUint32(b[dueAt:], r.Due)
 	return r.State.Encode(r.Asked.append(b))
 }
 
@@ -136,6 +160,10 @@ func DecodeRecord(b []byte) (*Record, error) {
 	if r.Index, r.Digest, r.Head, err = DecodeHead(b); err != nil {
 		return nil, err
 	}
+	if len(b) < recordHeader {
+		return nil, fmt.Errorf("%w: record of %d bytes", ErrCorrupt, len(b))
+	}
+	r.Due = binary.BigEndian.Uint32(b[dueAt:])
 	asked, rest, err := decodeAsked(b[recordHeader:])
 	if err != nil {
 		return nil, err
@@ -182,11 +210,13 @@ type Marker struct {
 	Kept, Reissued uint64
 }
 
-const (
-	markerLen = 8 + 8 + 4 + 8 + 8 + 8 + 2 + 4 + 8 + 8 + 8 + 8 + 8
-	// markerLenV1 is without Kept and Reissued.
-	markerLenV1 = markerLen - 16
-)
+// markerLen is the length of a marker: its fields, and the version of all that is
+// in the space.
+const markerLen = 8 + 8 + 4 + 8 + 8 + 8 + 2 + 4 + 8 + 8 + 8 + 8 + 8 + 1
+
+// spaceVersion is the version that this build reads and writes. Markers of before
+// the versions had no such byte.
+const spaceVersion = 3
 
 func (m Marker) encode() []byte {
 	b := make([]byte, 0, markerLen)
@@ -202,12 +232,12 @@ func (m Marker) encode() []byte {
 	b = binary.BigEndian.AppendUint64(b, m.Ops)
 	b = binary.BigEndian.AppendUint64(b, m.OpsForgotten)
 	b = binary.BigEndian.AppendUint64(b, m.Kept)
-	return binary.BigEndian.AppendUint64(b, m.Reissued)
+	return append(binary.BigEndian.AppendUint64(b, m.Reissued), spaceVersion)
 }
 
 func decodeMarker(b []byte) (Marker, error) {
-	if len(b) == markerLenV1 {
-		b = append(b[:markerLenV1:markerLenV1], make([]byte, markerLen-markerLenV1)...)
+	if n := len(b); n == markerLen-1 || n == markerLen-17 || n == markerLen && b[n-1] != spaceVersion {
+		return Marker{}, fmt.Errorf("%w: the carts were stored by another version; remove the directory, and the node fills again from the others", crdt.ErrFormat)
 	}
 	if len(b) != markerLen {
 		return Marker{}, fmt.Errorf("%w: marker of %d bytes, want %d", ErrCorrupt, len(b), markerLen)

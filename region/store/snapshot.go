@@ -13,7 +13,7 @@ import (
 )
 
 // snapshotMagic starts a snapshot; the last byte is its version.
-var snapshotMagic = []byte("samecart\x02")
+var snapshotMagic = []byte("samecart\x03")
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 

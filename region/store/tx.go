@@ -119,6 +119,11 @@ func (t *Tx) PutRecord(slot uint32, id string, old, r *Record) {
 		t.carts[id] = d
 		t.count++
 	}
+	was := uint32(0)
+	if old != nil {
+		was = old.Due
+	}
+	t.reindex(id, was, r.Due)
 	size := int64(len(r.Encode()) + len(id) + 64)
 	t.bytes += size - d.size
 	d.size, d.record = size, r

@@ -87,11 +87,18 @@ func (g *gossipers) with(ctx context.Context, s *shard.Shard, peers []replicatio
 	}
 	g.set(s.ID(), gossip)
 	defer g.set(s.ID(), nil)
+	lo, hi := s.SlotRange()
+	hello := func() replication.Hello {
+		return replication.Hello{Version: replication.Version, Region: g.part.Place.Region, Stream: s.Stream(), SlotLo: lo, SlotHi: hi}
+	}
+	if owns, ask, ok := g.part.Roster.expires(peers); ok {
+		e := replication.NewExpirer(&expiries{shard: s, owns: owns}, hello, ask, expireEvery, g.part.Place.Log)
+		var expiring sync.WaitGroup
+		expiring.Go(func() { e.Run(ctx) })
+		defer expiring.Wait()
+		defer cancel() // before it is waited for
+	}
 	if g.part.Roster.collects(peers) {
-		lo, hi := s.SlotRange()
-		hello := func() replication.Hello {
-			return replication.Hello{Version: replication.Version, Region: g.part.Place.Region, Stream: s.Stream(), SlotLo: lo, SlotHi: hi}
-		}
 		c := replication.NewCollector(garbage{Sink{g.part.Roster.router}, s, new(shard.Place)}, hello, peers, collectEvery, g.part.Place.Log)
 		var collecting sync.WaitGroup
 		collecting.Go(func() { c.Run(ctx) })
@@ -113,6 +120,10 @@ func (g *gossipers) with(ctx context.Context, s *shard.Shard, peers []replicatio
 // collectEvery is the time between two looks at some carts of a shard: half a
 // thousand carts a second are 40 million a day.
 const collectEvery = time.Second
+
+// expireEvery is the time between two looks at what is due in a shard, when there is
+// no more at once.
+const expireEvery = time.Second
 
 func (g *gossipers) set(id uint32, gossip *replication.Gossiper) {
 	g.mu.Lock()

@@ -33,6 +33,7 @@ func (p Place) Handler(s Surface) (*rpc.Handler, error) {
 	cfg := rpc.DefaultConfig(p.Region)
 	cfg.RegionNames, cfg.Regions = s.Names, s.Regions
 	cfg.QuantityMax, cfg.RequestTimeout = p.Limits.Quantity, s.RequestTimeout
+	cfg.Lives = p.Limits.Lives.Of()
 	cfg.TokenWait = s.RequestTimeout / 2
 	cfg.CatalogTimeout = min(cfg.CatalogTimeout, s.RequestTimeout/2)
 	cfg.Guests, cfg.Events = s.Guests, p.Events.API

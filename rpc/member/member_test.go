@@ -92,9 +92,13 @@ type address string
 func (address) Network() string  { return "memory" }
 func (a address) String() string { return string(a) }
 
-// shop is two regions of one node each.
+// shop is some regions of one node each.
 type shop struct {
 	t       *testing.T
+	ids     map[string]crdt.RegionID
+	lives   shard.Lives
+	dial    func(ctx context.Context, from, to string) (net.Conn, error) // nil: a way that always works
+	tune    func(name string, c *region.Config)                          // nil: settings stay
 	net     *network
 	dir     string
 	catalog *catalog.Catalog
@@ -102,8 +106,6 @@ type shop struct {
 	mu  sync.Mutex // guards what follows
 	log []string   // of events
 }
-
-var ids = map[string]crdt.RegionID{"us-east": 1, "eu-west": 2}
 
 func (s *shop) note(what string) {
 	s.mu.Lock()
@@ -138,9 +140,9 @@ func (s *shop) start(name string, askFirst bool) *running {
 	must(err)
 	node := name + "/1"
 	place := member.Place{
-		Cluster: "shop", Region: name, ID: ids[name], Nodes: []string{node}, Shards: 2, Incarnation: 1,
+		Cluster: "shop", Region: name, ID: s.ids[name], Nodes: []string{node}, Shards: 2, Incarnation: 1,
 		Dial: func(ctx context.Context, node string) (net.Conn, error) { return s.net.dial(ctx, node) }, Cache: hot,
-		Limits: shard.Limits{Lines: 500, Codes: 10, Quantity: 999, OpLife: time.Hour, Undo: 10 * time.Minute}, Log: slog.New(slog.DiscardHandler),
+		Limits: shard.Limits{Lines: 500, Codes: 10, Quantity: 999, OpLife: time.Hour, Undo: 10 * time.Minute, Lives: s.lives}, Log: slog.New(slog.DiscardHandler),
 		Events: member.Events{
 			Applied: func(node string) func(uint32, shard.Applied) {
 				return func(uint32, shard.Applied) { s.note("applied " + node) }
@@ -151,9 +153,14 @@ func (s *shop) start(name string, askFirst bool) *running {
 		},
 	}
 	peers := member.Peers{Regions: make(map[string]member.Peer), Dial: func(region string) member.DialFunc {
-		return func(ctx context.Context, _, _ string) (net.Conn, error) { return s.net.dial(ctx, region+"/peers") }
+		return func(ctx context.Context, _, _ string) (net.Conn, error) {
+			if s.dial != nil {
+				return s.dial(ctx, name, region)
+			}
+			return s.net.dial(ctx, region+"/peers")
+		}
 	}}
-	for other, id := range ids {
+	for other, id := range s.ids {
 		if other != name {
 			peers.Regions[other] = member.Peer{ID: id, URLs: []string{"http://" + other}}
 		}
@@ -162,7 +169,12 @@ func (s *shop) start(name string, askFirst bool) *running {
 	must(err)
 	cfg := member.DefaultConfig()
 	cfg.MemtableBytes, cfg.CacheBytes, cfg.SegmentBytes, cfg.AskFirst = 16<<20, 1<<20, 1<<20, askFirst
-	cfg.Tune = func(c *region.Config) { s.note("tuned " + c.Node) }
+	cfg.Tune = func(c *region.Config) {
+		s.note("tuned " + c.Node)
+		if s.tune != nil {
+			s.tune(name, c)
+		}
+	}
 	out := &running{name: name, failed: make(chan error, 1)}
 	m, err := part.Open(node, filepath.Join(s.dir, name), cfg, func(err error) { out.failed <- err })
 	must(err)
@@ -226,7 +238,10 @@ func TestTwoRegions(t *testing.T) {
 		t.Fatal(err)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		s := &shop{t: t, dir: t.TempDir(), net: &network{listeners: make(map[string]*listener)}, catalog: products}
+		s := &shop{
+			t: t, dir: t.TempDir(), net: &network{listeners: make(map[string]*listener)}, catalog: products,
+			ids: map[string]crdt.RegionID{"us-east": 1, "eu-west": 2},
+		}
 		us, eu := s.start("us-east", false), s.start("eu-west", false)
 		for _, r := range []*running{us, eu} {
 			s.eventually(r.name+" is ready", func() bool { return r.router.Ready(t.Context()) == nil })

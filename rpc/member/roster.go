@@ -223,6 +223,36 @@ func (r *Roster) collects(peers []replication.PeerRegion) bool {
 	return members == len(peers)+1
 }
 
+// expires says whose carts this region expires, and which of the peers must agree:
+// all other members. ok is false when it may expire none, or does not reach all of
+// them.
+func (r *Roster) expires(peers []replication.PeerRegion) (owns func(crdt.RegionID) bool, ask []replication.PeerRegion, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.now == nil || !r.now.TakesEdits(uint32(r.self)) {
+		return nil, nil, false
+	}
+	first := r.self
+	active := make(map[crdt.RegionID]bool)
+	for _, m := range r.now.Members {
+		id := crdt.RegionID(m.RegionId)
+		if m.State == membershipv1.State_STATE_ACTIVE {
+			active[id] = true
+			first = min(first, id)
+		}
+		if id == r.self || !m.State.Votes() {
+			continue
+		}
+		i := slices.IndexFunc(peers, func(p replication.PeerRegion) bool { return p.ID == id })
+		if i < 0 {
+			return nil, nil, false
+		}
+		ask = append(ask, peers[i])
+	}
+	self := r.self
+	return func(id crdt.RegionID) bool { return id == self || !active[id] && first == self }, ask, true
+}
+
 // names are the regions that rows and carts are taken from now.
 func (r *Roster) names() map[crdt.RegionID]string {
 	r.mu.Lock()

@@ -1326,8 +1326,11 @@ type Cart struct {
 	PromotionsApplied []*Promotion `protobuf:"bytes,40,rep,name=promotions_applied,json=promotionsApplied,proto3" json:"promotions_applied,omitempty"`
 	// Those that do not count now.
 	PromotionsRejected []*RejectedPromotion `protobuf:"bytes,41,rep,name=promotions_rejected,json=promotionsRejected,proto3" json:"promotions_rejected,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// When the first of it expires if nobody edits the cart, in milliseconds since the
+	// Unix epoch; 0: never, or the cart is empty.
+	ExpiresAtMs   int64 `protobuf:"varint,30,opt,name=expires_at_ms,json=expiresAtMs,proto3" json:"expires_at_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Cart) Reset() {
@@ -1456,6 +1459,13 @@ func (x *Cart) GetPromotionsRejected() []*RejectedPromotion {
 		return x.PromotionsRejected
 	}
 	return nil
+}
+
+func (x *Cart) GetExpiresAtMs() int64 {
+	if x != nil {
+		return x.ExpiresAtMs
+	}
+	return 0
 }
 
 // Missing is how many edits of a region an answer lacks.
@@ -3335,7 +3345,7 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\bsubtotal\x18\x02 \x01(\v2\x0e.cart.v1.MoneyR\bsubtotal\x12\x1d\n" +
 	"\n" +
 	"item_count\x18\x03 \x01(\x04R\titemCount\x12*\n" +
-	"\bdiscount\x18( \x01(\v2\x0e.cart.v1.MoneyR\bdiscount\"\xe3\x04\n" +
+	"\bdiscount\x18( \x01(\v2\x0e.cart.v1.MoneyR\bdiscount\"\x87\x05\n" +
 	"\x04Cart\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12#\n" +
 	"\x05items\x18\x02 \x03(\v2\r.cart.v1.ItemR\x05items\x12.\n" +
@@ -3353,7 +3363,8 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\bwarnings\x18\v \x03(\tR\bwarnings\x12*\n" +
 	"\amissing\x18\f \x03(\v2\x10.cart.v1.MissingR\amissing\x12A\n" +
 	"\x12promotions_applied\x18( \x03(\v2\x12.cart.v1.PromotionR\x11promotionsApplied\x12K\n" +
-	"\x13promotions_rejected\x18) \x03(\v2\x1a.cart.v1.RejectedPromotionR\x12promotionsRejected\"7\n" +
+	"\x13promotions_rejected\x18) \x03(\v2\x1a.cart.v1.RejectedPromotionR\x12promotionsRejected\x12\"\n" +
+	"\rexpires_at_ms\x18\x1e \x01(\x03R\vexpiresAtMs\"7\n" +
 	"\aMissing\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x14\n" +
 	"\x05edits\x18\x02 \x01(\x04R\x05edits\"\xb0\x01\n" +

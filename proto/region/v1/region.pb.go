@@ -185,6 +185,8 @@ const (
 	// The cart was erased: it takes no edits any more.
 	Outcome_CODE_ERASED         Outcome_Code = 26
 	Outcome_CODE_TOO_MANY_CODES Outcome_Code = 13
+	// The cart is a guest's, whose session has ended.
+	Outcome_CODE_GUEST_EXPIRED Outcome_Code = 27
 )
 
 // Enum value maps for Outcome_Code.
@@ -204,6 +206,7 @@ var (
 		16: "CODE_NOTHING_TO_UNDO",
 		26: "CODE_ERASED",
 		13: "CODE_TOO_MANY_CODES",
+		27: "CODE_GUEST_EXPIRED",
 	}
 	Outcome_Code_value = map[string]int32{
 		"CODE_OK":                 0,
@@ -220,6 +223,7 @@ var (
 		"CODE_NOTHING_TO_UNDO":    16,
 		"CODE_ERASED":             26,
 		"CODE_TOO_MANY_CODES":     13,
+		"CODE_GUEST_EXPIRED":      27,
 	}
 )
 
@@ -330,7 +334,11 @@ type Limits struct {
 	// How long a remove, a clear or a merge can be undone; 0: not at all.
 	UndoMs uint64 `protobuf:"varint,15,opt,name=undo_ms,json=undoMs,proto3" json:"undo_ms,omitempty"`
 	// Promotion codes of one cart.
-	Codes         uint32 `protobuf:"varint,10,opt,name=codes,proto3" json:"codes,omitempty"`
+	Codes uint32 `protobuf:"varint,16,opt,name=codes,proto3" json:"codes,omitempty"`
+	// How long what is in a cart lives after its newest activity; 0: for ever.
+	GuestLifeMs   uint64 `protobuf:"varint,10,opt,name=guest_life_ms,json=guestLifeMs,proto3" json:"guest_life_ms,omitempty"`
+	UserLifeMs    uint64 `protobuf:"varint,11,opt,name=user_life_ms,json=userLifeMs,proto3" json:"user_life_ms,omitempty"`
+	SavedLifeMs   uint64 `protobuf:"varint,12,opt,name=saved_life_ms,json=savedLifeMs,proto3" json:"saved_life_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -400,6 +408,27 @@ func (x *Limits) GetCodes() uint32 {
 	return 0
 }
 
+func (x *Limits) GetGuestLifeMs() uint64 {
+	if x != nil {
+		return x.GuestLifeMs
+	}
+	return 0
+}
+
+func (x *Limits) GetUserLifeMs() uint64 {
+	if x != nil {
+		return x.UserLifeMs
+	}
+	return 0
+}
+
+func (x *Limits) GetSavedLifeMs() uint64 {
+	if x != nil {
+		return x.SavedLifeMs
+	}
+	return 0
+}
+
 type Command struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Command:
@@ -421,6 +450,7 @@ type Command struct {
 	//	*Command_JoinGuest
 	//	*Command_GuestForwarded
 	//	*Command_Scrub
+	//	*Command_Expire
 	Command       isCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -616,6 +646,15 @@ func (x *Command) GetScrub() *Scrub {
 	return nil
 }
 
+func (x *Command) GetExpire() *Expire {
+	if x != nil {
+		if x, ok := x.Command.(*Command_Expire); ok {
+			return x.Expire
+		}
+	}
+	return nil
+}
+
 type isCommand_Command interface {
 	isCommand_Command()
 }
@@ -689,6 +728,10 @@ type Command_Scrub struct {
 	Scrub *Scrub `protobuf:"bytes,25,opt,name=scrub,proto3,oneof"`
 }
 
+type Command_Expire struct {
+	Expire *Expire `protobuf:"bytes,17,opt,name=expire,proto3,oneof"`
+}
+
 func (*Command_Edit) isCommand_Command() {}
 
 func (*Command_JoinRows) isCommand_Command() {}
@@ -722,6 +765,8 @@ func (*Command_JoinGuest) isCommand_Command() {}
 func (*Command_GuestForwarded) isCommand_Command() {}
 
 func (*Command_Scrub) isCommand_Command() {}
+
+func (*Command_Expire) isCommand_Command() {}
 
 // Collect drops carts that are empty, and the entries of carts' contexts that
 // nobody can need any more: of those carts that still have the given digest.
@@ -1671,7 +1716,9 @@ type Outcome struct {
 	// The guest's crdt.State, for CloseGuest.
 	GuestState []byte `protobuf:"bytes,13,opt,name=guest_state,json=guestState,proto3" json:"guest_state,omitempty"`
 	// What came with the guest, for JoinGuest.
-	Merged        *MergedGuest `protobuf:"bytes,14,opt,name=merged,proto3" json:"merged,omitempty"`
+	Merged *MergedGuest `protobuf:"bytes,14,opt,name=merged,proto3" json:"merged,omitempty"`
+	// Carts of which something expired, for Expire.
+	Expired       uint32 `protobuf:"varint,25,opt,name=expired,proto3" json:"expired,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1802,6 +1849,13 @@ func (x *Outcome) GetMerged() *MergedGuest {
 		return x.Merged
 	}
 	return nil
+}
+
+func (x *Outcome) GetExpired() uint32 {
+	if x != nil {
+		return x.Expired
+	}
+	return 0
 }
 
 type ChangedLine struct {
@@ -2130,6 +2184,7 @@ type ShardRequest struct {
 	//	*ShardRequest_Repair
 	//	*ShardRequest_Standing_
 	//	*ShardRequest_Collectable_
+	//	*ShardRequest_Expirable
 	//	*ShardRequest_Elsewhere_
 	//	*ShardRequest_Kept
 	Request       isShardRequest_Request `protobuf_oneof:"request"`
@@ -2253,6 +2308,15 @@ func (x *ShardRequest) GetCollectable() *ShardRequest_Collectable {
 	return nil
 }
 
+func (x *ShardRequest) GetExpirable() *Expirable {
+	if x != nil {
+		if x, ok := x.Request.(*ShardRequest_Expirable); ok {
+			return x.Expirable
+		}
+	}
+	return nil
+}
+
 func (x *ShardRequest) GetElsewhere() *ShardRequest_Elsewhere {
 	if x != nil {
 		if x, ok := x.Request.(*ShardRequest_Elsewhere_); ok {
@@ -2308,6 +2372,10 @@ type ShardRequest_Collectable_ struct {
 	Collectable *ShardRequest_Collectable `protobuf:"bytes,9,opt,name=collectable,proto3,oneof"`
 }
 
+type ShardRequest_Expirable struct {
+	Expirable *Expirable `protobuf:"bytes,25,opt,name=expirable,proto3,oneof"`
+}
+
 type ShardRequest_Elsewhere_ struct {
 	Elsewhere *ShardRequest_Elsewhere `protobuf:"bytes,35,opt,name=elsewhere,proto3,oneof"`
 }
@@ -2334,6 +2402,8 @@ func (*ShardRequest_Standing_) isShardRequest_Request() {}
 
 func (*ShardRequest_Collectable_) isShardRequest_Request() {}
 
+func (*ShardRequest_Expirable) isShardRequest_Request() {}
+
 func (*ShardRequest_Elsewhere_) isShardRequest_Request() {}
 
 func (*ShardRequest_Kept) isShardRequest_Request() {}
@@ -2359,7 +2429,9 @@ type ShardResponse struct {
 	// been collected; milliseconds since the Unix epoch, 0: none was.
 	ForgottenBeforeMs []int64 `protobuf:"varint,12,rep,packed,name=forgotten_before_ms,json=forgottenBeforeMs,proto3" json:"forgotten_before_ms,omitempty"`
 	// A crdt.Removed, with what is kept of a cart; empty: none.
-	Removed       []byte `protobuf:"bytes,35,opt,name=removed,proto3" json:"removed,omitempty"`
+	Removed []byte `protobuf:"bytes,35,opt,name=removed,proto3" json:"removed,omitempty"`
+	// One for each cart asked about.
+	Expirable     []bool `protobuf:"varint,25,rep,packed,name=expirable,proto3" json:"expirable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2481,6 +2553,13 @@ func (x *ShardResponse) GetForgottenBeforeMs() []int64 {
 func (x *ShardResponse) GetRemoved() []byte {
 	if x != nil {
 		return x.Removed
+	}
+	return nil
+}
+
+func (x *ShardResponse) GetExpirable() []bool {
+	if x != nil {
+		return x.Expirable
 	}
 	return nil
 }
@@ -3158,6 +3237,231 @@ func (x *MergedGuest) GetShared() bool {
 	return false
 }
 
+// Expire takes out what is due, by the entry's time and limits, of those carts that
+// still have the given digest; and puts the index of due carts right.
+type Expire struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Carts         []*CartDigest          `protobuf:"bytes,1,rep,name=carts,proto3" json:"carts,omitempty"`
+	Moved         []*Indexed             `protobuf:"bytes,2,rep,name=moved,proto3" json:"moved,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Expire) Reset() {
+	*x = Expire{}
+	mi := &file_region_v1_region_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Expire) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Expire) ProtoMessage() {}
+
+func (x *Expire) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Expire.ProtoReflect.Descriptor instead.
+func (*Expire) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *Expire) GetCarts() []*CartDigest {
+	if x != nil {
+		return x.Carts
+	}
+	return nil
+}
+
+func (x *Expire) GetMoved() []*Indexed {
+	if x != nil {
+		return x.Moved
+	}
+	return nil
+}
+
+// Indexed is an entry of the index of due carts, which is looked at again: it goes
+// to where the cart is due now, or away when nothing of it will be.
+type Indexed struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	CartId string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	// Seconds since the Unix epoch.
+	At            uint32 `protobuf:"varint,2,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Indexed) Reset() {
+	*x = Indexed{}
+	mi := &file_region_v1_region_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Indexed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Indexed) ProtoMessage() {}
+
+func (x *Indexed) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Indexed.ProtoReflect.Descriptor instead.
+func (*Indexed) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *Indexed) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *Indexed) GetAt() uint32 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+// Expirable asks whether carts are the same here, with no newer activity, and due by
+// the clock here.
+type Expirable struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Carts         []*DueCart             `protobuf:"bytes,1,rep,name=carts,proto3" json:"carts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Expirable) Reset() {
+	*x = Expirable{}
+	mi := &file_region_v1_region_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Expirable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Expirable) ProtoMessage() {}
+
+func (x *Expirable) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Expirable.ProtoReflect.Descriptor instead.
+func (*Expirable) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Expirable) GetCarts() []*DueCart {
+	if x != nil {
+		return x.Carts
+	}
+	return nil
+}
+
+// DueCart is a cart that is due as the asker has it.
+type DueCart struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	CartId string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	Digest []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// The newest activity that the asker knows of: a crdt.Timestamp, and a region.
+	ActiveAt      uint64 `protobuf:"varint,3,opt,name=active_at,json=activeAt,proto3" json:"active_at,omitempty"`
+	ActiveRegion  uint32 `protobuf:"varint,4,opt,name=active_region,json=activeRegion,proto3" json:"active_region,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DueCart) Reset() {
+	*x = DueCart{}
+	mi := &file_region_v1_region_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DueCart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DueCart) ProtoMessage() {}
+
+func (x *DueCart) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DueCart.ProtoReflect.Descriptor instead.
+func (*DueCart) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *DueCart) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *DueCart) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *DueCart) GetActiveAt() uint64 {
+	if x != nil {
+		return x.ActiveAt
+	}
+	return 0
+}
+
+func (x *DueCart) GetActiveRegion() uint32 {
+	if x != nil {
+		return x.ActiveRegion
+	}
+	return 0
+}
+
 // A cart as another region has it, which the caller may not reach.
 type ShardRequest_Elsewhere struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3169,7 +3473,7 @@ type ShardRequest_Elsewhere struct {
 
 func (x *ShardRequest_Elsewhere) Reset() {
 	*x = ShardRequest_Elsewhere{}
-	mi := &file_region_v1_region_proto_msgTypes[35]
+	mi := &file_region_v1_region_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3181,7 +3485,7 @@ func (x *ShardRequest_Elsewhere) String() string {
 func (*ShardRequest_Elsewhere) ProtoMessage() {}
 
 func (x *ShardRequest_Elsewhere) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[35]
+	mi := &file_region_v1_region_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3221,7 +3525,7 @@ type ShardRequest_Collectable struct {
 
 func (x *ShardRequest_Collectable) Reset() {
 	*x = ShardRequest_Collectable{}
-	mi := &file_region_v1_region_proto_msgTypes[36]
+	mi := &file_region_v1_region_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3233,7 +3537,7 @@ func (x *ShardRequest_Collectable) String() string {
 func (*ShardRequest_Collectable) ProtoMessage() {}
 
 func (x *ShardRequest_Collectable) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[36]
+	mi := &file_region_v1_region_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3265,7 +3569,7 @@ type ShardRequest_Standing struct {
 
 func (x *ShardRequest_Standing) Reset() {
 	*x = ShardRequest_Standing{}
-	mi := &file_region_v1_region_proto_msgTypes[37]
+	mi := &file_region_v1_region_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3277,7 +3581,7 @@ func (x *ShardRequest_Standing) String() string {
 func (*ShardRequest_Standing) ProtoMessage() {}
 
 func (x *ShardRequest_Standing) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[37]
+	mi := &file_region_v1_region_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3303,7 +3607,7 @@ type ShardRequest_Slots struct {
 
 func (x *ShardRequest_Slots) Reset() {
 	*x = ShardRequest_Slots{}
-	mi := &file_region_v1_region_proto_msgTypes[38]
+	mi := &file_region_v1_region_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3315,7 +3619,7 @@ func (x *ShardRequest_Slots) String() string {
 func (*ShardRequest_Slots) ProtoMessage() {}
 
 func (x *ShardRequest_Slots) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[38]
+	mi := &file_region_v1_region_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3356,7 +3660,7 @@ type ShardRequest_Bucket struct {
 
 func (x *ShardRequest_Bucket) Reset() {
 	*x = ShardRequest_Bucket{}
-	mi := &file_region_v1_region_proto_msgTypes[39]
+	mi := &file_region_v1_region_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3368,7 +3672,7 @@ func (x *ShardRequest_Bucket) String() string {
 func (*ShardRequest_Bucket) ProtoMessage() {}
 
 func (x *ShardRequest_Bucket) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[39]
+	mi := &file_region_v1_region_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3414,7 +3718,7 @@ type ShardRequest_Whole struct {
 
 func (x *ShardRequest_Whole) Reset() {
 	*x = ShardRequest_Whole{}
-	mi := &file_region_v1_region_proto_msgTypes[40]
+	mi := &file_region_v1_region_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3426,7 +3730,7 @@ func (x *ShardRequest_Whole) String() string {
 func (*ShardRequest_Whole) ProtoMessage() {}
 
 func (x *ShardRequest_Whole) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[40]
+	mi := &file_region_v1_region_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3460,7 +3764,7 @@ type ShardRequest_Stream struct {
 
 func (x *ShardRequest_Stream) Reset() {
 	*x = ShardRequest_Stream{}
-	mi := &file_region_v1_region_proto_msgTypes[41]
+	mi := &file_region_v1_region_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3472,7 +3776,7 @@ func (x *ShardRequest_Stream) String() string {
 func (*ShardRequest_Stream) ProtoMessage() {}
 
 func (x *ShardRequest_Stream) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[41]
+	mi := &file_region_v1_region_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3521,7 +3825,7 @@ type ShardRequest_Known struct {
 
 func (x *ShardRequest_Known) Reset() {
 	*x = ShardRequest_Known{}
-	mi := &file_region_v1_region_proto_msgTypes[42]
+	mi := &file_region_v1_region_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3533,7 +3837,7 @@ func (x *ShardRequest_Known) String() string {
 func (*ShardRequest_Known) ProtoMessage() {}
 
 func (x *ShardRequest_Known) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[42]
+	mi := &file_region_v1_region_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3578,7 +3882,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_region_v1_region_proto_msgTypes[43]
+	mi := &file_region_v1_region_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3590,7 +3894,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[43]
+	mi := &file_region_v1_region_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3685,7 +3989,7 @@ type StatusResponse_Peer struct {
 
 func (x *StatusResponse_Peer) Reset() {
 	*x = StatusResponse_Peer{}
-	mi := &file_region_v1_region_proto_msgTypes[44]
+	mi := &file_region_v1_region_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3697,7 +4001,7 @@ func (x *StatusResponse_Peer) String() string {
 func (*StatusResponse_Peer) ProtoMessage() {}
 
 func (x *StatusResponse_Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[44]
+	mi := &file_region_v1_region_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3834,15 +4138,19 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05level\x18\x01 \x01(\rR\x05level\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x04R\x02at\x12)\n" +
 	"\x06limits\x18\x03 \x01(\v2\x11.region.v1.LimitsR\x06limits\x12.\n" +
-	"\bcommands\x18\x04 \x03(\v2\x12.region.v1.CommandR\bcommands\"\x87\x01\n" +
+	"\bcommands\x18\x04 \x03(\v2\x12.region.v1.CommandR\bcommands\"\xf1\x01\n" +
 	"\x06Limits\x12\x14\n" +
 	"\x05lines\x18\x01 \x01(\rR\x05lines\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x1c\n" +
 	"\n" +
 	"op_life_ms\x18\x03 \x01(\x04R\bopLifeMs\x12\x17\n" +
 	"\aundo_ms\x18\x0f \x01(\x04R\x06undoMs\x12\x14\n" +
-	"\x05codes\x18\n" +
-	" \x01(\rR\x05codes\"\x9f\a\n" +
+	"\x05codes\x18\x10 \x01(\rR\x05codes\x12\"\n" +
+	"\rguest_life_ms\x18\n" +
+	" \x01(\x04R\vguestLifeMs\x12 \n" +
+	"\fuser_life_ms\x18\v \x01(\x04R\n" +
+	"userLifeMs\x12\"\n" +
+	"\rsaved_life_ms\x18\f \x01(\x04R\vsavedLifeMs\"\xcc\a\n" +
 	"\aCommand\x12%\n" +
 	"\x04edit\x18\x01 \x01(\v2\x0f.region.v1.EditH\x00R\x04edit\x122\n" +
 	"\tjoin_rows\x18\x02 \x01(\v2\x13.region.v1.JoinRowsH\x00R\bjoinRows\x122\n" +
@@ -3865,7 +4173,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\n" +
 	"join_guest\x18\x0f \x01(\v2\x14.region.v1.JoinGuestH\x00R\tjoinGuest\x12D\n" +
 	"\x0fguest_forwarded\x18\x10 \x01(\v2\x19.region.v1.GuestForwardedH\x00R\x0eguestForwarded\x12(\n" +
-	"\x05scrub\x18\x19 \x01(\v2\x10.region.v1.ScrubH\x00R\x05scrubB\t\n" +
+	"\x05scrub\x18\x19 \x01(\v2\x10.region.v1.ScrubH\x00R\x05scrub\x12+\n" +
+	"\x06expire\x18\x11 \x01(\v2\x11.region.v1.ExpireH\x00R\x06expireB\t\n" +
 	"\acommand\"6\n" +
 	"\aCollect\x12+\n" +
 	"\x05carts\x18\x01 \x03(\v2\x15.region.v1.CartDigestR\x05carts\"d\n" +
@@ -3954,7 +4263,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"9\n" +
 	"\tExpireOps\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x16\n" +
-	"\x06undone\x18\x0f \x03(\tR\x06undone\"\x87\x06\n" +
+	"\x06undone\x18\x0f \x03(\tR\x06undone\"\xb9\x06\n" +
 	"\aOutcome\x12+\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x17.region.v1.Outcome.CodeR\x04code\x12\x16\n" +
 	"\x06change\x18\x02 \x01(\rR\x06change\x12\x18\n" +
@@ -3972,7 +4281,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x04left\x18\f \x01(\x04R\x04left\x12\x1f\n" +
 	"\vguest_state\x18\r \x01(\fR\n" +
 	"guestState\x12.\n" +
-	"\x06merged\x18\x0e \x01(\v2\x16.region.v1.MergedGuestR\x06merged\"\xc5\x02\n" +
+	"\x06merged\x18\x0e \x01(\v2\x16.region.v1.MergedGuestR\x06merged\x12\x18\n" +
+	"\aexpired\x18\x19 \x01(\rR\aexpired\"\xdd\x02\n" +
 	"\x04Code\x12\v\n" +
 	"\aCODE_OK\x10\x00\x12\x17\n" +
 	"\x13CODE_LINE_NOT_FOUND\x10\x01\x12\x17\n" +
@@ -3988,7 +4298,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x12\x18\n" +
 	"\x14CODE_NOTHING_TO_UNDO\x10\x10\x12\x0f\n" +
 	"\vCODE_ERASED\x10\x1a\x12\x17\n" +
-	"\x13CODE_TOO_MANY_CODES\x10\r\"\xf8\x01\n" +
+	"\x13CODE_TOO_MANY_CODES\x10\r\x12\x16\n" +
+	"\x12CODE_GUEST_EXPIRED\x10\x1b\"\xf8\x01\n" +
 	"\vChangedLine\x12&\n" +
 	"\x04line\x18\x01 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x14\n" +
@@ -4016,7 +4327,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\"T\n" +
 	"\x0eProposeRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12,\n" +
-	"\acommand\x18\x02 \x01(\v2\x12.region.v1.CommandR\acommand\"\x83\b\n" +
+	"\acommand\x18\x02 \x01(\v2\x12.region.v1.CommandR\acommand\"\xb9\b\n" +
 	"\fShardRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x129\n" +
 	"\adigests\x18\x02 \x01(\v2\x1d.region.v1.ShardRequest.SlotsH\x00R\adigests\x128\n" +
@@ -4026,7 +4337,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05known\x18\x06 \x01(\v2\x1d.region.v1.ShardRequest.KnownH\x00R\x05known\x12\x18\n" +
 	"\x06repair\x18\a \x01(\tH\x00R\x06repair\x12>\n" +
 	"\bstanding\x18\b \x01(\v2 .region.v1.ShardRequest.StandingH\x00R\bstanding\x12G\n" +
-	"\vcollectable\x18\t \x01(\v2#.region.v1.ShardRequest.CollectableH\x00R\vcollectable\x12A\n" +
+	"\vcollectable\x18\t \x01(\v2#.region.v1.ShardRequest.CollectableH\x00R\vcollectable\x124\n" +
+	"\texpirable\x18\x19 \x01(\v2\x14.region.v1.ExpirableH\x00R\texpirable\x12A\n" +
 	"\telsewhere\x18# \x01(\v2!.region.v1.ShardRequest.ElsewhereH\x00R\telsewhere\x12\x14\n" +
 	"\x04kept\x18$ \x01(\tH\x00R\x04kept\x1aA\n" +
 	"\tElsewhere\x12\x1b\n" +
@@ -4052,7 +4364,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05Known\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\rR\x04slotB\t\n" +
-	"\arequest\"\xa1\x03\n" +
+	"\arequest\"\xbf\x03\n" +
 	"\rShardResponse\x12\x18\n" +
 	"\adigests\x18\x01 \x03(\fR\adigests\x12+\n" +
 	"\x05carts\x18\x02 \x03(\v2\x15.region.v1.CartDigestR\x05carts\x12\x12\n" +
@@ -4069,7 +4381,8 @@ const file_region_v1_region_proto_rawDesc = "" +
 	" \x01(\bR\x05empty\x12 \n" +
 	"\vcollectable\x18\v \x03(\bR\vcollectable\x12.\n" +
 	"\x13forgotten_before_ms\x18\f \x03(\x03R\x11forgottenBeforeMs\x12\x18\n" +
-	"\aremoved\x18# \x01(\fR\aremoved\"=\n" +
+	"\aremoved\x18# \x01(\fR\aremoved\x12\x1c\n" +
+	"\texpirable\x18\x19 \x03(\bR\texpirable\"=\n" +
 	"\n" +
 	"CartDigest\x12\x17\n" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x16\n" +
@@ -4146,7 +4459,20 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\vMergedGuest\x12\x14\n" +
 	"\x05items\x18\x01 \x01(\rR\x05items\x12\x1c\n" +
 	"\tconflicts\x18\x02 \x01(\fR\tconflicts\x12\x16\n" +
-	"\x06shared\x18\x03 \x01(\bR\x06shared*J\n" +
+	"\x06shared\x18\x03 \x01(\bR\x06shared\"_\n" +
+	"\x06Expire\x12+\n" +
+	"\x05carts\x18\x01 \x03(\v2\x15.region.v1.CartDigestR\x05carts\x12(\n" +
+	"\x05moved\x18\x02 \x03(\v2\x12.region.v1.IndexedR\x05moved\"2\n" +
+	"\aIndexed\x12\x17\n" +
+	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x0e\n" +
+	"\x02at\x18\x02 \x01(\rR\x02at\"5\n" +
+	"\tExpirable\x12(\n" +
+	"\x05carts\x18\x01 \x03(\v2\x12.region.v1.DueCartR\x05carts\"|\n" +
+	"\aDueCart\x12\x17\n" +
+	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x1b\n" +
+	"\tactive_at\x18\x03 \x01(\x04R\bactiveAt\x12#\n" +
+	"\ractive_region\x18\x04 \x01(\rR\factiveRegion*J\n" +
 	"\tMergeRule\x12\x12\n" +
 	"\x0eMERGE_RULE_MAX\x10\x00\x12\x12\n" +
 	"\x0eMERGE_RULE_SUM\x10\x01\x12\x15\n" +
@@ -4165,7 +4491,7 @@ func file_region_v1_region_proto_rawDescGZIP() []byte {
 }
 
 var file_region_v1_region_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_region_v1_region_proto_goTypes = []any{
 	(MergeRule)(0),                   // 0: region.v1.MergeRule
 	(Change_Kind)(0),                 // 1: region.v1.Change.Kind
@@ -4205,21 +4531,25 @@ var file_region_v1_region_proto_goTypes = []any{
 	(*JoinGuest)(nil),                // 35: region.v1.JoinGuest
 	(*GuestForwarded)(nil),           // 36: region.v1.GuestForwarded
 	(*MergedGuest)(nil),              // 37: region.v1.MergedGuest
-	(*ShardRequest_Elsewhere)(nil),   // 38: region.v1.ShardRequest.Elsewhere
-	(*ShardRequest_Collectable)(nil), // 39: region.v1.ShardRequest.Collectable
-	(*ShardRequest_Standing)(nil),    // 40: region.v1.ShardRequest.Standing
-	(*ShardRequest_Slots)(nil),       // 41: region.v1.ShardRequest.Slots
-	(*ShardRequest_Bucket)(nil),      // 42: region.v1.ShardRequest.Bucket
-	(*ShardRequest_Whole)(nil),       // 43: region.v1.ShardRequest.Whole
-	(*ShardRequest_Stream)(nil),      // 44: region.v1.ShardRequest.Stream
-	(*ShardRequest_Known)(nil),       // 45: region.v1.ShardRequest.Known
-	(*StatusResponse_Shard)(nil),     // 46: region.v1.StatusResponse.Shard
-	(*StatusResponse_Peer)(nil),      // 47: region.v1.StatusResponse.Peer
-	(*v1.PrepareRequest)(nil),        // 48: membership.v1.PrepareRequest
-	(*v1.AcceptRequest)(nil),         // 49: membership.v1.AcceptRequest
-	(*v1.Membership)(nil),            // 50: membership.v1.Membership
-	(*v1.Vote)(nil),                  // 51: membership.v1.Vote
-	(v1.State)(0),                    // 52: membership.v1.State
+	(*Expire)(nil),                   // 38: region.v1.Expire
+	(*Indexed)(nil),                  // 39: region.v1.Indexed
+	(*Expirable)(nil),                // 40: region.v1.Expirable
+	(*DueCart)(nil),                  // 41: region.v1.DueCart
+	(*ShardRequest_Elsewhere)(nil),   // 42: region.v1.ShardRequest.Elsewhere
+	(*ShardRequest_Collectable)(nil), // 43: region.v1.ShardRequest.Collectable
+	(*ShardRequest_Standing)(nil),    // 44: region.v1.ShardRequest.Standing
+	(*ShardRequest_Slots)(nil),       // 45: region.v1.ShardRequest.Slots
+	(*ShardRequest_Bucket)(nil),      // 46: region.v1.ShardRequest.Bucket
+	(*ShardRequest_Whole)(nil),       // 47: region.v1.ShardRequest.Whole
+	(*ShardRequest_Stream)(nil),      // 48: region.v1.ShardRequest.Stream
+	(*ShardRequest_Known)(nil),       // 49: region.v1.ShardRequest.Known
+	(*StatusResponse_Shard)(nil),     // 50: region.v1.StatusResponse.Shard
+	(*StatusResponse_Peer)(nil),      // 51: region.v1.StatusResponse.Peer
+	(*v1.PrepareRequest)(nil),        // 52: membership.v1.PrepareRequest
+	(*v1.AcceptRequest)(nil),         // 53: membership.v1.AcceptRequest
+	(*v1.Membership)(nil),            // 54: membership.v1.Membership
+	(*v1.Vote)(nil),                  // 55: membership.v1.Vote
+	(v1.State)(0),                    // 56: membership.v1.State
 }
 var file_region_v1_region_proto_depIdxs = []int32{
 	4,  // 0: region.v1.Entry.limits:type_name -> region.v1.Limits
@@ -4232,8 +4562,8 @@ var file_region_v1_region_proto_depIdxs = []int32{
 	11, // 7: region.v1.Command.init:type_name -> region.v1.Init
 	19, // 8: region.v1.Command.expire_ops:type_name -> region.v1.ExpireOps
 	8,  // 9: region.v1.Command.set_membership:type_name -> region.v1.SetMembership
-	48, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
-	49, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
+	52, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
+	53, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
 	9,  // 12: region.v1.Command.reincarnate:type_name -> region.v1.Reincarnate
 	10, // 13: region.v1.Command.reissue:type_name -> region.v1.Reissue
 	6,  // 14: region.v1.Command.collect:type_name -> region.v1.Collect
@@ -4241,37 +4571,42 @@ var file_region_v1_region_proto_depIdxs = []int32{
 	35, // 16: region.v1.Command.join_guest:type_name -> region.v1.JoinGuest
 	36, // 17: region.v1.Command.guest_forwarded:type_name -> region.v1.GuestForwarded
 	7,  // 18: region.v1.Command.scrub:type_name -> region.v1.Scrub
-	27, // 19: region.v1.Collect.carts:type_name -> region.v1.CartDigest
-	50, // 20: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
-	14, // 21: region.v1.Edit.changes:type_name -> region.v1.Change
-	1,  // 22: region.v1.Change.kind:type_name -> region.v1.Change.Kind
-	13, // 23: region.v1.Change.line:type_name -> region.v1.LineKey
-	2,  // 24: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
-	21, // 25: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
-	51, // 26: region.v1.Outcome.vote:type_name -> membership.v1.Vote
-	37, // 27: region.v1.Outcome.merged:type_name -> region.v1.MergedGuest
-	13, // 28: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
-	5,  // 29: region.v1.ProposeRequest.command:type_name -> region.v1.Command
-	41, // 30: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
-	42, // 31: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
-	43, // 32: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
-	44, // 33: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
-	45, // 34: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
-	40, // 35: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
-	39, // 36: region.v1.ShardRequest.collectable:type_name -> region.v1.ShardRequest.Collectable
-	38, // 37: region.v1.ShardRequest.elsewhere:type_name -> region.v1.ShardRequest.Elsewhere
-	27, // 38: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
-	50, // 39: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
-	46, // 40: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
-	52, // 41: region.v1.StatusResponse.state:type_name -> membership.v1.State
-	0,  // 42: region.v1.JoinGuest.rule:type_name -> region.v1.MergeRule
-	27, // 43: region.v1.ShardRequest.Collectable.carts:type_name -> region.v1.CartDigest
-	47, // 44: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	38, // 19: region.v1.Command.expire:type_name -> region.v1.Expire
+	27, // 20: region.v1.Collect.carts:type_name -> region.v1.CartDigest
+	54, // 21: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
+	14, // 22: region.v1.Edit.changes:type_name -> region.v1.Change
+	1,  // 23: region.v1.Change.kind:type_name -> region.v1.Change.Kind
+	13, // 24: region.v1.Change.line:type_name -> region.v1.LineKey
+	2,  // 25: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
+	21, // 26: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
+	55, // 27: region.v1.Outcome.vote:type_name -> membership.v1.Vote
+	37, // 28: region.v1.Outcome.merged:type_name -> region.v1.MergedGuest
+	13, // 29: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
+	5,  // 30: region.v1.ProposeRequest.command:type_name -> region.v1.Command
+	45, // 31: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
+	46, // 32: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
+	47, // 33: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
+	48, // 34: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
+	49, // 35: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
+	44, // 36: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
+	43, // 37: region.v1.ShardRequest.collectable:type_name -> region.v1.ShardRequest.Collectable
+	40, // 38: region.v1.ShardRequest.expirable:type_name -> region.v1.Expirable
+	42, // 39: region.v1.ShardRequest.elsewhere:type_name -> region.v1.ShardRequest.Elsewhere
+	27, // 40: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
+	54, // 41: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
+	50, // 42: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
+	56, // 43: region.v1.StatusResponse.state:type_name -> membership.v1.State
+	0,  // 44: region.v1.JoinGuest.rule:type_name -> region.v1.MergeRule
+	27, // 45: region.v1.Expire.carts:type_name -> region.v1.CartDigest
+	39, // 46: region.v1.Expire.moved:type_name -> region.v1.Indexed
+	41, // 47: region.v1.Expirable.carts:type_name -> region.v1.DueCart
+	27, // 48: region.v1.ShardRequest.Collectable.carts:type_name -> region.v1.CartDigest
+	51, // 49: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
+	50, // [50:50] is the sub-list for method output_type
+	50, // [50:50] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_region_v1_region_proto_init() }
@@ -4297,6 +4632,7 @@ func file_region_v1_region_proto_init() {
 		(*Command_JoinGuest)(nil),
 		(*Command_GuestForwarded)(nil),
 		(*Command_Scrub)(nil),
+		(*Command_Expire)(nil),
 	}
 	file_region_v1_region_proto_msgTypes[11].OneofWrappers = []any{}
 	file_region_v1_region_proto_msgTypes[22].OneofWrappers = []any{
@@ -4308,6 +4644,7 @@ func file_region_v1_region_proto_init() {
 		(*ShardRequest_Repair)(nil),
 		(*ShardRequest_Standing_)(nil),
 		(*ShardRequest_Collectable_)(nil),
+		(*ShardRequest_Expirable)(nil),
 		(*ShardRequest_Elsewhere_)(nil),
 		(*ShardRequest_Kept)(nil),
 	}
@@ -4317,7 +4654,7 @@ func file_region_v1_region_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_region_v1_region_proto_rawDesc), len(file_region_v1_region_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   45,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

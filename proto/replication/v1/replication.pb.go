@@ -1358,6 +1358,175 @@ func (x *KnownResponse) GetIncarnation() uint32 {
 	return 0
 }
 
+type ExpirableRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who asks.
+	Hello         *Hello     `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
+	Carts         []*DueCart `protobuf:"bytes,2,rep,name=carts,proto3" json:"carts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExpirableRequest) Reset() {
+	*x = ExpirableRequest{}
+	mi := &file_replication_v1_replication_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpirableRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpirableRequest) ProtoMessage() {}
+
+func (x *ExpirableRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpirableRequest.ProtoReflect.Descriptor instead.
+func (*ExpirableRequest) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ExpirableRequest) GetHello() *Hello {
+	if x != nil {
+		return x.Hello
+	}
+	return nil
+}
+
+func (x *ExpirableRequest) GetCarts() []*DueCart {
+	if x != nil {
+		return x.Carts
+	}
+	return nil
+}
+
+// DueCart is a cart that is due as the asker has it.
+type DueCart struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	CartId string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	Digest []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// The newest activity that the asker knows of: a crdt.Timestamp, and the id of the
+	// region where it was.
+	ActiveAt      uint64 `protobuf:"varint,3,opt,name=active_at,json=activeAt,proto3" json:"active_at,omitempty"`
+	ActiveRegion  uint32 `protobuf:"varint,4,opt,name=active_region,json=activeRegion,proto3" json:"active_region,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DueCart) Reset() {
+	*x = DueCart{}
+	mi := &file_replication_v1_replication_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DueCart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DueCart) ProtoMessage() {}
+
+func (x *DueCart) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DueCart.ProtoReflect.Descriptor instead.
+func (*DueCart) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *DueCart) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *DueCart) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *DueCart) GetActiveAt() uint64 {
+	if x != nil {
+		return x.ActiveAt
+	}
+	return 0
+}
+
+func (x *DueCart) GetActiveRegion() uint32 {
+	if x != nil {
+		return x.ActiveRegion
+	}
+	return 0
+}
+
+type ExpirableResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each cart asked about.
+	Expirable     []bool `protobuf:"varint,1,rep,packed,name=expirable,proto3" json:"expirable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExpirableResponse) Reset() {
+	*x = ExpirableResponse{}
+	mi := &file_replication_v1_replication_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpirableResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpirableResponse) ProtoMessage() {}
+
+func (x *ExpirableResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_replication_v1_replication_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpirableResponse.ProtoReflect.Descriptor instead.
+func (*ExpirableResponse) Descriptor() ([]byte, []int) {
+	return file_replication_v1_replication_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ExpirableResponse) GetExpirable() []bool {
+	if x != nil {
+		return x.Expirable
+	}
+	return nil
+}
+
 var File_replication_v1_replication_proto protoreflect.FileDescriptor
 
 const file_replication_v1_replication_proto_rawDesc = "" +
@@ -1438,7 +1607,17 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\x11RepairingResponse\x12\x1c\n" +
 	"\trepairing\x18\x01 \x01(\bR\trepairing\"1\n" +
 	"\rKnownResponse\x12 \n" +
-	"\vincarnation\x18\x01 \x01(\rR\vincarnation2\xf0\x05\n" +
+	"\vincarnation\x18\x01 \x01(\rR\vincarnation\"n\n" +
+	"\x10ExpirableRequest\x12+\n" +
+	"\x05hello\x18\x01 \x01(\v2\x15.replication.v1.HelloR\x05hello\x12-\n" +
+	"\x05carts\x18\x02 \x03(\v2\x17.replication.v1.DueCartR\x05carts\"|\n" +
+	"\aDueCart\x12\x17\n" +
+	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x1b\n" +
+	"\tactive_at\x18\x03 \x01(\x04R\bactiveAt\x12#\n" +
+	"\ractive_region\x18\x04 \x01(\rR\factiveRegion\"1\n" +
+	"\x11ExpirableResponse\x12\x1c\n" +
+	"\texpirable\x18\x01 \x03(\bR\texpirable2\xc2\x06\n" +
 	"\x12ReplicationService\x12E\n" +
 	"\x04Push\x12\x1b.replication.v1.PushRequest\x1a\x1c.replication.v1.PushResponse(\x010\x01\x12J\n" +
 	"\aDigests\x12\x1e.replication.v1.DigestsRequest\x1a\x1f.replication.v1.DigestsResponse\x12G\n" +
@@ -1449,7 +1628,8 @@ const file_replication_v1_replication_proto_rawDesc = "" +
 	"\x04Join\x12\x1b.replication.v1.JoinRequest\x1a\x1c.replication.v1.JoinResponse\x12D\n" +
 	"\x05Known\x12\x1c.replication.v1.KnownRequest\x1a\x1d.replication.v1.KnownResponse\x12P\n" +
 	"\tRepairing\x12 .replication.v1.RepairingRequest\x1a!.replication.v1.RepairingResponse\x12J\n" +
-	"\aCollect\x12\x1e.replication.v1.CollectRequest\x1a\x1f.replication.v1.CollectResponseBAZ?github.com/samecart/samecart/proto/replication/v1;replicationv1b\x06proto3"
+	"\aCollect\x12\x1e.replication.v1.CollectRequest\x1a\x1f.replication.v1.CollectResponse\x12P\n" +
+	"\tExpirable\x12 .replication.v1.ExpirableRequest\x1a!.replication.v1.ExpirableResponseBAZ?github.com/samecart/samecart/proto/replication/v1;replicationv1b\x06proto3"
 
 var (
 	file_replication_v1_replication_proto_rawDescOnce sync.Once
@@ -1463,7 +1643,7 @@ func file_replication_v1_replication_proto_rawDescGZIP() []byte {
 	return file_replication_v1_replication_proto_rawDescData
 }
 
-var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_replication_v1_replication_proto_goTypes = []any{
 	(*Hello)(nil),             // 0: replication.v1.Hello
 	(*PushRequest)(nil),       // 1: replication.v1.PushRequest
@@ -1490,6 +1670,9 @@ var file_replication_v1_replication_proto_goTypes = []any{
 	(*CollectResponse)(nil),   // 22: replication.v1.CollectResponse
 	(*RepairingResponse)(nil), // 23: replication.v1.RepairingResponse
 	(*KnownResponse)(nil),     // 24: replication.v1.KnownResponse
+	(*ExpirableRequest)(nil),  // 25: replication.v1.ExpirableRequest
+	(*DueCart)(nil),           // 26: replication.v1.DueCart
+	(*ExpirableResponse)(nil), // 27: replication.v1.ExpirableResponse
 }
 var file_replication_v1_replication_proto_depIdxs = []int32{
 	0,  // 0: replication.v1.PushRequest.hello:type_name -> replication.v1.Hello
@@ -1503,31 +1686,35 @@ var file_replication_v1_replication_proto_depIdxs = []int32{
 	0,  // 8: replication.v1.RepairingRequest.hello:type_name -> replication.v1.Hello
 	0,  // 9: replication.v1.CollectRequest.hello:type_name -> replication.v1.Hello
 	7,  // 10: replication.v1.CollectRequest.carts:type_name -> replication.v1.CartDigest
-	1,  // 11: replication.v1.ReplicationService.Push:input_type -> replication.v1.PushRequest
-	4,  // 12: replication.v1.ReplicationService.Digests:input_type -> replication.v1.DigestsRequest
-	6,  // 13: replication.v1.ReplicationService.Bucket:input_type -> replication.v1.BucketRequest
-	9,  // 14: replication.v1.ReplicationService.Sketch:input_type -> replication.v1.SketchRequest
-	12, // 15: replication.v1.ReplicationService.Newer:input_type -> replication.v1.NewerRequest
-	14, // 16: replication.v1.ReplicationService.Fetch:input_type -> replication.v1.FetchRequest
-	17, // 17: replication.v1.ReplicationService.Join:input_type -> replication.v1.JoinRequest
-	19, // 18: replication.v1.ReplicationService.Known:input_type -> replication.v1.KnownRequest
-	20, // 19: replication.v1.ReplicationService.Repairing:input_type -> replication.v1.RepairingRequest
-	21, // 20: replication.v1.ReplicationService.Collect:input_type -> replication.v1.CollectRequest
-	3,  // 21: replication.v1.ReplicationService.Push:output_type -> replication.v1.PushResponse
-	5,  // 22: replication.v1.ReplicationService.Digests:output_type -> replication.v1.DigestsResponse
-	8,  // 23: replication.v1.ReplicationService.Bucket:output_type -> replication.v1.BucketResponse
-	10, // 24: replication.v1.ReplicationService.Sketch:output_type -> replication.v1.SketchResponse
-	13, // 25: replication.v1.ReplicationService.Newer:output_type -> replication.v1.NewerResponse
-	16, // 26: replication.v1.ReplicationService.Fetch:output_type -> replication.v1.FetchResponse
-	18, // 27: replication.v1.ReplicationService.Join:output_type -> replication.v1.JoinResponse
-	24, // 28: replication.v1.ReplicationService.Known:output_type -> replication.v1.KnownResponse
-	23, // 29: replication.v1.ReplicationService.Repairing:output_type -> replication.v1.RepairingResponse
-	22, // 30: replication.v1.ReplicationService.Collect:output_type -> replication.v1.CollectResponse
-	21, // [21:31] is the sub-list for method output_type
-	11, // [11:21] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	0,  // 11: replication.v1.ExpirableRequest.hello:type_name -> replication.v1.Hello
+	26, // 12: replication.v1.ExpirableRequest.carts:type_name -> replication.v1.DueCart
+	1,  // 13: replication.v1.ReplicationService.Push:input_type -> replication.v1.PushRequest
+	4,  // 14: replication.v1.ReplicationService.Digests:input_type -> replication.v1.DigestsRequest
+	6,  // 15: replication.v1.ReplicationService.Bucket:input_type -> replication.v1.BucketRequest
+	9,  // 16: replication.v1.ReplicationService.Sketch:input_type -> replication.v1.SketchRequest
+	12, // 17: replication.v1.ReplicationService.Newer:input_type -> replication.v1.NewerRequest
+	14, // 18: replication.v1.ReplicationService.Fetch:input_type -> replication.v1.FetchRequest
+	17, // 19: replication.v1.ReplicationService.Join:input_type -> replication.v1.JoinRequest
+	19, // 20: replication.v1.ReplicationService.Known:input_type -> replication.v1.KnownRequest
+	20, // 21: replication.v1.ReplicationService.Repairing:input_type -> replication.v1.RepairingRequest
+	21, // 22: replication.v1.ReplicationService.Collect:input_type -> replication.v1.CollectRequest
+	25, // 23: replication.v1.ReplicationService.Expirable:input_type -> replication.v1.ExpirableRequest
+	3,  // 24: replication.v1.ReplicationService.Push:output_type -> replication.v1.PushResponse
+	5,  // 25: replication.v1.ReplicationService.Digests:output_type -> replication.v1.DigestsResponse
+	8,  // 26: replication.v1.ReplicationService.Bucket:output_type -> replication.v1.BucketResponse
+	10, // 27: replication.v1.ReplicationService.Sketch:output_type -> replication.v1.SketchResponse
+	13, // 28: replication.v1.ReplicationService.Newer:output_type -> replication.v1.NewerResponse
+	16, // 29: replication.v1.ReplicationService.Fetch:output_type -> replication.v1.FetchResponse
+	18, // 30: replication.v1.ReplicationService.Join:output_type -> replication.v1.JoinResponse
+	24, // 31: replication.v1.ReplicationService.Known:output_type -> replication.v1.KnownResponse
+	23, // 32: replication.v1.ReplicationService.Repairing:output_type -> replication.v1.RepairingResponse
+	22, // 33: replication.v1.ReplicationService.Collect:output_type -> replication.v1.CollectResponse
+	27, // 34: replication.v1.ReplicationService.Expirable:output_type -> replication.v1.ExpirableResponse
+	24, // [24:35] is the sub-list for method output_type
+	13, // [13:24] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_replication_v1_replication_proto_init() }
@@ -1545,7 +1732,7 @@ func file_replication_v1_replication_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_replication_v1_replication_proto_rawDesc), len(file_replication_v1_replication_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -63,6 +63,9 @@ const (
 	// ReplicationServiceCollectProcedure is the fully-qualified name of the ReplicationService's
 	// Collect RPC.
 	ReplicationServiceCollectProcedure = "/replication.v1.ReplicationService/Collect"
+	// ReplicationServiceExpirableProcedure is the fully-qualified name of the ReplicationService's
+	// Expirable RPC.
+	ReplicationServiceExpirableProcedure = "/replication.v1.ReplicationService/Expirable"
 )
 
 // ReplicationServiceClient is a client for the replication.v1.ReplicationService service.
@@ -94,6 +97,9 @@ type ReplicationServiceClient interface {
 	// Collect says which carts may be collected, as far as the receiver knows; and
 	// when told to, collects them.
 	Collect(context.Context, *connect.Request[v1.CollectRequest]) (*connect.Response[v1.CollectResponse], error)
+	// Expirable asks which carts may expire as far as the region knows: they are the
+	// same there, with no newer activity, and due by the clock there.
+	Expirable(context.Context, *connect.Request[v1.ExpirableRequest]) (*connect.Response[v1.ExpirableResponse], error)
 }
 
 // NewReplicationServiceClient constructs a client for the replication.v1.ReplicationService
@@ -167,6 +173,12 @@ func NewReplicationServiceClient(httpClient connect.HTTPClient, baseURL string, 
 			connect.WithSchema(replicationServiceMethods.ByName("Collect")),
 			connect.WithClientOptions(opts...),
 		),
+		expirable: connect.NewClient[v1.ExpirableRequest, v1.ExpirableResponse](
+			httpClient,
+			baseURL+ReplicationServiceExpirableProcedure,
+			connect.WithSchema(replicationServiceMethods.ByName("Expirable")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -182,6 +194,7 @@ type replicationServiceClient struct {
 	known     *connect.Client[v1.KnownRequest, v1.KnownResponse]
 	repairing *connect.Client[v1.RepairingRequest, v1.RepairingResponse]
 	collect   *connect.Client[v1.CollectRequest, v1.CollectResponse]
+	expirable *connect.Client[v1.ExpirableRequest, v1.ExpirableResponse]
 }
 
 // Push calls replication.v1.ReplicationService.Push.
@@ -234,6 +247,11 @@ func (c *replicationServiceClient) Collect(ctx context.Context, req *connect.Req
 	return c.collect.CallUnary(ctx, req)
 }
 
+// Expirable calls replication.v1.ReplicationService.Expirable.
+func (c *replicationServiceClient) Expirable(ctx context.Context, req *connect.Request[v1.ExpirableRequest]) (*connect.Response[v1.ExpirableResponse], error) {
+	return c.expirable.CallUnary(ctx, req)
+}
+
 // ReplicationServiceHandler is an implementation of the replication.v1.ReplicationService service.
 type ReplicationServiceHandler interface {
 	// Push opens one stream for one origin stream (shard) to one region.
@@ -263,6 +281,9 @@ type ReplicationServiceHandler interface {
 	// Collect says which carts may be collected, as far as the receiver knows; and
 	// when told to, collects them.
 	Collect(context.Context, *connect.Request[v1.CollectRequest]) (*connect.Response[v1.CollectResponse], error)
+	// Expirable asks which carts may expire as far as the region knows: they are the
+	// same there, with no newer activity, and due by the clock there.
+	Expirable(context.Context, *connect.Request[v1.ExpirableRequest]) (*connect.Response[v1.ExpirableResponse], error)
 }
 
 // NewReplicationServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -332,6 +353,12 @@ func NewReplicationServiceHandler(svc ReplicationServiceHandler, opts ...connect
 		connect.WithSchema(replicationServiceMethods.ByName("Collect")),
 		connect.WithHandlerOptions(opts...),
 	)
+	replicationServiceExpirableHandler := connect.NewUnaryHandler(
+		ReplicationServiceExpirableProcedure,
+		svc.Expirable,
+		connect.WithSchema(replicationServiceMethods.ByName("Expirable")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/replication.v1.ReplicationService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ReplicationServicePushProcedure:
@@ -354,6 +381,8 @@ func NewReplicationServiceHandler(svc ReplicationServiceHandler, opts ...connect
 			replicationServiceRepairingHandler.ServeHTTP(w, r)
 		case ReplicationServiceCollectProcedure:
 			replicationServiceCollectHandler.ServeHTTP(w, r)
+		case ReplicationServiceExpirableProcedure:
+			replicationServiceExpirableHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -401,4 +430,8 @@ func (UnimplementedReplicationServiceHandler) Repairing(context.Context, *connec
 
 func (UnimplementedReplicationServiceHandler) Collect(context.Context, *connect.Request[v1.CollectRequest]) (*connect.Response[v1.CollectResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("replication.v1.ReplicationService.Collect is not implemented"))
+}
+
+func (UnimplementedReplicationServiceHandler) Expirable(context.Context, *connect.Request[v1.ExpirableRequest]) (*connect.Response[v1.ExpirableResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("replication.v1.ReplicationService.Expirable is not implemented"))
 }
