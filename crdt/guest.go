@@ -383,8 +383,8 @@ func (n guestNote) first(c *Cart, k LineKey, l *Line) bool {
 func hashOf(k LineKey) uint64 {
 	h := fnv.New64a()
 	for _, s := range []string{k.Seller, k.SKU, k.Options} {
-		h.Write([]byte(s)) //nolint:errcheck // it never fails
-		h.Write([]byte{0}) //nolint:errcheck // it never fails
+		h.Write([]byte(s))
+		h.Write([]byte{0})
 	}
 	return h.Sum64()
 }

@@ -477,3 +477,16 @@ func TestGarbageOfGuests(t *testing.T) {
 		t.Error("a code is garbage")
 	}
 }
+
+// A guest who takes a line out and adds it again has replaced all that was merged of
+// it: it still was summed before.
+func TestSumOfALineThatIsAddedAnew(t *testing.T) {
+	l := example(1, crdt.MergeSum)
+	l.merge(0)
+	l.remove(l.guest, 0, "SKU-2")
+	l.add(l.guest, 0, "SKU-2", 2)
+	l.merge(0)
+	if got := quantitiesOf(l.user.Regions[0].Cart)["SKU-2"]; got != 3 {
+		t.Errorf("%d of SKU-2, want the sum of once", got)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/samecart/samecart/crdt"
+	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 )
 
@@ -158,4 +159,55 @@ func TestSettings(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// When an expired guest's cart is collected, the user's forgets the guest, and keeps
+// the lines.
+func TestGoneGuestIsForgotten(t *testing.T) {
+	t.Parallel()
+	w := startWorld(t, 3, 3)
+	gate := w.gateway()
+	for id := range w.shards {
+		m := &membershipv1.Membership{Epoch: 1}
+		for i, name := range []string{testRegion, "other"} {
+			m.Members = append(m.Members, &membershipv1.Member{RegionId: uint32(i + 1), Region: name, State: membershipv1.State_STATE_ACTIVE, Incarnation: 1})
+		}
+		if err := gate.SetMembership(soon(t), id, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	guest, user := w.cartIn(0, 0), w.cartIn(2, 0)
+	f := newForeign(guest).add(1, "SKU-1", 2)
+	if err := gate.JoinCart(soon(t), guest, f.state(), otherID, 1); err != nil {
+		t.Fatal(err)
+	}
+	mustMerge(t, gate, guest, user)
+	w.nothingMarked(0)
+	f.cart = mustRead(t, gate, guest, ReadOptions{Strong: true}).State.Cart
+	f.cart = f.cart.Apply(f.cart.SetFact(f.write, crdt.FactExpired, "", ""))
+	for _, d := range f.cart.Clear(f.write) {
+		f.cart = f.cart.Apply(d)
+	}
+	if err := gate.JoinCart(soon(t), guest, f.state(), otherID, 1); err != nil {
+		t.Fatal(err)
+	}
+	named := func() bool {
+		_, ok := mustRead(t, gate, user, ReadOptions{Strong: true}).State.Cart.Fact(crdt.FactGuest, guest)
+		return ok
+	}
+	if !named() {
+		t.Fatal("the user's cart forgot the guest before the guest's was collected")
+	}
+	v := mustRead(t, gate, guest, ReadOptions{Strong: true})
+	if err := gate.Collect(soon(t), []CartDigest{{CartID: guest, Digest: v.Digest}}); err != nil {
+		t.Fatal(err)
+	}
+	within(t, 10*time.Second, "the user's cart forgets the guest", func() error {
+		if named() {
+			return errors.New("it still names it")
+		}
+		return nil
+	})
+	wantLines(t, mustRead(t, gate, user, ReadOptions{Strong: true}), map[string]uint32{"SKU-1": 2})
+	w.nothingMarked(0)
 }

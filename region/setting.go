@@ -120,7 +120,7 @@ func (r *Router) SetSetting(ctx context.Context, name, value string) error {
 		return fmt.Errorf("%w: %s cannot be %.100q; give %s", ErrSetting, name, value, strings.Join(all[i].Values, ", "))
 	}
 	op := make([]byte, len(crdt.OpID{}))
-	rand.Read(op) //nolint:errcheck // it never fails: it ends the process instead
+	rand.Read(op) // it never fails: it ends the process instead
 	out, err := r.Edit(ctx, &regionv1.Edit{CartId: SettingsID, OpId: op, Changes: []*regionv1.Change{{
 		Kind: regionv1.Change_KIND_SETTING, FactId: name, Value: crdt.CanonicalPairs(map[string]string{settingValue: value}),
 	}}})

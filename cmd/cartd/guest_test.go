@@ -314,3 +314,27 @@ func testSignedGuest(t *testing.T, d *deployment) {
 	u.shows(map[string]int{"SKU-1": 2, "SKU-2": 1})
 	d.nobody().do(503, "gateway", "POST", "/api/v1/guest-sessions", nil) // which was given no key
 }
+
+// A key is remembered with the user's cart, and an If-Match is about it.
+func TestLoginWithAKey(t *testing.T) {
+	d := sharedDev(t)
+	g, u := example(t, d, "us-east")
+	other := d.guest(t)
+	other.add("us-east", "SKU-9", 1)
+	stale := u.cart("us-east").etag
+	u.add("us-east", "SKU-4", 1)
+	if a := u.with("If-Match", stale).do(409, "us-east", "POST", "/api/v1/cart/merge", mergeBody(g)); a.code() != "VERSION_CONFLICT" {
+		t.Errorf("%s", a.body)
+	}
+	keyed := u.with("Idempotency-Key", "login-1")
+	for _, replayed := range []string{"", "true"} {
+		if a := keyed.do(200, "us-east", "POST", "/api/v1/cart/merge", mergeBody(g)); a.header.Get("Idempotent-Replayed") != replayed {
+			t.Errorf("replayed %q, want %q", a.header.Get("Idempotent-Replayed"), replayed)
+		}
+	}
+	if a := keyed.do(422, "us-east", "POST", "/api/v1/cart/merge", mergeBody(other)); a.code() != "IDEMPOTENCY_KEY_REUSED" {
+		t.Errorf("%s", a.body)
+	}
+	u.shows(map[string]int{"SKU-1": 1, "SKU-2": 2, "SKU-3": 1, "SKU-4": 4})
+	d.shopper(t).merge("us-east", other) // which was not closed by what was refused
+}

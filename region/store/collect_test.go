@@ -98,6 +98,7 @@ func TestSnapshotHasKeysOfEveryKind(t *testing.T) {
 		tx.SetAcceptor([]byte("promised"))
 		tx.RaiseFloor(9, Floor{Seq: 3, Before: 4})
 		tx.Mark(Mark{At: 5, Index: 1, Seq: 1}, 1)
+		tx.MarkGuest("guest:g", Digest{1})
 	})
 	want := dump(t, s, sp.prefix)
 	for _, kind := range []byte{

@@ -58,7 +58,7 @@ func TestEveryCodeHasItsVerdict(t *testing.T) {
 	final := map[string]bool{
 		"MALFORMED_JSON": true, "UNKNOWN_FIELD": true, "MISSING_FIELD": true, "INVALID_FIELD": true, "INVALID_QUANTITY": true,
 		"INVALID_SKU": true, "INVALID_TOKEN": true, "INVALID_HEADER": true, "UNAUTHENTICATED": true, "FORBIDDEN": true,
-		"NOT_FOUND": true, "METHOD_NOT_ALLOWED": true, "LINE_NOT_FOUND": true, "VERSION_CONFLICT": true, "AMBIGUOUS_LINE": true,
+		"NOT_FOUND": true, "METHOD_NOT_ALLOWED": true, "LINE_NOT_FOUND": true, "VERSION_CONFLICT": true, "AMBIGUOUS_LINE": true, "ALREADY_MERGED": true,
 		"BODY_TOO_LARGE": true, "UNSUPPORTED_MEDIA_TYPE": true, "UNKNOWN_SKU": true, "TOO_MANY_LINES": true,
 		"QUANTITY_TOO_LARGE": true, "CURRENCY_MISMATCH": true, "IDEMPOTENCY_KEY_REUSED": true,
 	}
