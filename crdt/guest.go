@@ -103,7 +103,7 @@ func Relabel(guest State, lineage string) State {
 			ops = append(ops, o)
 		}
 	}
-	return State{Cart: out, Ops: joinOps(ops, nil)}
+	return State{Cart: out, Ops: joinOps(ops, nil), Active: guest.Active}
 }
 
 func relabelled[V comparable](r Register[V], label func(Replica) Replica) Register[V] {

@@ -51,7 +51,7 @@ func (w *workspace) closeGuest(c *regionv1.CloseGuest) (*regionv1.Outcome, error
 		wr := w.writer(id)
 		d := state.Cart.SetFact(wr, crdt.FactMerged, c.UserCartId, "")
 		w.tx.AppendRow(crdt.Row{CartID: id, At: wr.At, Delta: d})
-		state.Cart = state.Cart.Apply(d)
+		state.Cart, state.Active = state.Cart.Apply(d), state.Active.Join(crdt.Active{At: wr.At, Region: wr.Replica.Region})
 		asked, err := w.asked(id, old)
 		if err != nil {
 			return nil, err
@@ -82,7 +82,9 @@ func (w *workspace) joinGuest(j *regionv1.JoinGuest) (*regionv1.Outcome, error) 
 	state, wr := stateOf(old), w.writer(j.CartId)
 	m := state.MergeGuest(wr, crdt.Guest{ID: j.GuestCartId, State: guest, Shared: j.Shared}, crdt.MergeRule(j.Rule))
 	ops := joinOps(state.Ops, byDot(guest.Ops))
+	active := state.Active.Join(guest.Active)
 	for _, d := range m.Deltas {
+		active = active.Join(crdt.Active{At: wr.At, Region: wr.Replica.Region})
 		w.tx.AppendRow(crdt.Row{CartID: j.CartId, At: wr.At, Delta: d, Ops: opsIn(ops, d.Context)})
 	}
 	held := crdt.CausalContext{}
@@ -92,12 +94,12 @@ func (w *workspace) joinGuest(j *regionv1.JoinGuest) (*regionv1.Outcome, error) 
 	oldest := w.opHorizon()
 	ops = slices.DeleteFunc(ops, func(o crdt.Op) bool { return o.At < oldest || !held.Has(o.Dot) })
 	rec := old
-	if !m.Cart.Equal(state.Cart) || !slices.Equal(ops, state.Ops) {
+	if !m.Cart.Equal(state.Cart) || !slices.Equal(ops, state.Ops) || active != state.Active {
 		asked, err := w.asked(j.CartId, old)
 		if err != nil {
 			return nil, err
 		}
-		rec = w.put(j.CartId, old, crdt.State{Cart: m.Cart, Ops: ops}, asked)
+		rec = w.put(j.CartId, old, crdt.State{Cart: m.Cart, Ops: ops, Active: active}, asked)
 	}
 	out := w.outcome(j.CartId, rec)
 	out.Merged = &regionv1.MergedGuest{
@@ -120,7 +122,7 @@ func (w *workspace) forgetGuest(j *regionv1.JoinGuest, old *store.Record) (*regi
 	}
 	wr := w.writer(j.CartId)
 	d := state.Cart.DropFact(wr, crdt.FactGuest, j.GuestCartId)
-	w.tx.AppendRow(crdt.Row{CartID: j.CartId, At: wr.At, Delta: d})
+	w.tx.AppendRow(crdt.Row{CartID: j.CartId, At: wr.At, Age: wr.At, Delta: d}) // no shopper's
 	asked, err := w.asked(j.CartId, old)
 	if err != nil {
 		return nil, err
