@@ -87,9 +87,6 @@ func (h Head) put(b []byte) {
 // index, digest and Head.
 const recordHeader = 8 + len(Digest{}) + 5
 
-// HeadBytes is how many of a record's first bytes DecodeHead reads.
-const HeadBytes = recordHeader
-
 // DecodeHead reads the beginning of a record.
 func DecodeHead(b []byte) (index uint64, digest Digest, h Head, err error) {
 	if len(b) < recordHeader || b[recordHeader-1]&^(headUndo|headErased) != 0 {
