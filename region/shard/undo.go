@@ -125,7 +125,8 @@ func (w *workspace) forgetRemoved(ids []string) error {
 		if err != nil {
 			return err
 		}
-		if kept := w.tx.Removed(id, old); old == nil || kept != nil && kept.At < w.undoHorizon() {
+		// A key that no record tells of goes too: else the leader would find it again.
+		if kept := w.tx.Removed(id, old); kept == nil || kept.At < w.undoHorizon() {
 			w.tx.SetRemoved(id, nil)
 		}
 	}
