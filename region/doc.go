@@ -10,6 +10,8 @@
 //	api.go       errors, View, ReadOptions
 //	router.go    Router: finds a cart's leader; Edit, Read, Wait
 //	sink.go      Router: what replication asks: cursors, joins, digests; Status
+//	badge.go     Router: a cart's count without its lines
+//	kept.go      Router: what is kept of a cart beside its value; the cart elsewhere
 //	standing.go  Router: how the region stands among the others, and changes of it
 //	node.go      Node: a Router with shards, a database and links of its own
 //	form.go      how a region comes to be, and how a node joins it
@@ -207,6 +209,13 @@
 // does not know is an error, not the default. Cost: two regions may merge under two
 // rules for the time that a change takes to arrive. Rejected: a setting in the
 // membership document, which needs a majority of regions to change.
+//
+// A count is read from a record's first bytes: its head, and what the cart has
+// seen, which its encoding begins with. Cost: a byte range of Redis is believed by its
+// version alone, as its content is not there to be checked, so a torn value may show
+// a wrong number on a badge. Measured, to decode: 144 bytes and 4 allocations, beside
+// 4.8 kB and 30 of a record of 10 lines, and 91 kB and 410 of one of 200. Rejected: a
+// key of its own in Redis, a second write for each edit.
 //
 // Values of the cache are checked against their digest, which covers the cart's
 // id: a value under another cart's key, or a torn one, is a miss. It is no

@@ -42,4 +42,12 @@ func TestAGatewayReachesNoOtherRegion(t *testing.T) {
 		t.Errorf("stale %v, fetched %d times", v.Stale, n)
 	}
 	wantLines(t, v, map[string]uint32{"tea": 3, "coffee": 1})
+
+	// What another region has of a cart, it hears from a node as well.
+	for id, want := range map[string]bool{found: true, lost: false} {
+		b, err := gate.Elsewhere(soon(t), 2, id)
+		if (err == nil) != want || (len(b) > 0) != want { // the other was not to be reached
+			t.Errorf("elsewhere %s is %d bytes, %v", id, len(b), err)
+		}
+	}
 }

@@ -263,6 +263,23 @@ func wantEntry(t *testing.T, c Cache, key string, want Entry) {
 	if !ok || !equal(got, want) {
 		t.Fatalf("load %q: got %v %v, want %v", key, got, ok, want)
 	}
+	if len(want.Data) > 0 {
+		wantHead(t, c, key, want)
+	}
+}
+
+// wantHead: the first bytes of an entry are those of the whole.
+func wantHead(t *testing.T, c Cache, key string, want Entry) {
+	t.Helper()
+	for _, n := range []int{1, len(want.Data), len(want.Data) + 9} {
+		got, ok := c.LoadHead(context.Background(), key, n)
+		if !ok || got.Version != want.Version || !bytes.Equal(got.Data, want.Data[:min(len(want.Data), n)]) {
+			t.Fatalf("load %d bytes of %q: got %v %v, want those of %v", n, key, got, ok, want)
+		}
+	}
+	if got, ok := c.LoadHead(context.Background(), key+"?", 9); ok {
+		t.Fatalf("load the head of nothing: got %v, want a miss", got)
+	}
 }
 
 func wantMiss(t *testing.T, c Cache, key string) {

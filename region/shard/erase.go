@@ -57,8 +57,11 @@ const scrubMax = 8
 func (w *workspace) scrub(s *regionv1.Scrub) (*regionv1.Outcome, error) {
 	out := &regionv1.Outcome{Index: w.index}
 	r, err := w.record(s.CartId)
-	if err != nil || !stateOf(r).Cart.IsErased() {
-		return out, err // a leader of before the region began again
+	if err != nil {
+		return nil, err
+	}
+	if !stateOf(r).Cart.IsErased() {
+		s = &regionv1.Scrub{CartId: s.CartId, Done: s.Done} // nothing of it is to go
 	}
 	for _, n := range s.Rows {
 		if err := w.tx.ScrubRow(s.CartId, n); err != nil {

@@ -20,7 +20,9 @@ import (
 //	    concurrent edits, and it is not undone itself.
 //
 // A line that only a whole cart takes out, in a repair, is not kept: nothing tells
-// when, or by whom.
+// when, or by whom. Nor is one that a region never showed, since the rows that made it
+// and took it out were combined on their way. Then the region where it was taken out
+// can undo that, and this one cannot.
 
 // head is what a cart's new record says of it.
 func (w *workspace) head(id string, old *store.Record, cart *crdt.Cart) store.Head {
@@ -125,7 +127,8 @@ func (w *workspace) forgetRemoved(ids []string) error {
 		if err != nil {
 			return err
 		}
-		if kept := w.tx.Removed(id, old); old == nil || kept != nil && kept.At < w.undoHorizon() {
+		// A key that no record tells of goes too: else the leader would find it again.
+		if kept := w.tx.Removed(id, old); kept == nil || kept.At < w.undoHorizon() {
 			w.tx.SetRemoved(id, nil)
 		}
 	}

@@ -27,6 +27,9 @@ func DecodeBadge(b []byte) (Badge, error) {
 	if out.Index, out.Digest, out.Head, err = DecodeHead(b); err != nil {
 		return Badge{}, err
 	}
+	if len(b) < recordHeader {
+		return Badge{}, fmt.Errorf("%w: record of %d bytes", ErrCorrupt, len(b))
+	}
 	rest, err := skipAsked(b[recordHeader:])
 	if err != nil {
 		return Badge{}, err
@@ -72,7 +75,7 @@ func (r *Record) Badge() Badge {
 // EncodeBadge returns the record's beginning, without its list of requests.
 func (r *Record) EncodeBadge() []byte {
 	b := binary.BigEndian.AppendUint64(make([]byte, 0, recordHeader+64), r.Index)
-	b = append(append(b, r.Digest[:]...), make([]byte, 5)...)
-	r.put(b[recordHeader-5:])
+	b = append(append(b, r.Digest[:]...), make([]byte, recordHeader-headAt)...)
+	r.put(b[headAt:])
 	return (&crdt.Cart{Context: r.State.Cart.Context}).Encode(Asked{}.append(b))
 }

@@ -53,6 +53,17 @@
 // one key for all of an entry, as what is stored would follow from where
 // transactions ended.
 //
+// What was last taken out of a cart has a key of its own, and a record's head says that
+// there may be one: else each edit would look for it. In the record it would go to the
+// cache and to other nodes with each read.
+//
+// What tells of an erased cart in the series is written again in its place, as the
+// numbers behind it count. Badger has the old values until it compacts the tables that
+// they are in, and a full log file until all of its entries were dropped: nothing here
+// forces either. Rejected: a key for each cart to encrypt its rows with, which makes
+// them useless at once when it is dropped, and costs a look-up for each row that is
+// read or sent.
+//
 // A record says where its cart's requests are remembered, since most edits
 // bring a new op id: finding out in the database took as long as making the
 // cart's new state. Past askedMax of them, and for carts without a record, there

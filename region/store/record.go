@@ -87,11 +87,9 @@ func (h Head) put(b []byte) {
 }
 
 const (
+	// A record begins with its index, digest and Head.
 	headAt = 8 + len(Digest{})
-	// HeadBytes is how many of a record's first bytes DecodeHead reads: index, digest
-	// and Head.
-	HeadBytes = headAt + 5
-	dueAt     = HeadBytes
+	dueAt  = headAt + 5
 	// recordHeader is what stands before the list of requests and the encoded state,
 	// the place in the index of due carts last.
 	recordHeader = dueAt + 4
@@ -99,11 +97,11 @@ const (
 
 // DecodeHead reads the beginning of a record.
 func DecodeHead(b []byte) (index uint64, digest Digest, h Head, err error) {
-	if len(b) < HeadBytes || b[HeadBytes-1]&^(headUndo|headErased) != 0 {
+	if len(b) < dueAt || b[dueAt-1]&^(headUndo|headErased) != 0 {
 		return 0, digest, h, fmt.Errorf("%w: record of %d bytes", ErrCorrupt, len(b))
 	}
 	copy(digest[:], b[8:])
-	flags := b[HeadBytes-1]
+	flags := b[dueAt-1]
 	h = Head{Count: binary.BigEndian.Uint32(b[headAt:]), Undo: flags&headUndo != 0, Erased: flags&headErased != 0}
 	return binary.BigEndian.Uint64(b), digest, h, nil
 }
