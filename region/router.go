@@ -324,6 +324,10 @@ func validEdit(e *regionv1.Edit) error {
 	for i, c := range e.GetChanges() {
 		switch c.GetKind() {
 		case regionv1.Change_KIND_ADD, regionv1.Change_KIND_SET, regionv1.Change_KIND_REMOVE, regionv1.Change_KIND_CLEAR:
+		case regionv1.Change_KIND_SHARE, regionv1.Change_KIND_UNSHARE:
+			if err := shard.CheckShare(c); err != nil {
+				return fmt.Errorf("edit of cart %q: change %d: %w", e.GetCartId(), i, err)
+			}
 		case regionv1.Change_KIND_UNSPECIFIED:
 			return fmt.Errorf("edit of cart %q: change %d has no kind", e.GetCartId(), i)
 		default:

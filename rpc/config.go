@@ -61,6 +61,14 @@ type Config struct {
 	CatalogEntries int           // products remembered; ≥ 1
 	CatalogRest    time.Duration // how long a failing catalogue is left alone; > 0
 
+	// ShareKey is the deployment's secret, the same in all regions, from which
+	// the tokens of links follow that were asked for with an Idempotency-Key; at
+	// least 32 bytes. Without it such a request that comes again makes another
+	// link: no token is kept that could be given again.
+	ShareKey []byte
+	// ShareURL stands before a link's token in its address.
+	ShareURL string
+
 	Events Events
 }
 
@@ -82,6 +90,7 @@ func DefaultConfig(regionName string) Config {
 		CatalogOld:     10 * time.Minute,
 		CatalogEntries: 16384,
 		CatalogRest:    2 * time.Second,
+		ShareURL:       restPrefix + "shared/",
 	}
 }
 
@@ -108,8 +117,13 @@ func (c Config) validate() error {
 	check(c.CatalogOld >= c.CatalogFresh, "CatalogOld is %v, must be at least CatalogFresh", c.CatalogOld)
 	check(c.CatalogEntries >= 1, "CatalogEntries is %d, must be at least 1", c.CatalogEntries)
 	check(c.CatalogRest > 0, "CatalogRest is %v, must be positive", c.CatalogRest)
+	check(len(c.ShareKey) == 0 || len(c.ShareKey) >= ShareKeyBytesMin, "ShareKey has %d bytes, must have at least %d", len(c.ShareKey), ShareKeyBytesMin)
+	check(c.ShareURL != "", "ShareURL is empty")
 	return errors.Join(errs...)
 }
+
+// ShareKeyBytesMin is the least size of Config.ShareKey.
+const ShareKeyBytesMin = 32
 
 // Events are called synchronously and must not block; nil funcs are skipped.
 type Events struct {

@@ -55,6 +55,10 @@ type sellerJSON struct {
 	ItemCount uint64 `json:"item_count"`
 }
 
+func sellerJSONOf(t *cartv1.SellerTotal) sellerJSON {
+	return sellerJSON{t.GetSellerId(), amountOf(t.GetSubtotal()), t.GetItemCount()}
+}
+
 type promotionJSON struct {
 	Code     string `json:"code"`
 	Discount amount `json:"discount"`
@@ -137,9 +141,7 @@ func conflictJSONOf(c *cartv1.Conflict) conflictJSON {
 func cartJSONOf(c *cartv1.Cart) cartJSON {
 	return cartJSON{
 		CartID: c.GetCartId(), Items: mapped(c.GetItems(), itemJSONOf), SavedItems: mapped(c.GetSavedItems(), itemJSONOf),
-		Sellers: mapped(c.GetSellers(), func(t *cartv1.SellerTotal) sellerJSON {
-			return sellerJSON{t.GetSellerId(), amountOf(t.GetSubtotal()), t.GetItemCount()}
-		}),
+		Sellers:  mapped(c.GetSellers(), sellerJSONOf),
 		Subtotal: amountOf(c.GetSubtotal()), ItemCount: c.GetItemCount(), Currency: c.GetCurrency(),
 		PromotionsApplied: []promotionJSON{}, PromotionsRejected: []rejectedJSON{},
 		EstimatedTotal: amountOf(c.GetEstimatedTotal()), Stale: c.GetStale(),

@@ -78,7 +78,7 @@ func NewHandler(cfg Config, r Region, cat catalogv1connect.CatalogServiceClient,
 		return nil, err
 	}
 	draining, drain := context.WithCancel(context.Background())
-	s := &service{cfg: cfg, region: r, products: known, pages: shown, log: log, draining: draining}
+	s := &service{cfg: cfg, region: r, products: known, pages: shown, log: log, draining: draining, shareAsks: make(slots, sharesAsked)}
 	h := &Handler{
 		cfg: cfg, region: r, auth: auth, log: log, service: s,
 		rest: rest{s: s}, rpcs: map[string]*route{}, mounts: http.NewServeMux(), mounted: map[string]*route{},
@@ -126,7 +126,9 @@ func cartAccess(method protoreflect.Name) access {
 
 // cartMethods are the methods of the cart service that not shoppers call, or not
 // shoppers alone.
-var cartMethods = map[protoreflect.Name]access{}
+var cartMethods = map[protoreflect.Name]access{
+	"GetShared": {public: true}, // the token is all that it needs
+}
 
 // mountHealth adds what load balancers and tools ask without credentials.
 func (h *Handler) mountHealth() {

@@ -87,6 +87,11 @@ func call[Req, Resp any](a *app, s shopper, key string, header http.Header, msg 
 	if err := s.check(a); err != nil {
 		return nil, err
 	}
+	return send(a, s, key, header, msg, method)
+}
+
+// send is call for what needs no shopper.
+func send[Req, Resp any](a *app, s shopper, key string, header http.Header, msg *Req, method unary[Req, Resp]) (*connect.Response[Resp], error) {
 	base := a.base
 	if s.Region != "" {
 		regions, err := a.regions()
@@ -145,6 +150,10 @@ func (c *getCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	return printCart(a, answer)
+}
+
+func printCart(a *app, answer *connect.Response[cartv1.Cart]) error {
 	cart := answer.Msg
 	return a.print(shown(cart.ProtoReflect(), answer.Header()), func(w *tabwriter.Writer) {
 		row(w, fmt.Sprintf("%s: %d items, subtotal %s%s%s", cart.GetCartId(), cart.GetItemCount(), priced(cart.GetSubtotal()),

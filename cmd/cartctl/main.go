@@ -49,6 +49,8 @@ type cli struct {
 	Clear   clearCmd   `cmd:"" help:"Remove all lines." group:"One cart"`
 	Explain explainCmd `cmd:"" help:"Show the surviving writes behind every line." group:"One cart"`
 
+	Share shareCmd `cmd:"" help:"Share a cart by a link; look at one, and copy it." group:"One cart"`
+
 	Regions regionsCmd `cmd:"" help:"Show regions, nodes, links and lag." group:"Cluster"`
 	Verify  verifyCmd  `cmd:"" help:"Compare every cart in every region." group:"Cluster"`
 	Backup  backupCmd  `cmd:"" help:"Back up a region; list and check backups." group:"Cluster"`

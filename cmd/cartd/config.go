@@ -84,11 +84,12 @@ type deployed struct {
 	TLSKey    string            `name:"tls-key" help:"Key of the certificate." placeholder:"FILE" env:"SAMECART_TLS_KEY"`
 	TokenKey  []string          `help:"Public keys (PEM) that sign callers' tokens." placeholder:"FILE" env:"SAMECART_TOKEN_KEY"`
 	Trust     bool              `name:"trust-headers" help:"Take callers' identity on trust from headers, as cartd dev does. Never in public." env:"SAMECART_TRUST_HEADERS"`
+	sharing
 	limits
 }
 
 func (d deployed) validate() error {
-	errs := []error{d.limits.validate()}
+	errs := []error{d.limits.validate(), d.sharing.validate()}
 	if _, ok := d.Regions[d.Region]; !ok {
 		errs = append(errs, fmt.Errorf("--region %q is none of --regions (%s)", d.Region, strings.Join(slices.Sorted(maps.Keys(d.Regions)), ", ")))
 	}

@@ -67,7 +67,8 @@ type dev struct {
 	out     io.Writer
 	failed  chan error // the first thing that ends the process
 
-	all []*devRegion
+	shareKey []byte // of links that share carts
+	all      []*devRegion
 
 	addrMu sync.Mutex // guards addrs
 	addrs  map[string]string
@@ -195,6 +196,9 @@ func (d *dev) run(ctx context.Context) error {
 	// All ports first: one that is taken must leave the data untouched.
 	front, public, err := d.listen()
 	if err != nil {
+		return usageError{err}
+	}
+	if d.shareKey, err = keptKey(filepath.Join(d.dir, "share.key")); err != nil {
 		return usageError{err}
 	}
 	defer d.stop()
@@ -421,6 +425,7 @@ func (r *devRegion) prepare(public net.Listener) error {
 		regions[crdt.RegionID(o.id)] = o.name
 	}
 	r.api, err = r.part.Place.Handler(member.Surface{
+		ShareKey: d.shareKey, ShareURL: d.cmd.shareURL(),
 		Serves: r.router, Names: regions, Regions: d.regionInfos, Catalog: d.catalog,
 		Auth: rpc.TrustedHeaders{}, RequestTimeout: d.cmd.RequestTimeout, Mounts: mounts(d, d.metrics),
 	})

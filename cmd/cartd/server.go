@@ -124,7 +124,12 @@ func (s *server) handler(serves rpc.Region) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	key, err := s.conf.key(s.log)
+	if err != nil {
+		return nil, err
+	}
 	return s.place.Handler(member.Surface{
+		ShareKey: key, ShareURL: s.conf.ShareURL,
 		Serves: serves, Names: namesOf(s.conf.Regions), Regions: s.regionInfos, Catalog: products,
 		Auth: s.auth, RequestTimeout: s.conf.RequestTimeout, Mounts: mounts(s, s.metrics),
 	})

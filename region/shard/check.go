@@ -75,6 +75,10 @@ func (s *Shard) checkEdit(e *regionv1.Edit) error {
 	for i, c := range e.GetChanges() {
 		switch c.GetKind() {
 		case regionv1.Change_KIND_ADD, regionv1.Change_KIND_SET, regionv1.Change_KIND_REMOVE, regionv1.Change_KIND_CLEAR:
+		case regionv1.Change_KIND_SHARE, regionv1.Change_KIND_UNSHARE:
+			if err := CheckShare(c); err != nil {
+				return fmt.Errorf("change %d: %w", i, err)
+			}
 		case regionv1.Change_KIND_UNSPECIFIED:
 			return fmt.Errorf("change %d has no kind", i)
 		default:

@@ -1760,6 +1760,444 @@ func (x *ErrorDetail) GetCart() *Cart {
 	return nil
 }
 
+type ShareCartRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "snapshot": the lines as they are now; "live": as they are when somebody
+	// looks.
+	Mode string `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"`
+	// 1 s to 30 d; absent: 7 d.
+	ExpiresInS    *uint64 `protobuf:"varint,2,opt,name=expires_in_s,json=expiresInS,proto3,oneof" json:"expires_in_s,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShareCartRequest) Reset() {
+	*x = ShareCartRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShareCartRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShareCartRequest) ProtoMessage() {}
+
+func (x *ShareCartRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShareCartRequest.ProtoReflect.Descriptor instead.
+func (*ShareCartRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ShareCartRequest) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *ShareCartRequest) GetExpiresInS() uint64 {
+	if x != nil && x.ExpiresInS != nil {
+		return *x.ExpiresInS
+	}
+	return 0
+}
+
+type ShareCartResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the link to RevokeShare; it opens nothing.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Whoever has it sees the cart.
+	Token string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	Url   string `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
+	Mode  string `protobuf:"bytes,4,opt,name=mode,proto3" json:"mode,omitempty"`
+	// Milliseconds since the Unix epoch.
+	ExpiresAtMs int64 `protobuf:"varint,5,opt,name=expires_at_ms,json=expiresAtMs,proto3" json:"expires_at_ms,omitempty"`
+	// True when a snapshot may lack what the caller's causal token names.
+	Stale         bool `protobuf:"varint,6,opt,name=stale,proto3" json:"stale,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShareCartResponse) Reset() {
+	*x = ShareCartResponse{}
+	mi := &file_cart_v1_cart_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShareCartResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShareCartResponse) ProtoMessage() {}
+
+func (x *ShareCartResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShareCartResponse.ProtoReflect.Descriptor instead.
+func (*ShareCartResponse) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ShareCartResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ShareCartResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *ShareCartResponse) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *ShareCartResponse) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *ShareCartResponse) GetExpiresAtMs() int64 {
+	if x != nil {
+		return x.ExpiresAtMs
+	}
+	return 0
+}
+
+func (x *ShareCartResponse) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
+type RevokeShareRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeShareRequest) Reset() {
+	*x = RevokeShareRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeShareRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeShareRequest) ProtoMessage() {}
+
+func (x *RevokeShareRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeShareRequest.ProtoReflect.Descriptor instead.
+func (*RevokeShareRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RevokeShareRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type RevokeShareResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeShareResponse) Reset() {
+	*x = RevokeShareResponse{}
+	mi := &file_cart_v1_cart_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeShareResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeShareResponse) ProtoMessage() {}
+
+func (x *RevokeShareResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeShareResponse.ProtoReflect.Descriptor instead.
+func (*RevokeShareResponse) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *RevokeShareResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type GetSharedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSharedRequest) Reset() {
+	*x = GetSharedRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSharedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSharedRequest) ProtoMessage() {}
+
+func (x *GetSharedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSharedRequest.ProtoReflect.Descriptor instead.
+func (*GetSharedRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *GetSharedRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+type CopySharedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopySharedRequest) Reset() {
+	*x = CopySharedRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopySharedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopySharedRequest) ProtoMessage() {}
+
+func (x *CopySharedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopySharedRequest.ProtoReflect.Descriptor instead.
+func (*CopySharedRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *CopySharedRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+// SharedCart is a cart as a link shows it: nothing tells whose it is.
+type SharedCart struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Mode      string                 `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"`
+	Items     []*Item                `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
+	Sellers   []*SellerTotal         `protobuf:"bytes,3,rep,name=sellers,proto3" json:"sellers,omitempty"`
+	Subtotal  *Money                 `protobuf:"bytes,4,opt,name=subtotal,proto3" json:"subtotal,omitempty"`
+	ItemCount uint64                 `protobuf:"varint,5,opt,name=item_count,json=itemCount,proto3" json:"item_count,omitempty"`
+	Currency  string                 `protobuf:"bytes,6,opt,name=currency,proto3" json:"currency,omitempty"`
+	// True when the region may lack edits: its shard had no leader to ask.
+	Stale    bool     `protobuf:"varint,7,opt,name=stale,proto3" json:"stale,omitempty"`
+	Warnings []string `protobuf:"bytes,8,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// Milliseconds since the Unix epoch.
+	CreatedAtMs   int64 `protobuf:"varint,9,opt,name=created_at_ms,json=createdAtMs,proto3" json:"created_at_ms,omitempty"`
+	ExpiresAtMs   int64 `protobuf:"varint,10,opt,name=expires_at_ms,json=expiresAtMs,proto3" json:"expires_at_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SharedCart) Reset() {
+	*x = SharedCart{}
+	mi := &file_cart_v1_cart_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SharedCart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SharedCart) ProtoMessage() {}
+
+func (x *SharedCart) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SharedCart.ProtoReflect.Descriptor instead.
+func (*SharedCart) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *SharedCart) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *SharedCart) GetItems() []*Item {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *SharedCart) GetSellers() []*SellerTotal {
+	if x != nil {
+		return x.Sellers
+	}
+	return nil
+}
+
+func (x *SharedCart) GetSubtotal() *Money {
+	if x != nil {
+		return x.Subtotal
+	}
+	return nil
+}
+
+func (x *SharedCart) GetItemCount() uint64 {
+	if x != nil {
+		return x.ItemCount
+	}
+	return 0
+}
+
+func (x *SharedCart) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *SharedCart) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
+func (x *SharedCart) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *SharedCart) GetCreatedAtMs() int64 {
+	if x != nil {
+		return x.CreatedAtMs
+	}
+	return 0
+}
+
+func (x *SharedCart) GetExpiresAtMs() int64 {
+	if x != nil {
+		return x.ExpiresAtMs
+	}
+	return 0
+}
+
 var File_cart_v1_cart_proto protoreflect.FileDescriptor
 
 const file_cart_v1_cart_proto_rawDesc = "" +
@@ -1903,7 +2341,41 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x04cart\x18\x03 \x01(\v2\r.cart.v1.CartR\x04cart\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xe1\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"^\n" +
+	"\x10ShareCartRequest\x12\x12\n" +
+	"\x04mode\x18\x01 \x01(\tR\x04mode\x12%\n" +
+	"\fexpires_in_s\x18\x02 \x01(\x04H\x00R\n" +
+	"expiresInS\x88\x01\x01B\x0f\n" +
+	"\r_expires_in_s\"\x99\x01\n" +
+	"\x11ShareCartResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\x12\x10\n" +
+	"\x03url\x18\x03 \x01(\tR\x03url\x12\x12\n" +
+	"\x04mode\x18\x04 \x01(\tR\x04mode\x12\"\n" +
+	"\rexpires_at_ms\x18\x05 \x01(\x03R\vexpiresAtMs\x12\x14\n" +
+	"\x05stale\x18\x06 \x01(\bR\x05stale\"$\n" +
+	"\x12RevokeShareRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"%\n" +
+	"\x13RevokeShareResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"(\n" +
+	"\x10GetSharedRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\")\n" +
+	"\x11CopySharedRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\"\xd6\x02\n" +
+	"\n" +
+	"SharedCart\x12\x12\n" +
+	"\x04mode\x18\x01 \x01(\tR\x04mode\x12#\n" +
+	"\x05items\x18\x02 \x03(\v2\r.cart.v1.ItemR\x05items\x12.\n" +
+	"\asellers\x18\x03 \x03(\v2\x14.cart.v1.SellerTotalR\asellers\x12*\n" +
+	"\bsubtotal\x18\x04 \x01(\v2\x0e.cart.v1.MoneyR\bsubtotal\x12\x1d\n" +
+	"\n" +
+	"item_count\x18\x05 \x01(\x04R\titemCount\x12\x1a\n" +
+	"\bcurrency\x18\x06 \x01(\tR\bcurrency\x12\x14\n" +
+	"\x05stale\x18\a \x01(\bR\x05stale\x12\x1a\n" +
+	"\bwarnings\x18\b \x03(\tR\bwarnings\x12\"\n" +
+	"\rcreated_at_ms\x18\t \x01(\x03R\vcreatedAtMs\x12\"\n" +
+	"\rexpires_at_ms\x18\n" +
+	" \x01(\x03R\vexpiresAtMs2\xea\x06\n" +
 	"\vCartService\x129\n" +
 	"\aAddItem\x12\x17.cart.v1.AddItemRequest\x1a\x15.cart.v1.ItemResponse\x12A\n" +
 	"\vSetQuantity\x12\x1b.cart.v1.SetQuantityRequest\x1a\x15.cart.v1.ItemResponse\x12@\n" +
@@ -1914,7 +2386,12 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\bGetCount\x12\x18.cart.v1.GetCountRequest\x1a\x16.cart.v1.CountResponse\"\x03\x90\x02\x01\x12B\n" +
 	"\tBatchEdit\x12\x19.cart.v1.BatchEditRequest\x1a\x1a.cart.v1.BatchEditResponse\x12D\n" +
 	"\tWatchCart\x12\x19.cart.v1.WatchCartRequest\x1a\x1a.cart.v1.WatchCartResponse0\x01\x12M\n" +
-	"\vExplainCart\x12\x1b.cart.v1.ExplainCartRequest\x1a\x1c.cart.v1.ExplainCartResponse\"\x03\x90\x02\x01B3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
+	"\vExplainCart\x12\x1b.cart.v1.ExplainCartRequest\x1a\x1c.cart.v1.ExplainCartResponse\"\x03\x90\x02\x01\x12B\n" +
+	"\tShareCart\x12\x19.cart.v1.ShareCartRequest\x1a\x1a.cart.v1.ShareCartResponse\x12H\n" +
+	"\vRevokeShare\x12\x1b.cart.v1.RevokeShareRequest\x1a\x1c.cart.v1.RevokeShareResponse\x12@\n" +
+	"\tGetShared\x12\x19.cart.v1.GetSharedRequest\x1a\x13.cart.v1.SharedCart\"\x03\x90\x02\x01\x127\n" +
+	"\n" +
+	"CopyShared\x12\x1a.cart.v1.CopySharedRequest\x1a\r.cart.v1.CartB3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
 
 var (
 	file_cart_v1_cart_proto_rawDescOnce sync.Once
@@ -1928,7 +2405,7 @@ func file_cart_v1_cart_proto_rawDescGZIP() []byte {
 	return file_cart_v1_cart_proto_rawDescData
 }
 
-var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_cart_v1_cart_proto_goTypes = []any{
 	(*Money)(nil),               // 0: cart.v1.Money
 	(*LineRef)(nil),             // 1: cart.v1.LineRef
@@ -1956,18 +2433,25 @@ var file_cart_v1_cart_proto_goTypes = []any{
 	(*ExplainedField)(nil),      // 23: cart.v1.ExplainedField
 	(*ExplainedWrite)(nil),      // 24: cart.v1.ExplainedWrite
 	(*ErrorDetail)(nil),         // 25: cart.v1.ErrorDetail
-	nil,                         // 26: cart.v1.LineRef.OptionsEntry
-	nil,                         // 27: cart.v1.Item.OptionsEntry
-	nil,                         // 28: cart.v1.ExplainedLine.OptionsEntry
-	nil,                         // 29: cart.v1.ErrorDetail.DetailsEntry
+	(*ShareCartRequest)(nil),    // 26: cart.v1.ShareCartRequest
+	(*ShareCartResponse)(nil),   // 27: cart.v1.ShareCartResponse
+	(*RevokeShareRequest)(nil),  // 28: cart.v1.RevokeShareRequest
+	(*RevokeShareResponse)(nil), // 29: cart.v1.RevokeShareResponse
+	(*GetSharedRequest)(nil),    // 30: cart.v1.GetSharedRequest
+	(*CopySharedRequest)(nil),   // 31: cart.v1.CopySharedRequest
+	(*SharedCart)(nil),          // 32: cart.v1.SharedCart
+	nil,                         // 33: cart.v1.LineRef.OptionsEntry
+	nil,                         // 34: cart.v1.Item.OptionsEntry
+	nil,                         // 35: cart.v1.ExplainedLine.OptionsEntry
+	nil,                         // 36: cart.v1.ErrorDetail.DetailsEntry
 }
 var file_cart_v1_cart_proto_depIdxs = []int32{
-	26, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
+	33, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
 	1,  // 1: cart.v1.AddItemRequest.line:type_name -> cart.v1.LineRef
 	0,  // 2: cart.v1.AddItemRequest.price:type_name -> cart.v1.Money
 	1,  // 3: cart.v1.SetQuantityRequest.line:type_name -> cart.v1.LineRef
 	1,  // 4: cart.v1.RemoveItemRequest.line:type_name -> cart.v1.LineRef
-	27, // 5: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
+	34, // 5: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
 	0,  // 6: cart.v1.Item.price_at_add:type_name -> cart.v1.Money
 	0,  // 7: cart.v1.Item.current_price:type_name -> cart.v1.Money
 	0,  // 8: cart.v1.Item.price:type_name -> cart.v1.Money
@@ -1989,34 +2473,45 @@ var file_cart_v1_cart_proto_depIdxs = []int32{
 	13, // 24: cart.v1.BatchEditResponse.results:type_name -> cart.v1.ItemResponse
 	11, // 25: cart.v1.WatchCartResponse.cart:type_name -> cart.v1.Cart
 	22, // 26: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
-	28, // 27: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
+	35, // 27: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
 	23, // 28: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
 	24, // 29: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
-	29, // 30: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
+	36, // 30: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
 	11, // 31: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
-	2,  // 32: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
-	3,  // 33: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
-	4,  // 34: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
-	5,  // 35: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
-	6,  // 36: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
-	7,  // 37: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
-	16, // 38: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
-	18, // 39: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
-	20, // 40: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
-	13, // 41: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
-	13, // 42: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
-	14, // 43: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
-	14, // 44: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
-	11, // 45: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
-	14, // 46: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
-	17, // 47: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
-	19, // 48: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
-	21, // 49: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
-	41, // [41:50] is the sub-list for method output_type
-	32, // [32:41] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	8,  // 32: cart.v1.SharedCart.items:type_name -> cart.v1.Item
+	10, // 33: cart.v1.SharedCart.sellers:type_name -> cart.v1.SellerTotal
+	0,  // 34: cart.v1.SharedCart.subtotal:type_name -> cart.v1.Money
+	2,  // 35: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
+	3,  // 36: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
+	4,  // 37: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
+	5,  // 38: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
+	6,  // 39: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
+	7,  // 40: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
+	16, // 41: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
+	18, // 42: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
+	20, // 43: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
+	26, // 44: cart.v1.CartService.ShareCart:input_type -> cart.v1.ShareCartRequest
+	28, // 45: cart.v1.CartService.RevokeShare:input_type -> cart.v1.RevokeShareRequest
+	30, // 46: cart.v1.CartService.GetShared:input_type -> cart.v1.GetSharedRequest
+	31, // 47: cart.v1.CartService.CopyShared:input_type -> cart.v1.CopySharedRequest
+	13, // 48: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
+	13, // 49: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
+	14, // 50: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
+	14, // 51: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
+	11, // 52: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
+	14, // 53: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
+	17, // 54: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
+	19, // 55: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
+	21, // 56: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
+	27, // 57: cart.v1.CartService.ShareCart:output_type -> cart.v1.ShareCartResponse
+	29, // 58: cart.v1.CartService.RevokeShare:output_type -> cart.v1.RevokeShareResponse
+	32, // 59: cart.v1.CartService.GetShared:output_type -> cart.v1.SharedCart
+	11, // 60: cart.v1.CartService.CopyShared:output_type -> cart.v1.Cart
+	48, // [48:61] is the sub-list for method output_type
+	35, // [35:48] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_cart_v1_cart_proto_init() }
@@ -2031,13 +2526,14 @@ func file_cart_v1_cart_proto_init() {
 		(*Edit_Remove)(nil),
 		(*Edit_Clear)(nil),
 	}
+	file_cart_v1_cart_proto_msgTypes[26].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cart_v1_cart_proto_rawDesc), len(file_cart_v1_cart_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

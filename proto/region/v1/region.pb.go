@@ -34,16 +34,23 @@ const (
 	Change_KIND_SET         Change_Kind = 2
 	Change_KIND_REMOVE      Change_Kind = 3
 	Change_KIND_CLEAR       Change_Kind = 4
+	// Writes a link's fact, in the owner's cart and in the link's own, which
+	// gets the lines of a snapshot as well.
+	Change_KIND_SHARE Change_Kind = 12
+	// Takes the fact out again.
+	Change_KIND_UNSHARE Change_Kind = 13
 )
 
 // Enum value maps for Change_Kind.
 var (
 	Change_Kind_name = map[int32]string{
-		0: "KIND_UNSPECIFIED",
-		1: "KIND_ADD",
-		2: "KIND_SET",
-		3: "KIND_REMOVE",
-		4: "KIND_CLEAR",
+		0:  "KIND_UNSPECIFIED",
+		1:  "KIND_ADD",
+		2:  "KIND_SET",
+		3:  "KIND_REMOVE",
+		4:  "KIND_CLEAR",
+		12: "KIND_SHARE",
+		13: "KIND_UNSHARE",
 	}
 	Change_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -51,6 +58,8 @@ var (
 		"KIND_SET":         2,
 		"KIND_REMOVE":      3,
 		"KIND_CLEAR":       4,
+		"KIND_SHARE":       12,
+		"KIND_UNSHARE":     13,
 	}
 )
 
@@ -95,21 +104,27 @@ const (
 	Outcome_CODE_GAP                Outcome_Code = 8
 	// This region, or the one that sent it, is fenced or drained.
 	Outcome_CODE_FENCED Outcome_Code = 9
+	// The cart has as many links as it may.
+	Outcome_CODE_TOO_MANY_SHARES Outcome_Code = 19
+	// UNSHARE of a link that the cart does not have.
+	Outcome_CODE_SHARE_NOT_FOUND Outcome_Code = 20
 )
 
 // Enum value maps for Outcome_Code.
 var (
 	Outcome_Code_name = map[int32]string{
-		0: "CODE_OK",
-		1: "CODE_LINE_NOT_FOUND",
-		2: "CODE_AMBIGUOUS_LINE",
-		3: "CODE_TOO_MANY_LINES",
-		4: "CODE_QUANTITY_TOO_LARGE",
-		5: "CODE_CURRENCY_MISMATCH",
-		6: "CODE_VERSION_CONFLICT",
-		7: "CODE_OP_ID_REUSED",
-		8: "CODE_GAP",
-		9: "CODE_FENCED",
+		0:  "CODE_OK",
+		1:  "CODE_LINE_NOT_FOUND",
+		2:  "CODE_AMBIGUOUS_LINE",
+		3:  "CODE_TOO_MANY_LINES",
+		4:  "CODE_QUANTITY_TOO_LARGE",
+		5:  "CODE_CURRENCY_MISMATCH",
+		6:  "CODE_VERSION_CONFLICT",
+		7:  "CODE_OP_ID_REUSED",
+		8:  "CODE_GAP",
+		9:  "CODE_FENCED",
+		19: "CODE_TOO_MANY_SHARES",
+		20: "CODE_SHARE_NOT_FOUND",
 	}
 	Outcome_Code_value = map[string]int32{
 		"CODE_OK":                 0,
@@ -122,6 +137,8 @@ var (
 		"CODE_OP_ID_REUSED":       7,
 		"CODE_GAP":                8,
 		"CODE_FENCED":             9,
+		"CODE_TOO_MANY_SHARES":    19,
+		"CODE_SHARE_NOT_FOUND":    20,
 	}
 )
 
@@ -149,7 +166,7 @@ func (x Outcome_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Outcome_Code.Descriptor instead.
 func (Outcome_Code) EnumDescriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{16, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{17, 0}
 }
 
 // Entry is one Raft log entry: commands packed by the shard's leader.
@@ -961,7 +978,15 @@ type Change struct {
 	Price    int64                  `protobuf:"varint,4,opt,name=price,proto3" json:"price,omitempty"`
 	Currency string                 `protobuf:"bytes,5,opt,name=currency,proto3" json:"currency,omitempty"`
 	// Write the offer although the line has one.
-	RenewOffer    bool `protobuf:"varint,6,opt,name=renew_offer,json=renewOffer,proto3" json:"renew_offer,omitempty"`
+	RenewOffer bool `protobuf:"varint,6,opt,name=renew_offer,json=renewOffer,proto3" json:"renew_offer,omitempty"`
+	// The fact that is written or taken out, and its value in canonical pairs.
+	FactId string `protobuf:"bytes,8,opt,name=fact_id,json=factId,proto3" json:"fact_id,omitempty"`
+	Value  string `protobuf:"bytes,9,opt,name=value,proto3" json:"value,omitempty"`
+	// Of SHARE: refuse it when the cart has so many links that have not expired;
+	// 0: no bound.
+	SharesMax uint32 `protobuf:"varint,20,opt,name=shares_max,json=sharesMax,proto3" json:"shares_max,omitempty"`
+	// Of SHARE: the lines of a snapshot.
+	Shared        []*SharedLine `protobuf:"bytes,21,rep,name=shared,proto3" json:"shared,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1038,6 +1063,111 @@ func (x *Change) GetRenewOffer() bool {
 	return false
 }
 
+func (x *Change) GetFactId() string {
+	if x != nil {
+		return x.FactId
+	}
+	return ""
+}
+
+func (x *Change) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *Change) GetSharesMax() uint32 {
+	if x != nil {
+		return x.SharesMax
+	}
+	return 0
+}
+
+func (x *Change) GetShared() []*SharedLine {
+	if x != nil {
+		return x.Shared
+	}
+	return nil
+}
+
+// SharedLine is a line as it was when its cart was shared.
+type SharedLine struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Line          *LineKey               `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
+	Quantity      uint32                 `protobuf:"varint,2,opt,name=quantity,proto3" json:"quantity,omitempty"`
+	Price         int64                  `protobuf:"varint,3,opt,name=price,proto3" json:"price,omitempty"`
+	Currency      string                 `protobuf:"bytes,4,opt,name=currency,proto3" json:"currency,omitempty"`
+	AddedAt       uint64                 `protobuf:"varint,5,opt,name=added_at,json=addedAt,proto3" json:"added_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SharedLine) Reset() {
+	*x = SharedLine{}
+	mi := &file_region_v1_region_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SharedLine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SharedLine) ProtoMessage() {}
+
+func (x *SharedLine) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SharedLine.ProtoReflect.Descriptor instead.
+func (*SharedLine) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SharedLine) GetLine() *LineKey {
+	if x != nil {
+		return x.Line
+	}
+	return nil
+}
+
+func (x *SharedLine) GetQuantity() uint32 {
+	if x != nil {
+		return x.Quantity
+	}
+	return 0
+}
+
+func (x *SharedLine) GetPrice() int64 {
+	if x != nil {
+		return x.Price
+	}
+	return 0
+}
+
+func (x *SharedLine) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *SharedLine) GetAddedAt() uint64 {
+	if x != nil {
+		return x.AddedAt
+	}
+	return 0
+}
+
 // JoinRows are rows of one origin stream for one shard.
 type JoinRows struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -1054,7 +1184,7 @@ type JoinRows struct {
 
 func (x *JoinRows) Reset() {
 	*x = JoinRows{}
-	mi := &file_region_v1_region_proto_msgTypes[11]
+	mi := &file_region_v1_region_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1066,7 +1196,7 @@ func (x *JoinRows) String() string {
 func (*JoinRows) ProtoMessage() {}
 
 func (x *JoinRows) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[11]
+	mi := &file_region_v1_region_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1079,7 +1209,7 @@ func (x *JoinRows) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRows.ProtoReflect.Descriptor instead.
 func (*JoinRows) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{11}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *JoinRows) GetRegionId() uint32 {
@@ -1138,7 +1268,7 @@ type JoinCart struct {
 
 func (x *JoinCart) Reset() {
 	*x = JoinCart{}
-	mi := &file_region_v1_region_proto_msgTypes[12]
+	mi := &file_region_v1_region_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1150,7 +1280,7 @@ func (x *JoinCart) String() string {
 func (*JoinCart) ProtoMessage() {}
 
 func (x *JoinCart) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[12]
+	mi := &file_region_v1_region_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1163,7 +1293,7 @@ func (x *JoinCart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinCart.ProtoReflect.Descriptor instead.
 func (*JoinCart) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{12}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *JoinCart) GetCartId() string {
@@ -1207,7 +1337,7 @@ type MoveCursor struct {
 
 func (x *MoveCursor) Reset() {
 	*x = MoveCursor{}
-	mi := &file_region_v1_region_proto_msgTypes[13]
+	mi := &file_region_v1_region_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1219,7 +1349,7 @@ func (x *MoveCursor) String() string {
 func (*MoveCursor) ProtoMessage() {}
 
 func (x *MoveCursor) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[13]
+	mi := &file_region_v1_region_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1232,7 +1362,7 @@ func (x *MoveCursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveCursor.ProtoReflect.Descriptor instead.
 func (*MoveCursor) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{13}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MoveCursor) GetRegionId() uint32 {
@@ -1273,7 +1403,7 @@ type TrimLog struct {
 
 func (x *TrimLog) Reset() {
 	*x = TrimLog{}
-	mi := &file_region_v1_region_proto_msgTypes[14]
+	mi := &file_region_v1_region_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1285,7 +1415,7 @@ func (x *TrimLog) String() string {
 func (*TrimLog) ProtoMessage() {}
 
 func (x *TrimLog) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[14]
+	mi := &file_region_v1_region_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1298,7 +1428,7 @@ func (x *TrimLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrimLog.ProtoReflect.Descriptor instead.
 func (*TrimLog) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{14}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TrimLog) GetSeq() uint64 {
@@ -1319,7 +1449,7 @@ type ExpireOps struct {
 
 func (x *ExpireOps) Reset() {
 	*x = ExpireOps{}
-	mi := &file_region_v1_region_proto_msgTypes[15]
+	mi := &file_region_v1_region_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1331,7 +1461,7 @@ func (x *ExpireOps) String() string {
 func (*ExpireOps) ProtoMessage() {}
 
 func (x *ExpireOps) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[15]
+	mi := &file_region_v1_region_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1344,7 +1474,7 @@ func (x *ExpireOps) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireOps.ProtoReflect.Descriptor instead.
 func (*ExpireOps) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{15}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExpireOps) GetLimit() uint32 {
@@ -1386,7 +1516,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_region_v1_region_proto_msgTypes[16]
+	mi := &file_region_v1_region_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1398,7 +1528,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[16]
+	mi := &file_region_v1_region_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1411,7 +1541,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{16}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Outcome) GetCode() Outcome_Code {
@@ -1514,7 +1644,7 @@ type ChangedLine struct {
 
 func (x *ChangedLine) Reset() {
 	*x = ChangedLine{}
-	mi := &file_region_v1_region_proto_msgTypes[17]
+	mi := &file_region_v1_region_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1526,7 +1656,7 @@ func (x *ChangedLine) String() string {
 func (*ChangedLine) ProtoMessage() {}
 
 func (x *ChangedLine) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[17]
+	mi := &file_region_v1_region_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1539,7 +1669,7 @@ func (x *ChangedLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangedLine.ProtoReflect.Descriptor instead.
 func (*ChangedLine) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{17}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ChangedLine) GetLine() *LineKey {
@@ -1611,7 +1741,7 @@ type ReadRequest struct {
 
 func (x *ReadRequest) Reset() {
 	*x = ReadRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[18]
+	mi := &file_region_v1_region_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +1753,7 @@ func (x *ReadRequest) String() string {
 func (*ReadRequest) ProtoMessage() {}
 
 func (x *ReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[18]
+	mi := &file_region_v1_region_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1636,7 +1766,7 @@ func (x *ReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
 func (*ReadRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{18}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReadRequest) GetShard() uint32 {
@@ -1699,7 +1829,7 @@ type ReadResponse struct {
 
 func (x *ReadResponse) Reset() {
 	*x = ReadResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[19]
+	mi := &file_region_v1_region_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1711,7 +1841,7 @@ func (x *ReadResponse) String() string {
 func (*ReadResponse) ProtoMessage() {}
 
 func (x *ReadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[19]
+	mi := &file_region_v1_region_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1724,7 +1854,7 @@ func (x *ReadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadResponse.ProtoReflect.Descriptor instead.
 func (*ReadResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{19}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReadResponse) GetRecord() []byte {
@@ -1751,7 +1881,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[20]
+	mi := &file_region_v1_region_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1763,7 +1893,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[20]
+	mi := &file_region_v1_region_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1776,7 +1906,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{20}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -1814,7 +1944,7 @@ type ShardRequest struct {
 
 func (x *ShardRequest) Reset() {
 	*x = ShardRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[21]
+	mi := &file_region_v1_region_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1826,7 +1956,7 @@ func (x *ShardRequest) String() string {
 func (*ShardRequest) ProtoMessage() {}
 
 func (x *ShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[21]
+	mi := &file_region_v1_region_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1839,7 +1969,7 @@ func (x *ShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest.ProtoReflect.Descriptor instead.
 func (*ShardRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ShardRequest) GetShard() uint32 {
@@ -2007,7 +2137,7 @@ type ShardResponse struct {
 
 func (x *ShardResponse) Reset() {
 	*x = ShardResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[22]
+	mi := &file_region_v1_region_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2019,7 +2149,7 @@ func (x *ShardResponse) String() string {
 func (*ShardResponse) ProtoMessage() {}
 
 func (x *ShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[22]
+	mi := &file_region_v1_region_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2032,7 +2162,7 @@ func (x *ShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardResponse.ProtoReflect.Descriptor instead.
 func (*ShardResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{22}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ShardResponse) GetDigests() [][]byte {
@@ -2129,7 +2259,7 @@ type CartDigest struct {
 
 func (x *CartDigest) Reset() {
 	*x = CartDigest{}
-	mi := &file_region_v1_region_proto_msgTypes[23]
+	mi := &file_region_v1_region_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2141,7 +2271,7 @@ func (x *CartDigest) String() string {
 func (*CartDigest) ProtoMessage() {}
 
 func (x *CartDigest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[23]
+	mi := &file_region_v1_region_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2154,7 +2284,7 @@ func (x *CartDigest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CartDigest.ProtoReflect.Descriptor instead.
 func (*CartDigest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{23}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CartDigest) GetCartId() string {
@@ -2186,7 +2316,7 @@ type FormRequest struct {
 
 func (x *FormRequest) Reset() {
 	*x = FormRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[24]
+	mi := &file_region_v1_region_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2198,7 +2328,7 @@ func (x *FormRequest) String() string {
 func (*FormRequest) ProtoMessage() {}
 
 func (x *FormRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[24]
+	mi := &file_region_v1_region_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2211,7 +2341,7 @@ func (x *FormRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FormRequest.ProtoReflect.Descriptor instead.
 func (*FormRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{24}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FormRequest) GetNode() string {
@@ -2260,7 +2390,7 @@ type FormResponse struct {
 
 func (x *FormResponse) Reset() {
 	*x = FormResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[25]
+	mi := &file_region_v1_region_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2272,7 +2402,7 @@ func (x *FormResponse) String() string {
 func (*FormResponse) ProtoMessage() {}
 
 func (x *FormResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[25]
+	mi := &file_region_v1_region_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2285,7 +2415,7 @@ func (x *FormResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FormResponse.ProtoReflect.Descriptor instead.
 func (*FormResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{25}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *FormResponse) GetFormed() bool {
@@ -2323,7 +2453,7 @@ type AdmitRequest struct {
 
 func (x *AdmitRequest) Reset() {
 	*x = AdmitRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[26]
+	mi := &file_region_v1_region_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2335,7 +2465,7 @@ func (x *AdmitRequest) String() string {
 func (*AdmitRequest) ProtoMessage() {}
 
 func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[26]
+	mi := &file_region_v1_region_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2348,7 +2478,7 @@ func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitRequest.ProtoReflect.Descriptor instead.
 func (*AdmitRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{26}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AdmitRequest) GetShard() uint32 {
@@ -2388,7 +2518,7 @@ type AdmitResponse struct {
 
 func (x *AdmitResponse) Reset() {
 	*x = AdmitResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[27]
+	mi := &file_region_v1_region_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2400,7 +2530,7 @@ func (x *AdmitResponse) String() string {
 func (*AdmitResponse) ProtoMessage() {}
 
 func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[27]
+	mi := &file_region_v1_region_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2413,7 +2543,7 @@ func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitResponse.ProtoReflect.Descriptor instead.
 func (*AdmitResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{27}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AdmitResponse) GetVoter() bool {
@@ -2431,7 +2561,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[28]
+	mi := &file_region_v1_region_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2443,7 +2573,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[28]
+	mi := &file_region_v1_region_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2456,7 +2586,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{28}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{29}
 }
 
 type StatusResponse struct {
@@ -2473,7 +2603,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[29]
+	mi := &file_region_v1_region_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2485,7 +2615,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[29]
+	mi := &file_region_v1_region_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2498,7 +2628,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{29}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StatusResponse) GetNode() string {
@@ -2539,7 +2669,7 @@ type ShardRequest_Collectable struct {
 
 func (x *ShardRequest_Collectable) Reset() {
 	*x = ShardRequest_Collectable{}
-	mi := &file_region_v1_region_proto_msgTypes[30]
+	mi := &file_region_v1_region_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2551,7 +2681,7 @@ func (x *ShardRequest_Collectable) String() string {
 func (*ShardRequest_Collectable) ProtoMessage() {}
 
 func (x *ShardRequest_Collectable) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[30]
+	mi := &file_region_v1_region_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2564,7 +2694,7 @@ func (x *ShardRequest_Collectable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Collectable.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Collectable) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 0}
 }
 
 func (x *ShardRequest_Collectable) GetCarts() []*CartDigest {
@@ -2583,7 +2713,7 @@ type ShardRequest_Standing struct {
 
 func (x *ShardRequest_Standing) Reset() {
 	*x = ShardRequest_Standing{}
-	mi := &file_region_v1_region_proto_msgTypes[31]
+	mi := &file_region_v1_region_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2595,7 +2725,7 @@ func (x *ShardRequest_Standing) String() string {
 func (*ShardRequest_Standing) ProtoMessage() {}
 
 func (x *ShardRequest_Standing) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[31]
+	mi := &file_region_v1_region_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2608,7 +2738,7 @@ func (x *ShardRequest_Standing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Standing.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Standing) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 1}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 1}
 }
 
 type ShardRequest_Slots struct {
@@ -2621,7 +2751,7 @@ type ShardRequest_Slots struct {
 
 func (x *ShardRequest_Slots) Reset() {
 	*x = ShardRequest_Slots{}
-	mi := &file_region_v1_region_proto_msgTypes[32]
+	mi := &file_region_v1_region_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2633,7 +2763,7 @@ func (x *ShardRequest_Slots) String() string {
 func (*ShardRequest_Slots) ProtoMessage() {}
 
 func (x *ShardRequest_Slots) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[32]
+	mi := &file_region_v1_region_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2646,7 +2776,7 @@ func (x *ShardRequest_Slots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Slots.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Slots) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 2}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 2}
 }
 
 func (x *ShardRequest_Slots) GetLo() uint32 {
@@ -2674,7 +2804,7 @@ type ShardRequest_Bucket struct {
 
 func (x *ShardRequest_Bucket) Reset() {
 	*x = ShardRequest_Bucket{}
-	mi := &file_region_v1_region_proto_msgTypes[33]
+	mi := &file_region_v1_region_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2686,7 +2816,7 @@ func (x *ShardRequest_Bucket) String() string {
 func (*ShardRequest_Bucket) ProtoMessage() {}
 
 func (x *ShardRequest_Bucket) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[33]
+	mi := &file_region_v1_region_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2699,7 +2829,7 @@ func (x *ShardRequest_Bucket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Bucket.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Bucket) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 3}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 3}
 }
 
 func (x *ShardRequest_Bucket) GetSlot() uint32 {
@@ -2732,7 +2862,7 @@ type ShardRequest_Whole struct {
 
 func (x *ShardRequest_Whole) Reset() {
 	*x = ShardRequest_Whole{}
-	mi := &file_region_v1_region_proto_msgTypes[34]
+	mi := &file_region_v1_region_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2744,7 +2874,7 @@ func (x *ShardRequest_Whole) String() string {
 func (*ShardRequest_Whole) ProtoMessage() {}
 
 func (x *ShardRequest_Whole) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[34]
+	mi := &file_region_v1_region_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2757,7 +2887,7 @@ func (x *ShardRequest_Whole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Whole.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Whole) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 4}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 4}
 }
 
 func (x *ShardRequest_Whole) GetCartIds() []string {
@@ -2778,7 +2908,7 @@ type ShardRequest_Stream struct {
 
 func (x *ShardRequest_Stream) Reset() {
 	*x = ShardRequest_Stream{}
-	mi := &file_region_v1_region_proto_msgTypes[35]
+	mi := &file_region_v1_region_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2790,7 +2920,7 @@ func (x *ShardRequest_Stream) String() string {
 func (*ShardRequest_Stream) ProtoMessage() {}
 
 func (x *ShardRequest_Stream) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[35]
+	mi := &file_region_v1_region_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2803,7 +2933,7 @@ func (x *ShardRequest_Stream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Stream.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Stream) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 5}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 5}
 }
 
 func (x *ShardRequest_Stream) GetRegionId() uint32 {
@@ -2839,7 +2969,7 @@ type ShardRequest_Known struct {
 
 func (x *ShardRequest_Known) Reset() {
 	*x = ShardRequest_Known{}
-	mi := &file_region_v1_region_proto_msgTypes[36]
+	mi := &file_region_v1_region_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2851,7 +2981,7 @@ func (x *ShardRequest_Known) String() string {
 func (*ShardRequest_Known) ProtoMessage() {}
 
 func (x *ShardRequest_Known) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[36]
+	mi := &file_region_v1_region_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2864,7 +2994,7 @@ func (x *ShardRequest_Known) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Known.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Known) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21, 6}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 6}
 }
 
 func (x *ShardRequest_Known) GetRegionId() uint32 {
@@ -2896,7 +3026,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_region_v1_region_proto_msgTypes[37]
+	mi := &file_region_v1_region_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2908,7 +3038,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[37]
+	mi := &file_region_v1_region_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2921,7 +3051,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{29, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{30, 0}
 }
 
 func (x *StatusResponse_Shard) GetShard() uint32 {
@@ -3003,7 +3133,7 @@ type StatusResponse_Peer struct {
 
 func (x *StatusResponse_Peer) Reset() {
 	*x = StatusResponse_Peer{}
-	mi := &file_region_v1_region_proto_msgTypes[38]
+	mi := &file_region_v1_region_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3015,7 +3145,7 @@ func (x *StatusResponse_Peer) String() string {
 func (*StatusResponse_Peer) ProtoMessage() {}
 
 func (x *StatusResponse_Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[38]
+	mi := &file_region_v1_region_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3028,7 +3158,7 @@ func (x *StatusResponse_Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Peer.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Peer) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{29, 1}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{30, 1}
 }
 
 func (x *StatusResponse_Peer) GetRegion() string {
@@ -3204,7 +3334,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\n" +
 	"any_seller\x18\x04 \x01(\bR\tanySeller\x12\x1f\n" +
 	"\vany_options\x18\x05 \x01(\bR\n" +
-	"anyOptions\"\xa6\x02\n" +
+	"anyOptions\"\xc5\x03\n" +
 	"\x06Change\x12*\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x16.region.v1.Change.KindR\x04kind\x12&\n" +
 	"\x04line\x18\x02 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
@@ -3212,14 +3342,29 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05price\x18\x04 \x01(\x03R\x05price\x12\x1a\n" +
 	"\bcurrency\x18\x05 \x01(\tR\bcurrency\x12\x1f\n" +
 	"\vrenew_offer\x18\x06 \x01(\bR\n" +
-	"renewOffer\"Y\n" +
+	"renewOffer\x12\x17\n" +
+	"\afact_id\x18\b \x01(\tR\x06factId\x12\x14\n" +
+	"\x05value\x18\t \x01(\tR\x05value\x12\x1d\n" +
+	"\n" +
+	"shares_max\x18\x14 \x01(\rR\tsharesMax\x12-\n" +
+	"\x06shared\x18\x15 \x03(\v2\x15.region.v1.SharedLineR\x06shared\"{\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bKIND_ADD\x10\x01\x12\f\n" +
 	"\bKIND_SET\x10\x02\x12\x0f\n" +
 	"\vKIND_REMOVE\x10\x03\x12\x0e\n" +
 	"\n" +
-	"KIND_CLEAR\x10\x04\"\xa0\x01\n" +
+	"KIND_CLEAR\x10\x04\x12\x0e\n" +
+	"\n" +
+	"KIND_SHARE\x10\f\x12\x10\n" +
+	"\fKIND_UNSHARE\x10\r\"\x9d\x01\n" +
+	"\n" +
+	"SharedLine\x12&\n" +
+	"\x04line\x18\x01 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
+	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x14\n" +
+	"\x05price\x18\x03 \x01(\x03R\x05price\x12\x1a\n" +
+	"\bcurrency\x18\x04 \x01(\tR\bcurrency\x12\x19\n" +
+	"\badded_at\x18\x05 \x01(\x04R\aaddedAt\"\xa0\x01\n" +
 	"\bJoinRows\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\x12!\n" +
@@ -3241,7 +3386,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\aTrimLog\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"!\n" +
 	"\tExpireOps\x12\x14\n" +
-	"\x05limit\x18\x01 \x01(\rR\x05limit\"\xd9\x04\n" +
+	"\x05limit\x18\x01 \x01(\rR\x05limit\"\x8d\x05\n" +
 	"\aOutcome\x12+\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x17.region.v1.Outcome.CodeR\x04code\x12\x16\n" +
 	"\x06change\x18\x02 \x01(\rR\x06change\x12\x18\n" +
@@ -3256,7 +3401,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x06digest\x18\n" +
 	" \x01(\fR\x06digest\x12'\n" +
 	"\x04vote\x18\v \x01(\v2\x13.membership.v1.VoteR\x04vote\x12\x12\n" +
-	"\x04left\x18\f \x01(\x04R\x04left\"\xe8\x01\n" +
+	"\x04left\x18\f \x01(\x04R\x04left\"\x9c\x02\n" +
 	"\x04Code\x12\v\n" +
 	"\aCODE_OK\x10\x00\x12\x17\n" +
 	"\x13CODE_LINE_NOT_FOUND\x10\x01\x12\x17\n" +
@@ -3267,7 +3412,9 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x15CODE_VERSION_CONFLICT\x10\x06\x12\x15\n" +
 	"\x11CODE_OP_ID_REUSED\x10\a\x12\f\n" +
 	"\bCODE_GAP\x10\b\x12\x0f\n" +
-	"\vCODE_FENCED\x10\t\"\xd8\x01\n" +
+	"\vCODE_FENCED\x10\t\x12\x18\n" +
+	"\x14CODE_TOO_MANY_SHARES\x10\x13\x12\x18\n" +
+	"\x14CODE_SHARE_NOT_FOUND\x10\x14\"\xd8\x01\n" +
 	"\vChangedLine\x12&\n" +
 	"\x04line\x18\x01 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x14\n" +
@@ -3411,7 +3558,7 @@ func file_region_v1_region_proto_rawDescGZIP() []byte {
 }
 
 var file_region_v1_region_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_region_v1_region_proto_goTypes = []any{
 	(Change_Kind)(0),                 // 0: region.v1.Change.Kind
 	(Outcome_Code)(0),                // 1: region.v1.Outcome.Code
@@ -3426,84 +3573,87 @@ var file_region_v1_region_proto_goTypes = []any{
 	(*Edit)(nil),                     // 10: region.v1.Edit
 	(*LineKey)(nil),                  // 11: region.v1.LineKey
 	(*Change)(nil),                   // 12: region.v1.Change
-	(*JoinRows)(nil),                 // 13: region.v1.JoinRows
-	(*JoinCart)(nil),                 // 14: region.v1.JoinCart
-	(*MoveCursor)(nil),               // 15: region.v1.MoveCursor
-	(*TrimLog)(nil),                  // 16: region.v1.TrimLog
-	(*ExpireOps)(nil),                // 17: region.v1.ExpireOps
-	(*Outcome)(nil),                  // 18: region.v1.Outcome
-	(*ChangedLine)(nil),              // 19: region.v1.ChangedLine
-	(*ReadRequest)(nil),              // 20: region.v1.ReadRequest
-	(*ReadResponse)(nil),             // 21: region.v1.ReadResponse
-	(*ProposeRequest)(nil),           // 22: region.v1.ProposeRequest
-	(*ShardRequest)(nil),             // 23: region.v1.ShardRequest
-	(*ShardResponse)(nil),            // 24: region.v1.ShardResponse
-	(*CartDigest)(nil),               // 25: region.v1.CartDigest
-	(*FormRequest)(nil),              // 26: region.v1.FormRequest
-	(*FormResponse)(nil),             // 27: region.v1.FormResponse
-	(*AdmitRequest)(nil),             // 28: region.v1.AdmitRequest
-	(*AdmitResponse)(nil),            // 29: region.v1.AdmitResponse
-	(*StatusRequest)(nil),            // 30: region.v1.StatusRequest
-	(*StatusResponse)(nil),           // 31: region.v1.StatusResponse
-	(*ShardRequest_Collectable)(nil), // 32: region.v1.ShardRequest.Collectable
-	(*ShardRequest_Standing)(nil),    // 33: region.v1.ShardRequest.Standing
-	(*ShardRequest_Slots)(nil),       // 34: region.v1.ShardRequest.Slots
-	(*ShardRequest_Bucket)(nil),      // 35: region.v1.ShardRequest.Bucket
-	(*ShardRequest_Whole)(nil),       // 36: region.v1.ShardRequest.Whole
-	(*ShardRequest_Stream)(nil),      // 37: region.v1.ShardRequest.Stream
-	(*ShardRequest_Known)(nil),       // 38: region.v1.ShardRequest.Known
-	(*StatusResponse_Shard)(nil),     // 39: region.v1.StatusResponse.Shard
-	(*StatusResponse_Peer)(nil),      // 40: region.v1.StatusResponse.Peer
-	(*v1.PrepareRequest)(nil),        // 41: membership.v1.PrepareRequest
-	(*v1.AcceptRequest)(nil),         // 42: membership.v1.AcceptRequest
-	(*v1.Membership)(nil),            // 43: membership.v1.Membership
-	(*v1.Vote)(nil),                  // 44: membership.v1.Vote
-	(v1.State)(0),                    // 45: membership.v1.State
+	(*SharedLine)(nil),               // 13: region.v1.SharedLine
+	(*JoinRows)(nil),                 // 14: region.v1.JoinRows
+	(*JoinCart)(nil),                 // 15: region.v1.JoinCart
+	(*MoveCursor)(nil),               // 16: region.v1.MoveCursor
+	(*TrimLog)(nil),                  // 17: region.v1.TrimLog
+	(*ExpireOps)(nil),                // 18: region.v1.ExpireOps
+	(*Outcome)(nil),                  // 19: region.v1.Outcome
+	(*ChangedLine)(nil),              // 20: region.v1.ChangedLine
+	(*ReadRequest)(nil),              // 21: region.v1.ReadRequest
+	(*ReadResponse)(nil),             // 22: region.v1.ReadResponse
+	(*ProposeRequest)(nil),           // 23: region.v1.ProposeRequest
+	(*ShardRequest)(nil),             // 24: region.v1.ShardRequest
+	(*ShardResponse)(nil),            // 25: region.v1.ShardResponse
+	(*CartDigest)(nil),               // 26: region.v1.CartDigest
+	(*FormRequest)(nil),              // 27: region.v1.FormRequest
+	(*FormResponse)(nil),             // 28: region.v1.FormResponse
+	(*AdmitRequest)(nil),             // 29: region.v1.AdmitRequest
+	(*AdmitResponse)(nil),            // 30: region.v1.AdmitResponse
+	(*StatusRequest)(nil),            // 31: region.v1.StatusRequest
+	(*StatusResponse)(nil),           // 32: region.v1.StatusResponse
+	(*ShardRequest_Collectable)(nil), // 33: region.v1.ShardRequest.Collectable
+	(*ShardRequest_Standing)(nil),    // 34: region.v1.ShardRequest.Standing
+	(*ShardRequest_Slots)(nil),       // 35: region.v1.ShardRequest.Slots
+	(*ShardRequest_Bucket)(nil),      // 36: region.v1.ShardRequest.Bucket
+	(*ShardRequest_Whole)(nil),       // 37: region.v1.ShardRequest.Whole
+	(*ShardRequest_Stream)(nil),      // 38: region.v1.ShardRequest.Stream
+	(*ShardRequest_Known)(nil),       // 39: region.v1.ShardRequest.Known
+	(*StatusResponse_Shard)(nil),     // 40: region.v1.StatusResponse.Shard
+	(*StatusResponse_Peer)(nil),      // 41: region.v1.StatusResponse.Peer
+	(*v1.PrepareRequest)(nil),        // 42: membership.v1.PrepareRequest
+	(*v1.AcceptRequest)(nil),         // 43: membership.v1.AcceptRequest
+	(*v1.Membership)(nil),            // 44: membership.v1.Membership
+	(*v1.Vote)(nil),                  // 45: membership.v1.Vote
+	(v1.State)(0),                    // 46: membership.v1.State
 }
 var file_region_v1_region_proto_depIdxs = []int32{
 	3,  // 0: region.v1.Entry.limits:type_name -> region.v1.Limits
 	4,  // 1: region.v1.Entry.commands:type_name -> region.v1.Command
 	10, // 2: region.v1.Command.edit:type_name -> region.v1.Edit
-	13, // 3: region.v1.Command.join_rows:type_name -> region.v1.JoinRows
-	14, // 4: region.v1.Command.join_cart:type_name -> region.v1.JoinCart
-	15, // 5: region.v1.Command.move_cursor:type_name -> region.v1.MoveCursor
-	16, // 6: region.v1.Command.trim_log:type_name -> region.v1.TrimLog
+	14, // 3: region.v1.Command.join_rows:type_name -> region.v1.JoinRows
+	15, // 4: region.v1.Command.join_cart:type_name -> region.v1.JoinCart
+	16, // 5: region.v1.Command.move_cursor:type_name -> region.v1.MoveCursor
+	17, // 6: region.v1.Command.trim_log:type_name -> region.v1.TrimLog
 	9,  // 7: region.v1.Command.init:type_name -> region.v1.Init
-	17, // 8: region.v1.Command.expire_ops:type_name -> region.v1.ExpireOps
+	18, // 8: region.v1.Command.expire_ops:type_name -> region.v1.ExpireOps
 	6,  // 9: region.v1.Command.set_membership:type_name -> region.v1.SetMembership
-	41, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
-	42, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
+	42, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
+	43, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
 	7,  // 12: region.v1.Command.reincarnate:type_name -> region.v1.Reincarnate
 	8,  // 13: region.v1.Command.reissue:type_name -> region.v1.Reissue
 	5,  // 14: region.v1.Command.collect:type_name -> region.v1.Collect
-	25, // 15: region.v1.Collect.carts:type_name -> region.v1.CartDigest
-	43, // 16: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
+	26, // 15: region.v1.Collect.carts:type_name -> region.v1.CartDigest
+	44, // 16: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
 	12, // 17: region.v1.Edit.changes:type_name -> region.v1.Change
 	0,  // 18: region.v1.Change.kind:type_name -> region.v1.Change.Kind
 	11, // 19: region.v1.Change.line:type_name -> region.v1.LineKey
-	1,  // 20: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
-	19, // 21: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
-	44, // 22: region.v1.Outcome.vote:type_name -> membership.v1.Vote
-	11, // 23: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
-	4,  // 24: region.v1.ProposeRequest.command:type_name -> region.v1.Command
-	34, // 25: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
-	35, // 26: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
-	36, // 27: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
-	37, // 28: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
-	38, // 29: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
-	33, // 30: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
-	32, // 31: region.v1.ShardRequest.collectable:type_name -> region.v1.ShardRequest.Collectable
-	25, // 32: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
-	43, // 33: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
-	39, // 34: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
-	45, // 35: region.v1.StatusResponse.state:type_name -> membership.v1.State
-	25, // 36: region.v1.ShardRequest.Collectable.carts:type_name -> region.v1.CartDigest
-	40, // 37: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	13, // 20: region.v1.Change.shared:type_name -> region.v1.SharedLine
+	11, // 21: region.v1.SharedLine.line:type_name -> region.v1.LineKey
+	1,  // 22: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
+	20, // 23: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
+	45, // 24: region.v1.Outcome.vote:type_name -> membership.v1.Vote
+	11, // 25: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
+	4,  // 26: region.v1.ProposeRequest.command:type_name -> region.v1.Command
+	35, // 27: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
+	36, // 28: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
+	37, // 29: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
+	38, // 30: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
+	39, // 31: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
+	34, // 32: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
+	33, // 33: region.v1.ShardRequest.collectable:type_name -> region.v1.ShardRequest.Collectable
+	26, // 34: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
+	44, // 35: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
+	40, // 36: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
+	46, // 37: region.v1.StatusResponse.state:type_name -> membership.v1.State
+	26, // 38: region.v1.ShardRequest.Collectable.carts:type_name -> region.v1.CartDigest
+	41, // 39: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_region_v1_region_proto_init() }
@@ -3526,7 +3676,7 @@ func file_region_v1_region_proto_init() {
 		(*Command_Reissue)(nil),
 		(*Command_Collect)(nil),
 	}
-	file_region_v1_region_proto_msgTypes[21].OneofWrappers = []any{
+	file_region_v1_region_proto_msgTypes[22].OneofWrappers = []any{
 		(*ShardRequest_Digests)(nil),
 		(*ShardRequest_Bucket_)(nil),
 		(*ShardRequest_Whole_)(nil),
@@ -3542,7 +3692,7 @@ func file_region_v1_region_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_region_v1_region_proto_rawDesc), len(file_region_v1_region_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
