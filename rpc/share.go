@@ -113,7 +113,7 @@ func (s *service) newShareToken(c call) (t shareToken) {
 		return t
 	}
 	h := hmac.New(sha256.New, s.cfg.ShareKey)
-	fmt.Fprintf(h, "share\x00%s\x00%s", c.cartID, c.key) // no id and no key has a zero byte
+	h.Write([]byte("share\x00" + c.cartID + "\x00" + c.key)) // no id and no key has a zero byte
 	copy(t.secret[:], h.Sum(nil))
 	return t
 }

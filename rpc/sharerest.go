@@ -100,7 +100,7 @@ func (h rest) shared(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	// What the page leads to must not be told where it came from.
+	// What a page leads to is not told its address, which has the token.
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	return writeJSON(w, http.StatusOK, sharedJSONOf(out))
 }

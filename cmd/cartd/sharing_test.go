@@ -99,7 +99,7 @@ func TestSharedCartShowsInEveryRegion(t *testing.T) {
 				}
 			}
 		}
-		if a.header.Get("Cart-Token") != "" || a.header.Get("ETag") != "" {
+		if a.header.Get("Cache-Control") != "no-store" || a.header.Get("Referrer-Policy") != "no-referrer" || a.header.Get("Cart-Token") != "" || a.header.Get("ETag") != "" {
 			t.Errorf("headers %v", a.header)
 		}
 	}
@@ -147,6 +147,34 @@ func TestRevokedLinkIsGoneEverywhere(t *testing.T) {
 		s.do(404, "us-east", "DELETE", "/api/v1/cart/share/"+l.ID, nil)
 	}
 	s.converge(10 * time.Second)
+}
+
+// Several shards: the two carts of a link take ways of their own, and whoever
+// has the owner's token may revoke a link at once where the link's own cart has
+// not arrived. Once gone, it never shows again.
+func TestLinkRevokedAsSoonAsMade(t *testing.T) {
+	d := start(t, "", "--ephemeral", "--shards", "3")
+	s := d.shopper(t)
+	s.add("us-east", "SKU-1", 2)
+	var gone []sharedLink
+	for i := range 24 {
+		a := s.do(200, "us-east", "POST", "/api/v1/cart/share", map[string]any{"mode": []string{"live", "snapshot"}[i%2]})
+		l := a.link(t)
+		s.opened(regions[i%3], l).holds(t, map[string]int{"SKU-1": 2})
+		s.with("Cart-Token", a.header.Get("Cart-Token")).do(200, "ap-south", "DELETE", "/api/v1/cart/share/"+l.ID, nil)
+		if !s.isGone("ap-south", l) {
+			t.Fatalf("link %d shows where it was revoked", i)
+		}
+		gone = append(gone, l)
+	}
+	s.converge(10 * time.Second)
+	for _, l := range gone {
+		for _, region := range regions {
+			if !s.isGone(region, l) {
+				t.Errorf("link %s shows at %s", l.ID, region)
+			}
+		}
+	}
 }
 
 // A region that is cut off goes on showing a link that was revoked elsewhere,
