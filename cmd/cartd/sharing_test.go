@@ -189,7 +189,7 @@ func TestLinkRevokedAsSoonAsMade(t *testing.T) {
 	s := d.shopper(t)
 	s.insist(200, "us-east", "POST", cartItems, item("SKU-1", 2))
 	var gone []sharedLink
-	for i := range 24 {
+	for i := range 12 {
 		a := s.insist(200, "us-east", "POST", "/api/v1/cart/share", map[string]any{"mode": []string{"live", "snapshot"}[i%2]})
 		l := a.link(t)
 		s.opened(regions[i%3], l).holds(t, map[string]int{"SKU-1": 2})
