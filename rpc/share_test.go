@@ -124,6 +124,11 @@ func TestLinkNeedsBothCarts(t *testing.T) {
 		if strings.Contains(r.body, "Bob") || strings.Contains(r.body, "SKU-7") || strings.Contains(r.body, "ada") {
 			t.Errorf("%s: tells too much: %s", name, r.body)
 		}
+		// What is put aside is not copied either.
+		r = w.do("POST", "/api/v1/shared/"+token+"/copy", "", "X-User-ID", "bob")
+		if r.status != c.status || !strings.Contains(r.body, c.count) || strings.Contains(r.body, "SKU-7") || strings.Contains(r.body, "for Bob") {
+			t.Errorf("%s: the copy: %d %s", name, r.status, r.body)
+		}
 	}
 }
 
