@@ -157,7 +157,7 @@ func lockDir(dir string) (unlock func(), err error) {
 		return nil, fmt.Errorf("read data directory: %w", err)
 	}
 	for _, e := range entries {
-		known := e.Name() == "lock" || slices.ContainsFunc(devRegions, func(r struct {
+		known := e.Name() == "lock" || e.Name() == shareKeyFile || slices.ContainsFunc(devRegions, func(r struct {
 			name string
 			id   uint16
 		}) bool {
@@ -198,9 +198,11 @@ func (d *dev) run(ctx context.Context) error {
 	if err != nil {
 		return usageError{err}
 	}
-	if d.shareKey, err = keptKey(filepath.Join(d.dir, "share.key")); err != nil {
+	key, err := openKey(filepath.Join(d.dir, shareKeyFile))
+	if err != nil {
 		return usageError{err}
 	}
+	d.shareKey = key.bytes
 	defer d.stop()
 	for i, r := range devRegions {
 		dr := &devRegion{
@@ -219,6 +221,9 @@ func (d *dev) run(ctx context.Context) error {
 	// right must leave that of the others as it is.
 	if err := d.each((*devRegion).openNodes); err != nil {
 		return mendable(err)
+	}
+	if err := key.keep(); err != nil {
+		return err
 	}
 	if err := d.each((*devRegion).startNodes); err != nil {
 		return err

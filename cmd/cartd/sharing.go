@@ -40,23 +40,42 @@ func (s sharing) key(log *slog.Logger) ([]byte, error) {
 	return key, nil
 }
 
-// keptKey reads the key that was made here, or makes one.
-func keptKey(path string) ([]byte, error) {
+// shareKeyFile has the key of links in cartd dev's data directory.
+const shareKeyFile = "share.key"
+
+// localKey is a key that is made where it is used.
+type localKey struct {
+	path  string
+	bytes []byte
+	fresh bool // it is in no file yet
+}
+
+// openKey reads the key that was kept in a file, or makes one. It writes nothing:
+// a start that is refused leaves the directory as it was.
+func openKey(path string) (localKey, error) {
 	key, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		key = make([]byte, rpc.ShareKeyBytesMin)
 		rand.Read(key) // it never fails: it ends the process instead
-		if err := os.WriteFile(path, key, 0o600); err != nil {
-			return nil, fmt.Errorf("keep the key of links: %w", err)
-		}
-		return key, nil
+		return localKey{path, key, true}, nil
 	case err != nil:
-		return nil, fmt.Errorf("read the key of links: %w", err)
+		return localKey{}, fmt.Errorf("read the key of links: %w", err)
 	case len(key) < rpc.ShareKeyBytesMin:
-		return nil, fmt.Errorf("%s has %d bytes, not %d: remove it, and links asked for before are made anew when asked for again", path, len(key), rpc.ShareKeyBytesMin)
+		return localKey{}, fmt.Errorf("%s has %d bytes, not %d: remove it; links asked for before are made anew when asked for again", path, len(key), rpc.ShareKeyBytesMin)
 	}
-	return key, nil
+	return localKey{path, key, false}, nil
+}
+
+// keep writes a key that is new.
+func (k localKey) keep() error {
+	if !k.fresh {
+		return nil
+	}
+	if err := os.WriteFile(k.path, k.bytes, 0o600); err != nil {
+		return fmt.Errorf("keep the key of links: %w", err)
+	}
+	return nil
 }
 
 // shareURL is where links of cartd dev are found: at the nearest region.

@@ -417,11 +417,18 @@ func TestShareBadInput(t *testing.T) {
 func TestKeyOfLinks(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "share.key")
-	made, err := keptKey(path)
+	first, err := openKey(path)
+	made := first.bytes
 	if err != nil || len(made) < 32 {
 		t.Fatalf("%d bytes, %v", len(made), err)
 	}
-	if again, err := keptKey(path); err != nil || !bytes.Equal(again, made) {
+	if _, err := os.Stat(path); !os.IsNotExist(err) {
+		t.Errorf("opening wrote a file: %v", err)
+	}
+	if err := first.keep(); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := openKey(path); err != nil || again.fresh || !bytes.Equal(again.bytes, made) {
 		t.Errorf("the key that was made is not kept: %v", err)
 	}
 	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o600 {
@@ -443,8 +450,8 @@ func TestKeyOfLinks(t *testing.T) {
 			t.Errorf("--share-key %s: %v", bad, err)
 		}
 	}
-	if _, err := keptKey(short); err == nil {
-		t.Error("a key of 31 bytes was kept")
+	if _, err := openKey(short); err == nil {
+		t.Error("a key of 31 bytes was taken")
 	}
 	node := []string{"node", "--region", "us-east", "--node", "1", "--nodes", "us-east/1=127.0.0.1:1", "--data", dir, "--link-listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--trust-headers"}
 	errs := newOutput()
