@@ -43,7 +43,8 @@
 //	give code ∥ drop code  the code stays; codes are facts, see [FactKey]
 //	give code ∥ clear      all lines gone, the code stays
 //
-// Remove, clear, expiry and checkout drop the dots they have seen.
+// Remove, clear, expiry and checkout drop the dots they have seen. What comes of
+// every pair of operations, as regions make them, is in region/shard/PAIRS.md.
 //
 // Every write renews the line's presence dot, which carries all fields as
 // they were just after the write. If a concurrent remove dropped a register,

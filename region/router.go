@@ -338,6 +338,10 @@ func validEdit(e *regionv1.Edit) error {
 			if c.GetFactId() == "" {
 				return fmt.Errorf("edit of cart %q: change %d names no code", e.GetCartId(), i)
 			}
+		case regionv1.Change_KIND_SHARE, regionv1.Change_KIND_UNSHARE:
+			if err := shard.CheckShare(c); err != nil {
+				return fmt.Errorf("edit of cart %q: change %d: %w", e.GetCartId(), i, err)
+			}
 		case regionv1.Change_KIND_UNSPECIFIED:
 			return fmt.Errorf("edit of cart %q: change %d has no kind", e.GetCartId(), i)
 		default:

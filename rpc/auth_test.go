@@ -212,13 +212,18 @@ func everyCall() [][3]string {
 		{"POST", "/api/v1/cart/saved/SKU-1/move", ""},
 		{"POST", "/api/v1/cart/promotions", `{"code":"TEN"}`},
 		{"DELETE", "/api/v1/cart/promotions/TEN", ""},
+		{"POST", "/api/v1/cart/share", `{"mode":"live"}`},
+		{"DELETE", "/api/v1/cart/share/0123456789abcdef0123456789abcdef", ""},
+		{"POST", "/api/v1/shared/token/copy", ""},
 	}
 	methods := cartv1.File_cart_v1_cart_proto.Services().ByName("CartService").Methods()
 	for i := range methods.Len() {
-		if methods.Get(i).Name() == "CreateGuestSession" {
-			continue // public, see TestGuestSessions
+		switch name := methods.Get(i).Name(); name {
+		case "CreateGuestSession": // public, see TestGuestSessions
+		case "GetShared": // public: its token is all that it needs
+		default:
+			calls = append(calls, [3]string{"POST", "/cart.v1.CartService/" + string(name), `{}`})
 		}
-		calls = append(calls, [3]string{"POST", "/cart.v1.CartService/" + string(methods.Get(i).Name()), `{}`})
 	}
 	return calls
 }
@@ -281,7 +286,7 @@ func TestEveryCallAuthenticates(t *testing.T) {
 	}
 	// Nothing was left out of the list.
 	w.mu.Lock()
-	made := map[string]bool{"GET /api/v1/regions": true, "POST /api/v1/guest-sessions": true} // public, below
+	made := map[string]bool{"GET /api/v1/regions": true, "POST /api/v1/guest-sessions": true, "GET /api/v1/shared/{token}": true} // public, below
 	for _, c := range w.calls {
 		made[c.Procedure] = true
 	}
@@ -295,7 +300,7 @@ func TestEveryCallAuthenticates(t *testing.T) {
 		path, who string
 		status    int
 	}{
-		{"/metrics", "", 200}, {"/api/v1/regions", "", 200}, {"/healthz", "", 200}, {"/readyz", "", 200},
+		{"/metrics", "", 200}, {"/api/v1/regions", "", 200}, {"/api/v1/shared/token", "", 404}, {"/healthz", "", 200}, {"/readyz", "", 200},
 		{"/admin.v1.AdminService/Regions", "", 401}, {"/admin.v1.AdminService/Regions", ada, 403}, {"/admin.v1.AdminService/Regions", service, 200},
 		{"/forgotten", service, 403}, {"/forgotten", ada, 403},
 	} {

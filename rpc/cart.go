@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ type service struct {
 	estimates  *estimates
 	promotions *promotions
 	prover     guestProver // nil: a guest's session is taken on trust
+	shareAsks  slots       // links that are looked for in other regions
 	log        *slog.Logger
 	feeds      *feeds
 	draining   context.Context // ended: streams end
@@ -68,27 +70,36 @@ func (s *service) apply(ctx context.Context, c call, edits []edit, batch bool) (
 	if c.unmatched {
 		return nil, s.versionConflict(ctx, c)
 	}
-	command := &regionv1.Edit{CartId: c.cartID, OpId: c.opID(), Fingerprint: fingerprint(edits), Changes: changes}
+	command := &regionv1.Edit{CartId: c.cartID, OpId: c.opID(), Fingerprint: cmp.Or(c.fingerprint, fingerprint(edits)), Changes: changes}
 	if c.ifMatch != nil {
 		command.IfMatch = c.ifMatch[:]
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, err // nothing was proposed yet: this is no unknown outcome
-	}
-	out, err := s.region.Edit(ctx, command)
-	switch {
-	case err == nil:
-	case errors.Is(err, region.ErrNoQuorum), errors.Is(err, region.ErrOverloaded), errors.Is(err, region.ErrClosed):
-		return nil, fmt.Errorf("edit: %w", err) // it was not taken, whatever else happened
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return nil, fmt.Errorf("edit: %w: %w", region.ErrOutcomeUnknown, err)
-	default:
-		return nil, fmt.Errorf("edit: %w", err)
+	out, err := s.propose(ctx, command)
+	if err != nil {
+		return nil, err
 	}
 	if out.GetCode() != regionv1.Outcome_CODE_OK {
 		return nil, s.refusal(ctx, c, edits, out, batch)
 	}
 	return s.describe(ctx, c, edits, out, stale)
+}
+
+// propose has the region apply an edit. An error after which it may have been
+// applied wraps region.ErrOutcomeUnknown.
+func (s *service) propose(ctx context.Context, e *regionv1.Edit) (*regionv1.Outcome, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err // nothing was proposed yet: this is no unknown outcome
+	}
+	out, err := s.region.Edit(ctx, e)
+	switch {
+	case err == nil:
+		return out, nil
+	case errors.Is(err, region.ErrNoQuorum), errors.Is(err, region.ErrOverloaded), errors.Is(err, region.ErrClosed):
+		return nil, fmt.Errorf("edit: %w", err) // it was not taken, whatever else happened
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return nil, fmt.Errorf("edit: %w: %w", region.ErrOutcomeUnknown, err)
+	}
+	return nil, fmt.Errorf("edit: %w", err)
 }
 
 // awaitToken waits until the region has what the caller's token names, so
@@ -259,21 +270,17 @@ func (s *service) versionConflict(ctx context.Context, c call) error {
 
 // describe makes the answer of edits that were applied.
 func (s *service) describe(ctx context.Context, c call, edits []edit, out *regionv1.Outcome, stale bool) (*applied, error) {
-	cc, err := crdt.DecodeContext(out.GetContext())
+	m, err := metaOfOutcome(c.cartID, out)
 	if err != nil {
-		return nil, fmt.Errorf("decode the context of an outcome: %w", err)
-	}
-	var d region.Digest
-	if copy(d[:], out.GetDigest()) < len(d) {
-		return nil, fmt.Errorf("digest of an outcome has %d bytes", len(out.GetDigest()))
+		return nil, err
 	}
 	a := &applied{
-		meta:   meta{token: causal.Token{CartID: c.cartID, Context: cc}.Encode(), etag: etag(d), replayed: out.GetReplayed()},
-		cartID: c.cartID, count: out.GetItemCount(), stale: stale, context: cc, index: out.GetIndex(),
+		meta:   m.meta,
+		cartID: c.cartID, count: out.GetItemCount(), stale: stale, context: m.context, index: out.GetIndex(),
 		results: make([]*cartv1.ItemResponse, len(edits)),
 	}
 	if stale {
-		a.missing = missingText(s.missing(c.context, cc))
+		a.missing = missingText(s.missing(c.context, m.context))
 	}
 	lines := out.GetLines()
 	refs := make([]productRef, len(lines))

@@ -97,6 +97,13 @@ type Config struct {
 	PromotionOld     time.Duration // how long a rule may stand in while the service is down; ≥ PromotionFresh
 	PromotionEntries int           // rules remembered; ≥ 1
 	PromotionRest    time.Duration // how long a failing service is left alone; > 0
+	// ShareKey is the deployment's secret, the same in all regions, from which
+	// the tokens of links follow that were asked for with an Idempotency-Key; at
+	// least 32 bytes. Without it such a request that comes again makes another
+	// link: no token is kept that could be given again.
+	ShareKey []byte
+	// ShareURL stands before a link's token in its address.
+	ShareURL string
 
 	Events Events
 }
@@ -128,6 +135,7 @@ func DefaultConfig(regionName string) Config {
 		PromotionOld:     10 * time.Minute,
 		PromotionEntries: 4096,
 		PromotionRest:    2 * time.Second,
+		ShareURL:         restPrefix + "shared/",
 	}
 }
 
@@ -162,8 +170,13 @@ func (c Config) validate() error {
 	check(c.PromotionOld >= c.PromotionFresh, "PromotionOld is %v, must be at least PromotionFresh", c.PromotionOld)
 	check(c.PromotionEntries >= 1, "PromotionEntries is %d, must be at least 1", c.PromotionEntries)
 	check(c.PromotionRest > 0, "PromotionRest is %v, must be positive", c.PromotionRest)
+	check(len(c.ShareKey) == 0 || len(c.ShareKey) >= ShareKeyBytesMin, "ShareKey has %d bytes, must have at least %d", len(c.ShareKey), ShareKeyBytesMin)
+	check(c.ShareURL != "", "ShareURL is empty")
 	return errors.Join(errs...)
 }
+
+// ShareKeyBytesMin is the least size of Config.ShareKey.
+const ShareKeyBytesMin = 32
 
 // Events are called synchronously and must not block; nil funcs are skipped.
 type Events struct {

@@ -99,7 +99,8 @@
 // shopper whose cart is meant; acting for others by a header was rejected,
 // as one leaked service token would then open every cart.
 //
-// GET /regions, health and reflection are public: clients choose a region
+// GET /shared/{token} is public: its token is what it needs. GET /regions,
+// health and reflection are public: clients choose a region
 // before they log in, and the schema is no secret.
 //
 // Resume tokens of a watch carry the digest and the context: a region that
@@ -138,6 +139,30 @@
 // Codes beyond the number that counts, which regions may let in together, are
 // shown as such: the ones given first count. Of a code with limited uses the page
 // says what Config.PromotionUses knows; it takes no use.
+//
+// A link that shares a cart is a cart of its own, so whatever keeps carts keeps
+// links. It is good while its own cart and the owner's both name it: a region
+// where the owner's cart has arrived and the link's has not can revoke it, and
+// erasing the owner ends all links with one write. Cost: two reads for a look at a
+// snapshot. Rejected: an index of tokens, which is one more thing to replicate; a
+// signed token without state, which nobody could revoke.
+//
+// A link's token has, after its 256 random bits, what the link's cart had seen
+// when it was made. A region that has not heard of the link then waits for just
+// that, and asks the region that made it, as for a causal token; what it answers
+// after that, 404 included, is the truth as far as it can be had. Where the maker
+// cannot be reached, the answer is 404 all the same: else a made-up token could be
+// told from a real one. Anybody can make up what costs a second of waiting, so
+// the calls that ask are bounded, and beyond them the region answers with what it has.
+//
+// The same Idempotency-Key gives the same token, although no token is kept: it is
+// a MAC of the key and the cart under the deployment's ShareKey. A key is known
+// for a day, as everywhere; who sends it again after the link was revoked, and
+// after that day, makes the same link once more.
+//
+// A shared cart's page has neither token nor ETag: both are made of the owner's
+// cart. It is rendered from lines that have what shows and nothing else, so what
+// is added to a cart's page is not shared before somebody decides so.
 //
 // Lines are shown in the order in which they were added. Money in a currency
 // whose digits ISO 4217 does not set apart has two decimals.

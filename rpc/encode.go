@@ -57,6 +57,10 @@ type sellerJSON struct {
 	Discount  amount `json:"discount,omitempty"`
 }
 
+func sellerJSONOf(t *cartv1.SellerTotal) sellerJSON {
+	return sellerJSON{t.GetSellerId(), amountOf(t.GetSubtotal()), t.GetItemCount(), amountOf(t.GetDiscount())}
+}
+
 type missingJSON struct {
 	Region string `json:"region"`
 	Edits  uint64 `json:"edits"`
@@ -138,9 +142,7 @@ func timeOrNull(ms int64) *string {
 func cartJSONOf(c *cartv1.Cart) cartJSON {
 	return cartJSON{
 		CartID: c.GetCartId(), Items: mapped(c.GetItems(), itemJSONOf), SavedItems: mapped(c.GetSavedItems(), itemJSONOf),
-		Sellers: mapped(c.GetSellers(), func(t *cartv1.SellerTotal) sellerJSON {
-			return sellerJSON{t.GetSellerId(), amountOf(t.GetSubtotal()), t.GetItemCount(), amountOf(t.GetDiscount())}
-		}),
+		Sellers:  mapped(c.GetSellers(), sellerJSONOf),
 		Subtotal: amountOf(c.GetSubtotal()), ItemCount: c.GetItemCount(), Currency: c.GetCurrency(),
 		PromotionsApplied: mapped(c.GetPromotionsApplied(), promotionJSONOf), PromotionsRejected: mapped(c.GetPromotionsRejected(), rejectedJSONOf),
 		EstimatedTotal: amountOf(c.GetEstimatedTotal()), ExpiresAt: timeOrNull(c.GetExpiresAtMs()), Stale: c.GetStale(),

@@ -61,6 +61,9 @@ const (
 	OutcomeUnknown       Code = "OUTCOME_UNKNOWN"
 	Canceled             Code = "CANCELED"
 	Internal             Code = "INTERNAL"
+
+	ShareNotFound Code = "SHARE_NOT_FOUND"
+	TooManyLinks  Code = "TOO_MANY_LINKS"
 )
 
 // wire says how a code travels: as an HTTP status in REST, as a Connect code
@@ -108,6 +111,9 @@ var wires = map[Code]wire{
 	OutcomeUnknown:       {504, connect.CodeDeadlineExceeded, 0},
 	Canceled:             {499, connect.CodeCanceled, 0},
 	Internal:             {500, connect.CodeInternal, 0},
+
+	ShareNotFound: {404, connect.CodeNotFound, 0},
+	TooManyLinks:  {422, connect.CodeFailedPrecondition, 0},
 }
 
 // causes is the only map from errors of the layers below to codes; the first

@@ -2,10 +2,12 @@ package rpc
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 
 	"github.com/samecart/samecart/crdt"
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
+	regionv1 "github.com/samecart/samecart/proto/region/v1"
 	"github.com/samecart/samecart/region"
 	"github.com/samecart/samecart/rpc/causal"
 )
@@ -31,6 +33,9 @@ type call struct {
 	// value sent can be no cart's digest.
 	ifMatch   *region.Digest
 	unmatched bool
+	// fingerprint, where the call sets it, stands for what was asked for in
+	// place of the edits that follow from it.
+	fingerprint uint64
 }
 
 // newCall reads the headers of a call whose caller has been admitted.
@@ -114,6 +119,27 @@ type meta struct {
 
 func metaOf(v region.View) meta {
 	return meta{token: tokenOf(v), etag: etag(v.Digest)}
+}
+
+// outcomeMeta is what an edit's answer says in its headers, and what its cart
+// had seen then.
+type outcomeMeta struct {
+	meta
+
+	context crdt.CausalContext
+}
+
+func metaOfOutcome(cartID string, out *regionv1.Outcome) (m outcomeMeta, err error) {
+	if m.context, err = crdt.DecodeContext(out.GetContext()); err != nil {
+		return m, fmt.Errorf("decode the context of an outcome: %w", err)
+	}
+	var d region.Digest
+	if copy(d[:], out.GetDigest()) < len(d) {
+		return m, fmt.Errorf("digest of an outcome has %d bytes", len(out.GetDigest()))
+	}
+	m.token, m.etag = causal.Token{CartID: cartID, Context: m.context}.Encode(), etag(d)
+	m.replayed = out.GetReplayed()
+	return m, nil
 }
 
 // metaFor is metaOf, and what the view lacks of what the caller has seen.

@@ -55,6 +55,10 @@ var restRoutes = []restRoute{
 	{"GET", "cart/shipping", access{shopper: true}, false, false, rest.shipping},
 	{"POST", "cart/promotions", access{shopper: true}, false, true, rest.addCode},
 	{"DELETE", "cart/promotions/{code}", access{shopper: true}, false, false, rest.dropCode},
+	{"POST", "cart/share", access{shopper: true}, false, true, rest.share},
+	{"DELETE", "cart/share/{id}", access{shopper: true}, false, false, rest.revokeShare},
+	{"GET", "shared/{token}", access{public: true}, false, false, rest.shared},
+	{"POST", "shared/{token}/copy", access{shopper: true}, false, false, rest.copyShared},
 	{"GET", "regions", access{public: true}, false, false, rest.regions},
 }
 
@@ -84,6 +88,9 @@ func (h rest) find(method, path string) (*route, *Error) {
 				return rt.serve(h, w, req)
 			},
 		}, nil
+	}
+	if strings.HasPrefix(path, "shared/") {
+		path = "shared/…" // a token is repeated nowhere
 	}
 	if len(allowed) > 0 {
 		e := fault(MethodNotAllowed, "%s is no method of %s%.100s: use %s", method, restPrefix, path, strings.Join(allowed, " or "))

@@ -87,7 +87,7 @@ func NewHandler(cfg Config, r Region, cat Catalog, auth Authenticator, log *slog
 		return nil, err
 	}
 	draining, drain := context.WithCancel(context.Background())
-	s := &service{cfg: cfg, region: r, products: known, pages: shown, estimates: estimated, log: log, draining: draining, promotions: codes}
+	s := &service{cfg: cfg, region: r, products: known, pages: shown, estimates: estimated, log: log, draining: draining, promotions: codes, shareAsks: make(slots, sharesAsked)}
 	s.prover, _ = auth.(guestProver) // without one guests' sessions are taken on trust
 	s.feeds = newFeeds(s)
 	h := &Handler{
@@ -148,6 +148,7 @@ func cartAccess(method protoreflect.Name) access {
 // shoppers alone.
 var cartMethods = map[protoreflect.Name]access{
 	"CreateGuestSession": {public: true},
+	"GetShared":          {public: true}, // the token is all that it needs
 }
 
 // mountHealth adds what load balancers and tools ask without credentials.

@@ -97,8 +97,9 @@ type stage struct {
 	world   *world
 	ctx     context.Context
 	doors   map[string]*door
-	carts   []string          // in the order in which they are first named
-	tokens  map[string]string // what devices have seen, by cart and device
+	carts   []string                             // in the order in which they are first named
+	tokens  map[string]string                    // what devices have seen, by cart and device
+	links   map[string]*cartv1.ShareCartResponse // by their names in the script
 	written []string
 
 	mu sync.Mutex // guards the maps above while calls are made together
@@ -127,7 +128,7 @@ func (s scenario) play(root string, log io.Writer) (lines []string, err error) {
 	if err := w.startAll(ctx); err != nil {
 		return nil, err
 	}
-	st := &stage{world: w, ctx: ctx, doors: make(map[string]*door), tokens: make(map[string]string)}
+	st := &stage{world: w, ctx: ctx, doors: make(map[string]*door), tokens: make(map[string]string), links: make(map[string]*cartv1.ShareCartResponse)}
 	defer st.close()
 	for _, line := range s.script {
 		if err := st.do(line); err != nil {
@@ -457,6 +458,7 @@ type call struct {
 	device   string // its calls carry what it has seen
 	price    string
 	prices   bool // are shown
+	link     link
 }
 
 // edit is a verb of a call, or of a batch.
@@ -485,6 +487,9 @@ func parseCall(words []string) (call, error) {
 			return c, fmt.Errorf("%s wants nothing, or prices", c.verb)
 		}
 		return c, nil
+	case "share", "open", "revoke", "copy":
+		c.link, err = parseLink(c.verb, words)
+		return c, err
 	case "batch":
 		for text := range strings.SplitSeq(strings.Join(words, " "), ";") {
 			e, err := parseEdit(strings.Fields(text))
@@ -535,7 +540,7 @@ func parseOptions(words []string, c *call) (*call, error) {
 func parseEdit(words []string) (e edit, err error) {
 	want := map[string]int{"add": 3, "set": 3, "remove": 2, "clear": 1, "save": 2, "move": 2, "describe": 3, "undo": 1, "erase": 1}
 	if len(words) == 0 || len(words) != want[words[0]] {
-		return e, fmt.Errorf("%v is none of: add LINE N, set LINE N, remove LINE, clear, save LINE, move LINE, describe LINE NAME:VALUE, undo, erase, batch EDIT; EDIT…, get, explain", words)
+		return e, fmt.Errorf("%v is none of: add LINE N, set LINE N, remove LINE, clear, save LINE, move LINE, describe LINE NAME:VALUE, undo, erase, batch EDIT; EDIT…, get, explain, share MODE NAME, open NAME, revoke NAME, copy NAME", words)
 	}
 	e.verb = words[0]
 	if len(words) > 1 {
@@ -702,6 +707,8 @@ func (st *stage) send(s *client.Session, c call, opts []client.Option) (string, 
 	case "explain":
 		a, err := s.Explain(st.ctx, opts...)
 		return explainText(a.Msg), err
+	case "share", "open", "revoke", "copy":
+		return st.sendLink(s, c, opts)
 	case "batch":
 		req := &cartv1.BatchEditRequest{}
 		for _, e := range c.edits {

@@ -379,6 +379,7 @@ func (n *node) start() error {
 	}
 	handler, err := part.Place.Handler(member.Surface{
 		Serves: m.Node, Names: w.ids(), Regions: w.regions, Catalog: w.catalog, Auth: rpc.TrustedHeaders{}, RequestTimeout: 2 * time.Second,
+		ShareKey: []byte("the same in all regions, and never changed"),
 	})
 	if err != nil {
 		panic(fmt.Sprintf("simulations: handler: %v", err))

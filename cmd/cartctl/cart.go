@@ -87,6 +87,11 @@ func call[Req, Resp any](a *app, s shopper, key string, header http.Header, msg 
 	if err := s.check(a); err != nil {
 		return nil, err
 	}
+	return send(a, s, key, header, msg, method)
+}
+
+// send is call for what needs no shopper.
+func send[Req, Resp any](a *app, s shopper, key string, header http.Header, msg *Req, method unary[Req, Resp]) (*connect.Response[Resp], error) {
 	base := a.base
 	if s.Region != "" {
 		regions, err := a.regions()

@@ -63,6 +63,8 @@ type cli struct {
 	Settings settingsCmd `cmd:"" help:"Show and change the shop's settings." group:"Cluster"`
 	Shipping shippingCmd `cmd:"" help:"Estimate cost and dates of sending the cart." group:"One cart"`
 
+	Share shareCmd `cmd:"" help:"Share a cart by a link; look at one, and copy it." group:"One cart"`
+
 	Regions regionsCmd `cmd:"" help:"Show regions, nodes, links and lag." group:"Cluster"`
 	Verify  verifyCmd  `cmd:"" help:"Compare every cart in every region." group:"Cluster"`
 	Backup  backupCmd  `cmd:"" help:"Back up a region; list and check backups." group:"Cluster"`

@@ -133,12 +133,13 @@ type deployed struct {
 	GuestKey  string            `help:"Private key (PEM, PKCS #8) that signs guest sessions, the same in all regions; without it none are made here." placeholder:"FILE" env:"SAMECART_GUEST_KEY"`
 	Trust     bool              `name:"trust-headers" help:"Take callers' identity on trust from headers, as cartd dev does. Never in public." env:"SAMECART_TRUST_HEADERS"`
 	promotionRules
+	sharing
 	limits
 	rates
 }
 
 func (d deployed) validate() error {
-	errs := []error{d.limits.validate()}
+	errs := []error{d.limits.validate(), d.sharing.validate()}
 	if _, ok := d.Regions[d.Region]; !ok {
 		errs = append(errs, fmt.Errorf("--region %q is none of --regions (%s)", d.Region, strings.Join(slices.Sorted(maps.Keys(d.Regions)), ", ")))
 	}

@@ -72,7 +72,8 @@ type dev struct {
 	out      io.Writer
 	failed   chan error // the first thing that ends the process
 
-	all []*devRegion
+	shareKey []byte // of links that share carts
+	all      []*devRegion
 
 	addrMu sync.Mutex // guards addrs
 	addrs  map[string]string
@@ -165,7 +166,7 @@ func lockDir(dir string) (unlock func(), err error) {
 		return nil, fmt.Errorf("read data directory: %w", err)
 	}
 	for _, e := range entries {
-		known := e.Name() == "lock" || slices.ContainsFunc(devRegions, func(r struct {
+		known := e.Name() == "lock" || e.Name() == shareKeyFile || slices.ContainsFunc(devRegions, func(r struct {
 			name string
 			id   uint16
 		}) bool {
@@ -212,6 +213,11 @@ func (d *dev) run(ctx context.Context) error {
 	if err != nil {
 		return usageError{err}
 	}
+	key, err := openKey(filepath.Join(d.dir, shareKeyFile))
+	if err != nil {
+		return usageError{err}
+	}
+	d.shareKey = key.bytes
 	defer d.stop()
 	for i, r := range devRegions {
 		dr := &devRegion{
@@ -230,6 +236,9 @@ func (d *dev) run(ctx context.Context) error {
 	// right must leave that of the others as it is.
 	if err := d.each((*devRegion).openNodes); err != nil {
 		return mendable(err)
+	}
+	if err := key.keep(); err != nil {
+		return err
 	}
 	if err := d.each((*devRegion).startNodes); err != nil {
 		return err
@@ -436,6 +445,7 @@ func (r *devRegion) prepare(public net.Listener) error {
 		regions[crdt.RegionID(o.id)] = o.name
 	}
 	r.api, err = r.part.Place.Handler(member.Surface{
+		ShareKey: d.shareKey, ShareURL: d.cmd.shareURL(),
 		Serves: r.router, Names: regions, Regions: d.regionInfos, Catalog: d.catalog, Shipping: d.shipping, Promotions: d.rules,
 		Auth: rpc.TrustedHeaders{}, Guests: d.guests, RequestTimeout: d.cmd.RequestTimeout, Mounts: mounts(d, d.metrics),
 	})

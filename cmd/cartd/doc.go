@@ -15,6 +15,7 @@
 //	metrics.go   events as Prometheus metrics
 //	health.go    cartd health
 //	forward.go   a gateway's calls to other regions
+//	sharing.go   the key and the address of links that share carts
 //
 // How a node's parts are put together is in rpc/member, which simulations
 // run too.

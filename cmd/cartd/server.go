@@ -153,7 +153,12 @@ func (s *server) handler(serves rpc.Region) (*rpc.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	key, err := s.conf.key(s.log)
+	if err != nil {
+		return nil, err
+	}
 	return s.place.Handler(member.Surface{
+		ShareKey: key, ShareURL: s.conf.ShareURL,
 		Serves: serves, Names: namesOf(s.conf.Regions), Regions: s.regionInfos, Catalog: products, Shipping: sends, Promotions: s.rules,
 		Auth: s.auth, Guests: s.guests, RequestTimeout: s.conf.RequestTimeout, Mounts: mounts(s, s.metrics),
 	})

@@ -97,6 +97,10 @@ func (s *Shard) checkEdit(e *regionv1.Edit) error {
 			if c.GetFactId() == "" {
 				return fmt.Errorf("change %d names no code", i)
 			}
+		case regionv1.Change_KIND_SHARE, regionv1.Change_KIND_UNSHARE:
+			if err := CheckShare(c); err != nil {
+				return fmt.Errorf("change %d: %w", i, err)
+			}
 		case regionv1.Change_KIND_UNSPECIFIED:
 			return fmt.Errorf("change %d has no kind", i)
 		default:

@@ -276,6 +276,10 @@ func (w *workspace) change(cart *crdt.Cart, writer crdt.Writer, c *regionv1.Chan
 		return []crdt.Delta{cart.Erase(writer)}, crdt.LineKey{}, nil
 	case regionv1.Change_KIND_ADD_CODE, regionv1.Change_KIND_DROP_CODE:
 		return w.changeCode(cart, writer, c)
+	case regionv1.Change_KIND_SHARE:
+		return w.share(cart, writer, c)
+	case regionv1.Change_KIND_UNSHARE:
+		return w.unshare(cart, writer, c)
 	case regionv1.Change_KIND_UNSPECIFIED:
 	}
 	// The proposer checks kinds: an unknown one is of a format level that this

@@ -210,6 +210,16 @@ func (f *Forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.forward(w, r, c, body)
 }
 
+// procedureOf names a call in events. The path of a shared cart has its token,
+// which nobody but its holder is to see.
+func procedureOf(r *http.Request) string {
+	if rest, ok := strings.CutPrefix(r.URL.Path, "/api/v1/shared/"); ok {
+		_, what, _ := strings.Cut(rest, "/")
+		return strings.TrimSuffix("/api/v1/shared/{token}/"+what, "/")
+	}
+	return r.URL.Path
+}
+
 // readWhole reads a body, so that it can be sent more than once. What was read
 // of one that is too large, or broken, is put back.
 func readWhole(w http.ResponseWriter, r *http.Request) (body []byte, whole bool) {
@@ -249,13 +259,13 @@ func (f *Forwarder) forward(w http.ResponseWriter, r *http.Request, c forwardabl
 	for {
 		order, _ := f.order("")
 		next := way.next(time.Now(), deadline, order, jitter())
-		if next.stop || !way.free() && !f.spend(r.URL.Path, false) {
+		if next.stop || !way.free() && !f.spend(procedureOf(r), false) {
 			f.giveUp(w, r, last, way.unknown && !c.read)
 			return
 		}
 		if last != nil {
 			tell(f.cfg.Events.Retried, Retried{
-				Procedure: r.URL.Path, From: f.label(way.lastAt), To: f.label(next.address), Attempt: way.attempts + 1, Why: last.failure(),
+				Procedure: procedureOf(r), From: f.label(way.lastAt), To: f.label(next.address), Attempt: way.attempts + 1, Why: last.failure(),
 			})
 		}
 		way.began()

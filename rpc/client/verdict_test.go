@@ -61,6 +61,7 @@ func TestEveryCodeHasItsVerdict(t *testing.T) {
 		"NOT_FOUND": true, "METHOD_NOT_ALLOWED": true, "LINE_NOT_FOUND": true, "VERSION_CONFLICT": true, "AMBIGUOUS_LINE": true, "ALREADY_MERGED": true,
 		"BODY_TOO_LARGE": true, "UNSUPPORTED_MEDIA_TYPE": true, "UNKNOWN_SKU": true, "TOO_MANY_LINES": true,
 		"QUANTITY_TOO_LARGE": true, "CURRENCY_MISMATCH": true, "IDEMPOTENCY_KEY_REUSED": true,
+		"SHARE_NOT_FOUND": true, "TOO_MANY_LINKS": true,
 	}
 	for _, code := range apiCodes(t) {
 		_, inTable := verdicts[code]

@@ -1,6 +1,7 @@
 package member
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -25,6 +26,9 @@ type Surface struct {
 	// RequestTimeout is the longest answer to one request.
 	RequestTimeout time.Duration
 	Mounts         []rpc.Mount // what is served beside the API
+
+	ShareKey []byte // as rpc.Config has it
+	ShareURL string // where links are found; empty: at the API, as a path
 }
 
 // Handler is the public API of the place's region; [rpc.NewServer] gives it a
@@ -41,5 +45,6 @@ func (p Place) Handler(s Surface) (*rpc.Handler, error) {
 	cfg.Shipping.Service, cfg.Shipping.Timeout = s.Shipping, min(cfg.Shipping.Timeout, s.RequestTimeout/2)
 	cfg.PromotionTimeout = min(cfg.PromotionTimeout, s.RequestTimeout/2)
 	cfg.Promotions, cfg.CodesMax = s.Promotions, int(p.Limits.Codes)
+	cfg.ShareKey, cfg.ShareURL = s.ShareKey, cmp.Or(s.ShareURL, cfg.ShareURL)
 	return rpc.NewHandler(cfg, s.Serves, s.Catalog, s.Auth, p.Log, s.Mounts...)
 }

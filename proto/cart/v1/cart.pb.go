@@ -3228,6 +3228,444 @@ func (x *RejectedPromotion) GetCondition() string {
 	return ""
 }
 
+type ShareCartRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "snapshot": the lines as they are now; "live": as they are when somebody
+	// looks.
+	Mode string `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"`
+	// 1 s to 30 d; absent: 7 d.
+	ExpiresInS    *uint64 `protobuf:"varint,2,opt,name=expires_in_s,json=expiresInS,proto3,oneof" json:"expires_in_s,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShareCartRequest) Reset() {
+	*x = ShareCartRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShareCartRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShareCartRequest) ProtoMessage() {}
+
+func (x *ShareCartRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShareCartRequest.ProtoReflect.Descriptor instead.
+func (*ShareCartRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *ShareCartRequest) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *ShareCartRequest) GetExpiresInS() uint64 {
+	if x != nil && x.ExpiresInS != nil {
+		return *x.ExpiresInS
+	}
+	return 0
+}
+
+type ShareCartResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the link to RevokeShare; it opens nothing.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Whoever has it sees the cart.
+	Token string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	Url   string `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
+	Mode  string `protobuf:"bytes,4,opt,name=mode,proto3" json:"mode,omitempty"`
+	// Milliseconds since the Unix epoch.
+	ExpiresAtMs int64 `protobuf:"varint,5,opt,name=expires_at_ms,json=expiresAtMs,proto3" json:"expires_at_ms,omitempty"`
+	// True when a snapshot may lack what the caller's causal token names.
+	Stale         bool `protobuf:"varint,6,opt,name=stale,proto3" json:"stale,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShareCartResponse) Reset() {
+	*x = ShareCartResponse{}
+	mi := &file_cart_v1_cart_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShareCartResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShareCartResponse) ProtoMessage() {}
+
+func (x *ShareCartResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShareCartResponse.ProtoReflect.Descriptor instead.
+func (*ShareCartResponse) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *ShareCartResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ShareCartResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *ShareCartResponse) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *ShareCartResponse) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *ShareCartResponse) GetExpiresAtMs() int64 {
+	if x != nil {
+		return x.ExpiresAtMs
+	}
+	return 0
+}
+
+func (x *ShareCartResponse) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
+type RevokeShareRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeShareRequest) Reset() {
+	*x = RevokeShareRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeShareRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeShareRequest) ProtoMessage() {}
+
+func (x *RevokeShareRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeShareRequest.ProtoReflect.Descriptor instead.
+func (*RevokeShareRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *RevokeShareRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type RevokeShareResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeShareResponse) Reset() {
+	*x = RevokeShareResponse{}
+	mi := &file_cart_v1_cart_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeShareResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeShareResponse) ProtoMessage() {}
+
+func (x *RevokeShareResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeShareResponse.ProtoReflect.Descriptor instead.
+func (*RevokeShareResponse) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *RevokeShareResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type GetSharedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSharedRequest) Reset() {
+	*x = GetSharedRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSharedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSharedRequest) ProtoMessage() {}
+
+func (x *GetSharedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSharedRequest.ProtoReflect.Descriptor instead.
+func (*GetSharedRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *GetSharedRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+type CopySharedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopySharedRequest) Reset() {
+	*x = CopySharedRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopySharedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopySharedRequest) ProtoMessage() {}
+
+func (x *CopySharedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopySharedRequest.ProtoReflect.Descriptor instead.
+func (*CopySharedRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *CopySharedRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+// SharedCart is a cart as a link shows it: nothing tells whose it is.
+type SharedCart struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Mode      string                 `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"`
+	Items     []*Item                `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
+	Sellers   []*SellerTotal         `protobuf:"bytes,3,rep,name=sellers,proto3" json:"sellers,omitempty"`
+	Subtotal  *Money                 `protobuf:"bytes,4,opt,name=subtotal,proto3" json:"subtotal,omitempty"`
+	ItemCount uint64                 `protobuf:"varint,5,opt,name=item_count,json=itemCount,proto3" json:"item_count,omitempty"`
+	Currency  string                 `protobuf:"bytes,6,opt,name=currency,proto3" json:"currency,omitempty"`
+	// True when the region may lack edits: its shard had no leader to ask.
+	Stale    bool     `protobuf:"varint,7,opt,name=stale,proto3" json:"stale,omitempty"`
+	Warnings []string `protobuf:"bytes,8,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// Milliseconds since the Unix epoch.
+	CreatedAtMs   int64 `protobuf:"varint,9,opt,name=created_at_ms,json=createdAtMs,proto3" json:"created_at_ms,omitempty"`
+	ExpiresAtMs   int64 `protobuf:"varint,10,opt,name=expires_at_ms,json=expiresAtMs,proto3" json:"expires_at_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SharedCart) Reset() {
+	*x = SharedCart{}
+	mi := &file_cart_v1_cart_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SharedCart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SharedCart) ProtoMessage() {}
+
+func (x *SharedCart) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SharedCart.ProtoReflect.Descriptor instead.
+func (*SharedCart) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *SharedCart) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *SharedCart) GetItems() []*Item {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *SharedCart) GetSellers() []*SellerTotal {
+	if x != nil {
+		return x.Sellers
+	}
+	return nil
+}
+
+func (x *SharedCart) GetSubtotal() *Money {
+	if x != nil {
+		return x.Subtotal
+	}
+	return nil
+}
+
+func (x *SharedCart) GetItemCount() uint64 {
+	if x != nil {
+		return x.ItemCount
+	}
+	return 0
+}
+
+func (x *SharedCart) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *SharedCart) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
+}
+
+func (x *SharedCart) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *SharedCart) GetCreatedAtMs() int64 {
+	if x != nil {
+		return x.CreatedAtMs
+	}
+	return 0
+}
+
+func (x *SharedCart) GetExpiresAtMs() int64 {
+	if x != nil {
+		return x.ExpiresAtMs
+	}
+	return 0
+}
+
 var File_cart_v1_cart_proto protoreflect.FileDescriptor
 
 const file_cart_v1_cart_proto_rawDesc = "" +
@@ -3495,8 +3933,41 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x11RejectedPromotion\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1c\n" +
-	"\tcondition\x18\x03 \x01(\tR\tcondition2\xc4\n" +
+	"\tcondition\x18\x03 \x01(\tR\tcondition\"^\n" +
+	"\x10ShareCartRequest\x12\x12\n" +
+	"\x04mode\x18\x01 \x01(\tR\x04mode\x12%\n" +
+	"\fexpires_in_s\x18\x02 \x01(\x04H\x00R\n" +
+	"expiresInS\x88\x01\x01B\x0f\n" +
+	"\r_expires_in_s\"\x99\x01\n" +
+	"\x11ShareCartResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\x12\x10\n" +
+	"\x03url\x18\x03 \x01(\tR\x03url\x12\x12\n" +
+	"\x04mode\x18\x04 \x01(\tR\x04mode\x12\"\n" +
+	"\rexpires_at_ms\x18\x05 \x01(\x03R\vexpiresAtMs\x12\x14\n" +
+	"\x05stale\x18\x06 \x01(\bR\x05stale\"$\n" +
+	"\x12RevokeShareRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"%\n" +
+	"\x13RevokeShareResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"(\n" +
+	"\x10GetSharedRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\")\n" +
+	"\x11CopySharedRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\"\xd6\x02\n" +
 	"\n" +
+	"SharedCart\x12\x12\n" +
+	"\x04mode\x18\x01 \x01(\tR\x04mode\x12#\n" +
+	"\x05items\x18\x02 \x03(\v2\r.cart.v1.ItemR\x05items\x12.\n" +
+	"\asellers\x18\x03 \x03(\v2\x14.cart.v1.SellerTotalR\asellers\x12*\n" +
+	"\bsubtotal\x18\x04 \x01(\v2\x0e.cart.v1.MoneyR\bsubtotal\x12\x1d\n" +
+	"\n" +
+	"item_count\x18\x05 \x01(\x04R\titemCount\x12\x1a\n" +
+	"\bcurrency\x18\x06 \x01(\tR\bcurrency\x12\x14\n" +
+	"\x05stale\x18\a \x01(\bR\x05stale\x12\x1a\n" +
+	"\bwarnings\x18\b \x03(\tR\bwarnings\x12\"\n" +
+	"\rcreated_at_ms\x18\t \x01(\x03R\vcreatedAtMs\x12\"\n" +
+	"\rexpires_at_ms\x18\n" +
+	" \x01(\x03R\vexpiresAtMs2\xcd\f\n" +
 	"\vCartService\x129\n" +
 	"\aAddItem\x12\x17.cart.v1.AddItemRequest\x1a\x15.cart.v1.ItemResponse\x12A\n" +
 	"\vSetQuantity\x12\x1b.cart.v1.SetQuantityRequest\x1a\x15.cart.v1.ItemResponse\x12@\n" +
@@ -3519,7 +3990,12 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\tEraseCart\x12\x19.cart.v1.EraseCartRequest\x1a\x1a.cart.v1.EraseCartResponse\x12\\\n" +
 	"\x10EstimateShipping\x12 .cart.v1.EstimateShippingRequest\x1a!.cart.v1.EstimateShippingResponse\"\x03\x90\x02\x01\x12?\n" +
 	"\x0eApplyPromotion\x12\x1e.cart.v1.ApplyPromotionRequest\x1a\r.cart.v1.Cart\x12A\n" +
-	"\x0fRemovePromotion\x12\x1f.cart.v1.RemovePromotionRequest\x1a\r.cart.v1.CartB3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
+	"\x0fRemovePromotion\x12\x1f.cart.v1.RemovePromotionRequest\x1a\r.cart.v1.Cart\x12B\n" +
+	"\tShareCart\x12\x19.cart.v1.ShareCartRequest\x1a\x1a.cart.v1.ShareCartResponse\x12H\n" +
+	"\vRevokeShare\x12\x1b.cart.v1.RevokeShareRequest\x1a\x1c.cart.v1.RevokeShareResponse\x12@\n" +
+	"\tGetShared\x12\x19.cart.v1.GetSharedRequest\x1a\x13.cart.v1.SharedCart\"\x03\x90\x02\x01\x127\n" +
+	"\n" +
+	"CopyShared\x12\x1a.cart.v1.CopySharedRequest\x1a\r.cart.v1.CartB3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
 
 var (
 	file_cart_v1_cart_proto_rawDescOnce sync.Once
@@ -3533,7 +4009,7 @@ func file_cart_v1_cart_proto_rawDescGZIP() []byte {
 	return file_cart_v1_cart_proto_rawDescData
 }
 
-var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_cart_v1_cart_proto_goTypes = []any{
 	(*Money)(nil),                     // 0: cart.v1.Money
 	(*LineRef)(nil),                   // 1: cart.v1.LineRef
@@ -3583,38 +4059,45 @@ var file_cart_v1_cart_proto_goTypes = []any{
 	(*RemovePromotionRequest)(nil),    // 45: cart.v1.RemovePromotionRequest
 	(*Promotion)(nil),                 // 46: cart.v1.Promotion
 	(*RejectedPromotion)(nil),         // 47: cart.v1.RejectedPromotion
-	nil,                               // 48: cart.v1.LineRef.OptionsEntry
-	nil,                               // 49: cart.v1.AddItemRequest.AttributesEntry
-	nil,                               // 50: cart.v1.SetQuantityRequest.AttributesEntry
-	nil,                               // 51: cart.v1.DescribeItemRequest.AttributesEntry
-	nil,                               // 52: cart.v1.Item.OptionsEntry
-	nil,                               // 53: cart.v1.Item.AttributesEntry
-	nil,                               // 54: cart.v1.ExplainedLine.OptionsEntry
-	nil,                               // 55: cart.v1.ErrorDetail.DetailsEntry
-	nil,                               // 56: cart.v1.ShippingEstimate.OptionsEntry
+	(*ShareCartRequest)(nil),          // 48: cart.v1.ShareCartRequest
+	(*ShareCartResponse)(nil),         // 49: cart.v1.ShareCartResponse
+	(*RevokeShareRequest)(nil),        // 50: cart.v1.RevokeShareRequest
+	(*RevokeShareResponse)(nil),       // 51: cart.v1.RevokeShareResponse
+	(*GetSharedRequest)(nil),          // 52: cart.v1.GetSharedRequest
+	(*CopySharedRequest)(nil),         // 53: cart.v1.CopySharedRequest
+	(*SharedCart)(nil),                // 54: cart.v1.SharedCart
+	nil,                               // 55: cart.v1.LineRef.OptionsEntry
+	nil,                               // 56: cart.v1.AddItemRequest.AttributesEntry
+	nil,                               // 57: cart.v1.SetQuantityRequest.AttributesEntry
+	nil,                               // 58: cart.v1.DescribeItemRequest.AttributesEntry
+	nil,                               // 59: cart.v1.Item.OptionsEntry
+	nil,                               // 60: cart.v1.Item.AttributesEntry
+	nil,                               // 61: cart.v1.ExplainedLine.OptionsEntry
+	nil,                               // 62: cart.v1.ErrorDetail.DetailsEntry
+	nil,                               // 63: cart.v1.ShippingEstimate.OptionsEntry
 }
 var file_cart_v1_cart_proto_depIdxs = []int32{
-	48, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
+	55, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
 	1,  // 1: cart.v1.AddItemRequest.line:type_name -> cart.v1.LineRef
 	0,  // 2: cart.v1.AddItemRequest.price:type_name -> cart.v1.Money
-	49, // 3: cart.v1.AddItemRequest.attributes:type_name -> cart.v1.AddItemRequest.AttributesEntry
+	56, // 3: cart.v1.AddItemRequest.attributes:type_name -> cart.v1.AddItemRequest.AttributesEntry
 	1,  // 4: cart.v1.SetQuantityRequest.line:type_name -> cart.v1.LineRef
-	50, // 5: cart.v1.SetQuantityRequest.attributes:type_name -> cart.v1.SetQuantityRequest.AttributesEntry
+	57, // 5: cart.v1.SetQuantityRequest.attributes:type_name -> cart.v1.SetQuantityRequest.AttributesEntry
 	1,  // 6: cart.v1.SaveItemRequest.line:type_name -> cart.v1.LineRef
 	1,  // 7: cart.v1.MoveItemRequest.line:type_name -> cart.v1.LineRef
 	1,  // 8: cart.v1.DescribeItemRequest.line:type_name -> cart.v1.LineRef
-	51, // 9: cart.v1.DescribeItemRequest.attributes:type_name -> cart.v1.DescribeItemRequest.AttributesEntry
+	58, // 9: cart.v1.DescribeItemRequest.attributes:type_name -> cart.v1.DescribeItemRequest.AttributesEntry
 	21, // 10: cart.v1.ExportCartResponse.cart:type_name -> cart.v1.Cart
 	32, // 11: cart.v1.ExportCartResponse.facts:type_name -> cart.v1.ExplainedFact
 	10, // 12: cart.v1.ExportCartResponse.requests:type_name -> cart.v1.RememberedRequest
 	18, // 13: cart.v1.ExportCartResponse.removed_items:type_name -> cart.v1.Item
 	13, // 14: cart.v1.EraseCartResponse.regions:type_name -> cart.v1.EraseReceipt
 	1,  // 15: cart.v1.RemoveItemRequest.line:type_name -> cart.v1.LineRef
-	52, // 16: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
+	59, // 16: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
 	0,  // 17: cart.v1.Item.price_at_add:type_name -> cart.v1.Money
 	0,  // 18: cart.v1.Item.current_price:type_name -> cart.v1.Money
 	0,  // 19: cart.v1.Item.price:type_name -> cart.v1.Money
-	53, // 20: cart.v1.Item.attributes:type_name -> cart.v1.Item.AttributesEntry
+	60, // 20: cart.v1.Item.attributes:type_name -> cart.v1.Item.AttributesEntry
 	0,  // 21: cart.v1.SellerTotal.subtotal:type_name -> cart.v1.Money
 	0,  // 22: cart.v1.SellerTotal.discount:type_name -> cart.v1.Money
 	18, // 23: cart.v1.Cart.items:type_name -> cart.v1.Item
@@ -3641,63 +4124,74 @@ var file_cart_v1_cart_proto_depIdxs = []int32{
 	33, // 44: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
 	32, // 45: cart.v1.ExplainCartResponse.facts:type_name -> cart.v1.ExplainedFact
 	35, // 46: cart.v1.ExplainedFact.writes:type_name -> cart.v1.ExplainedWrite
-	54, // 47: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
+	61, // 47: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
 	34, // 48: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
 	35, // 49: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
-	55, // 50: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
+	62, // 50: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
 	21, // 51: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
 	19, // 52: cart.v1.MergeCartResponse.conflicts:type_name -> cart.v1.Conflict
 	38, // 53: cart.v1.MergeCartResponse.guest_session:type_name -> cart.v1.GuestSession
 	43, // 54: cart.v1.EstimateShippingResponse.items:type_name -> cart.v1.ShippingEstimate
 	0,  // 55: cart.v1.EstimateShippingResponse.total:type_name -> cart.v1.Money
-	56, // 56: cart.v1.ShippingEstimate.options:type_name -> cart.v1.ShippingEstimate.OptionsEntry
+	63, // 56: cart.v1.ShippingEstimate.options:type_name -> cart.v1.ShippingEstimate.OptionsEntry
 	0,  // 57: cart.v1.ShippingEstimate.cost:type_name -> cart.v1.Money
 	0,  // 58: cart.v1.Promotion.discount:type_name -> cart.v1.Money
-	2,  // 59: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
-	3,  // 60: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
-	14, // 61: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
-	15, // 62: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
-	16, // 63: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
-	17, // 64: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
-	26, // 65: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
-	28, // 66: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
-	30, // 67: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
-	37, // 68: cart.v1.CartService.CreateGuestSession:input_type -> cart.v1.CreateGuestSessionRequest
-	39, // 69: cart.v1.CartService.MergeCart:input_type -> cart.v1.MergeCartRequest
-	4,  // 70: cart.v1.CartService.SaveItem:input_type -> cart.v1.SaveItemRequest
-	5,  // 71: cart.v1.CartService.MoveItem:input_type -> cart.v1.MoveItemRequest
-	6,  // 72: cart.v1.CartService.DescribeItem:input_type -> cart.v1.DescribeItemRequest
-	7,  // 73: cart.v1.CartService.Undo:input_type -> cart.v1.UndoRequest
-	8,  // 74: cart.v1.CartService.ExportCart:input_type -> cart.v1.ExportCartRequest
-	11, // 75: cart.v1.CartService.EraseCart:input_type -> cart.v1.EraseCartRequest
-	41, // 76: cart.v1.CartService.EstimateShipping:input_type -> cart.v1.EstimateShippingRequest
-	44, // 77: cart.v1.CartService.ApplyPromotion:input_type -> cart.v1.ApplyPromotionRequest
-	45, // 78: cart.v1.CartService.RemovePromotion:input_type -> cart.v1.RemovePromotionRequest
-	23, // 79: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
-	23, // 80: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
-	24, // 81: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
-	24, // 82: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
-	21, // 83: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
-	24, // 84: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
-	27, // 85: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
-	29, // 86: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
-	31, // 87: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
-	38, // 88: cart.v1.CartService.CreateGuestSession:output_type -> cart.v1.GuestSession
-	40, // 89: cart.v1.CartService.MergeCart:output_type -> cart.v1.MergeCartResponse
-	21, // 90: cart.v1.CartService.SaveItem:output_type -> cart.v1.Cart
-	21, // 91: cart.v1.CartService.MoveItem:output_type -> cart.v1.Cart
-	23, // 92: cart.v1.CartService.DescribeItem:output_type -> cart.v1.ItemResponse
-	21, // 93: cart.v1.CartService.Undo:output_type -> cart.v1.Cart
-	9,  // 94: cart.v1.CartService.ExportCart:output_type -> cart.v1.ExportCartResponse
-	12, // 95: cart.v1.CartService.EraseCart:output_type -> cart.v1.EraseCartResponse
-	42, // 96: cart.v1.CartService.EstimateShipping:output_type -> cart.v1.EstimateShippingResponse
-	21, // 97: cart.v1.CartService.ApplyPromotion:output_type -> cart.v1.Cart
-	21, // 98: cart.v1.CartService.RemovePromotion:output_type -> cart.v1.Cart
-	79, // [79:99] is the sub-list for method output_type
-	59, // [59:79] is the sub-list for method input_type
-	59, // [59:59] is the sub-list for extension type_name
-	59, // [59:59] is the sub-list for extension extendee
-	0,  // [0:59] is the sub-list for field type_name
+	18, // 59: cart.v1.SharedCart.items:type_name -> cart.v1.Item
+	20, // 60: cart.v1.SharedCart.sellers:type_name -> cart.v1.SellerTotal
+	0,  // 61: cart.v1.SharedCart.subtotal:type_name -> cart.v1.Money
+	2,  // 62: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
+	3,  // 63: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
+	14, // 64: cart.v1.CartService.RemoveItem:input_type -> cart.v1.RemoveItemRequest
+	15, // 65: cart.v1.CartService.ClearCart:input_type -> cart.v1.ClearCartRequest
+	16, // 66: cart.v1.CartService.GetCart:input_type -> cart.v1.GetCartRequest
+	17, // 67: cart.v1.CartService.GetCount:input_type -> cart.v1.GetCountRequest
+	26, // 68: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
+	28, // 69: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
+	30, // 70: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
+	37, // 71: cart.v1.CartService.CreateGuestSession:input_type -> cart.v1.CreateGuestSessionRequest
+	39, // 72: cart.v1.CartService.MergeCart:input_type -> cart.v1.MergeCartRequest
+	4,  // 73: cart.v1.CartService.SaveItem:input_type -> cart.v1.SaveItemRequest
+	5,  // 74: cart.v1.CartService.MoveItem:input_type -> cart.v1.MoveItemRequest
+	6,  // 75: cart.v1.CartService.DescribeItem:input_type -> cart.v1.DescribeItemRequest
+	7,  // 76: cart.v1.CartService.Undo:input_type -> cart.v1.UndoRequest
+	8,  // 77: cart.v1.CartService.ExportCart:input_type -> cart.v1.ExportCartRequest
+	11, // 78: cart.v1.CartService.EraseCart:input_type -> cart.v1.EraseCartRequest
+	41, // 79: cart.v1.CartService.EstimateShipping:input_type -> cart.v1.EstimateShippingRequest
+	44, // 80: cart.v1.CartService.ApplyPromotion:input_type -> cart.v1.ApplyPromotionRequest
+	45, // 81: cart.v1.CartService.RemovePromotion:input_type -> cart.v1.RemovePromotionRequest
+	48, // 82: cart.v1.CartService.ShareCart:input_type -> cart.v1.ShareCartRequest
+	50, // 83: cart.v1.CartService.RevokeShare:input_type -> cart.v1.RevokeShareRequest
+	52, // 84: cart.v1.CartService.GetShared:input_type -> cart.v1.GetSharedRequest
+	53, // 85: cart.v1.CartService.CopyShared:input_type -> cart.v1.CopySharedRequest
+	23, // 86: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
+	23, // 87: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
+	24, // 88: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
+	24, // 89: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
+	21, // 90: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
+	24, // 91: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
+	27, // 92: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
+	29, // 93: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
+	31, // 94: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
+	38, // 95: cart.v1.CartService.CreateGuestSession:output_type -> cart.v1.GuestSession
+	40, // 96: cart.v1.CartService.MergeCart:output_type -> cart.v1.MergeCartResponse
+	21, // 97: cart.v1.CartService.SaveItem:output_type -> cart.v1.Cart
+	21, // 98: cart.v1.CartService.MoveItem:output_type -> cart.v1.Cart
+	23, // 99: cart.v1.CartService.DescribeItem:output_type -> cart.v1.ItemResponse
+	21, // 100: cart.v1.CartService.Undo:output_type -> cart.v1.Cart
+	9,  // 101: cart.v1.CartService.ExportCart:output_type -> cart.v1.ExportCartResponse
+	12, // 102: cart.v1.CartService.EraseCart:output_type -> cart.v1.EraseCartResponse
+	42, // 103: cart.v1.CartService.EstimateShipping:output_type -> cart.v1.EstimateShippingResponse
+	21, // 104: cart.v1.CartService.ApplyPromotion:output_type -> cart.v1.Cart
+	21, // 105: cart.v1.CartService.RemovePromotion:output_type -> cart.v1.Cart
+	49, // 106: cart.v1.CartService.ShareCart:output_type -> cart.v1.ShareCartResponse
+	51, // 107: cart.v1.CartService.RevokeShare:output_type -> cart.v1.RevokeShareResponse
+	54, // 108: cart.v1.CartService.GetShared:output_type -> cart.v1.SharedCart
+	21, // 109: cart.v1.CartService.CopyShared:output_type -> cart.v1.Cart
+	86, // [86:110] is the sub-list for method output_type
+	62, // [62:86] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_cart_v1_cart_proto_init() }
@@ -3715,13 +4209,14 @@ func file_cart_v1_cart_proto_init() {
 		(*Edit_Move)(nil),
 		(*Edit_Describe)(nil),
 	}
+	file_cart_v1_cart_proto_msgTypes[48].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cart_v1_cart_proto_rawDesc), len(file_cart_v1_cart_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   57,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

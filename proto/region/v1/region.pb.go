@@ -101,6 +101,11 @@ const (
 	// Promotion codes: fact_id is the code.
 	Change_KIND_ADD_CODE  Change_Kind = 8
 	Change_KIND_DROP_CODE Change_Kind = 9
+	// Writes a link's fact, in the owner's cart and in the link's own, which
+	// gets the lines of a snapshot as well.
+	Change_KIND_SHARE Change_Kind = 12
+	// Takes the fact out again.
+	Change_KIND_UNSHARE Change_Kind = 13
 )
 
 // Enum value maps for Change_Kind.
@@ -119,6 +124,8 @@ var (
 		11: "KIND_ERASE",
 		8:  "KIND_ADD_CODE",
 		9:  "KIND_DROP_CODE",
+		12: "KIND_SHARE",
+		13: "KIND_UNSHARE",
 	}
 	Change_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -134,6 +141,8 @@ var (
 		"KIND_ERASE":       11,
 		"KIND_ADD_CODE":    8,
 		"KIND_DROP_CODE":   9,
+		"KIND_SHARE":       12,
+		"KIND_UNSHARE":     13,
 	}
 )
 
@@ -187,6 +196,10 @@ const (
 	Outcome_CODE_TOO_MANY_CODES Outcome_Code = 13
 	// The cart is a guest's, whose session has ended.
 	Outcome_CODE_GUEST_EXPIRED Outcome_Code = 27
+	// The cart has as many links as it may.
+	Outcome_CODE_TOO_MANY_SHARES Outcome_Code = 19
+	// UNSHARE of a link that the cart does not have.
+	Outcome_CODE_SHARE_NOT_FOUND Outcome_Code = 20
 )
 
 // Enum value maps for Outcome_Code.
@@ -207,6 +220,8 @@ var (
 		26: "CODE_ERASED",
 		13: "CODE_TOO_MANY_CODES",
 		27: "CODE_GUEST_EXPIRED",
+		19: "CODE_TOO_MANY_SHARES",
+		20: "CODE_SHARE_NOT_FOUND",
 	}
 	Outcome_Code_value = map[string]int32{
 		"CODE_OK":                 0,
@@ -224,6 +239,8 @@ var (
 		"CODE_ERASED":             26,
 		"CODE_TOO_MANY_CODES":     13,
 		"CODE_GUEST_EXPIRED":      27,
+		"CODE_TOO_MANY_SHARES":    19,
+		"CODE_SHARE_NOT_FOUND":    20,
 	}
 )
 
@@ -251,7 +268,7 @@ func (x Outcome_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Outcome_Code.Descriptor instead.
 func (Outcome_Code) EnumDescriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{17, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{18, 0}
 }
 
 // Entry is one Raft log entry: commands packed by the shard's leader.
@@ -1264,7 +1281,12 @@ type Change struct {
 	FactId string `protobuf:"bytes,8,opt,name=fact_id,json=factId,proto3" json:"fact_id,omitempty"`
 	Value  string `protobuf:"bytes,9,opt,name=value,proto3" json:"value,omitempty"`
 	// For DESCRIBE, and with ADD and SET: the line's attributes from then on.
-	Attributes    *string `protobuf:"bytes,7,opt,name=attributes,proto3,oneof" json:"attributes,omitempty"`
+	Attributes *string `protobuf:"bytes,7,opt,name=attributes,proto3,oneof" json:"attributes,omitempty"`
+	// Of SHARE: refuse it when the cart has so many links that have not expired;
+	// 0: no bound.
+	SharesMax uint32 `protobuf:"varint,20,opt,name=shares_max,json=sharesMax,proto3" json:"shares_max,omitempty"`
+	// Of SHARE: the lines of a snapshot.
+	Shared        []*SharedLine `protobuf:"bytes,21,rep,name=shared,proto3" json:"shared,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1362,6 +1384,97 @@ func (x *Change) GetAttributes() string {
 	return ""
 }
 
+func (x *Change) GetSharesMax() uint32 {
+	if x != nil {
+		return x.SharesMax
+	}
+	return 0
+}
+
+func (x *Change) GetShared() []*SharedLine {
+	if x != nil {
+		return x.Shared
+	}
+	return nil
+}
+
+// SharedLine is a line as it was when its cart was shared.
+type SharedLine struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Line          *LineKey               `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
+	Quantity      uint32                 `protobuf:"varint,2,opt,name=quantity,proto3" json:"quantity,omitempty"`
+	Price         int64                  `protobuf:"varint,3,opt,name=price,proto3" json:"price,omitempty"`
+	Currency      string                 `protobuf:"bytes,4,opt,name=currency,proto3" json:"currency,omitempty"`
+	AddedAt       uint64                 `protobuf:"varint,5,opt,name=added_at,json=addedAt,proto3" json:"added_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SharedLine) Reset() {
+	*x = SharedLine{}
+	mi := &file_region_v1_region_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SharedLine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SharedLine) ProtoMessage() {}
+
+func (x *SharedLine) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SharedLine.ProtoReflect.Descriptor instead.
+func (*SharedLine) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SharedLine) GetLine() *LineKey {
+	if x != nil {
+		return x.Line
+	}
+	return nil
+}
+
+func (x *SharedLine) GetQuantity() uint32 {
+	if x != nil {
+		return x.Quantity
+	}
+	return 0
+}
+
+func (x *SharedLine) GetPrice() int64 {
+	if x != nil {
+		return x.Price
+	}
+	return 0
+}
+
+func (x *SharedLine) GetCurrency() string {
+	if x != nil {
+		return x.Currency
+	}
+	return ""
+}
+
+func (x *SharedLine) GetAddedAt() uint64 {
+	if x != nil {
+		return x.AddedAt
+	}
+	return 0
+}
+
 // JoinRows are rows of one origin stream for one shard.
 type JoinRows struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -1378,7 +1491,7 @@ type JoinRows struct {
 
 func (x *JoinRows) Reset() {
 	*x = JoinRows{}
-	mi := &file_region_v1_region_proto_msgTypes[12]
+	mi := &file_region_v1_region_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1503,7 @@ func (x *JoinRows) String() string {
 func (*JoinRows) ProtoMessage() {}
 
 func (x *JoinRows) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[12]
+	mi := &file_region_v1_region_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1516,7 @@ func (x *JoinRows) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRows.ProtoReflect.Descriptor instead.
 func (*JoinRows) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{12}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *JoinRows) GetRegionId() uint32 {
@@ -1462,7 +1575,7 @@ type JoinCart struct {
 
 func (x *JoinCart) Reset() {
 	*x = JoinCart{}
-	mi := &file_region_v1_region_proto_msgTypes[13]
+	mi := &file_region_v1_region_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1587,7 @@ func (x *JoinCart) String() string {
 func (*JoinCart) ProtoMessage() {}
 
 func (x *JoinCart) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[13]
+	mi := &file_region_v1_region_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1600,7 @@ func (x *JoinCart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinCart.ProtoReflect.Descriptor instead.
 func (*JoinCart) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{13}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *JoinCart) GetCartId() string {
@@ -1531,7 +1644,7 @@ type MoveCursor struct {
 
 func (x *MoveCursor) Reset() {
 	*x = MoveCursor{}
-	mi := &file_region_v1_region_proto_msgTypes[14]
+	mi := &file_region_v1_region_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1543,7 +1656,7 @@ func (x *MoveCursor) String() string {
 func (*MoveCursor) ProtoMessage() {}
 
 func (x *MoveCursor) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[14]
+	mi := &file_region_v1_region_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1556,7 +1669,7 @@ func (x *MoveCursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveCursor.ProtoReflect.Descriptor instead.
 func (*MoveCursor) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{14}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MoveCursor) GetRegionId() uint32 {
@@ -1597,7 +1710,7 @@ type TrimLog struct {
 
 func (x *TrimLog) Reset() {
 	*x = TrimLog{}
-	mi := &file_region_v1_region_proto_msgTypes[15]
+	mi := &file_region_v1_region_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1609,7 +1722,7 @@ func (x *TrimLog) String() string {
 func (*TrimLog) ProtoMessage() {}
 
 func (x *TrimLog) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[15]
+	mi := &file_region_v1_region_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1622,7 +1735,7 @@ func (x *TrimLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrimLog.ProtoReflect.Descriptor instead.
 func (*TrimLog) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{15}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TrimLog) GetSeq() uint64 {
@@ -1645,7 +1758,7 @@ type ExpireOps struct {
 
 func (x *ExpireOps) Reset() {
 	*x = ExpireOps{}
-	mi := &file_region_v1_region_proto_msgTypes[16]
+	mi := &file_region_v1_region_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +1770,7 @@ func (x *ExpireOps) String() string {
 func (*ExpireOps) ProtoMessage() {}
 
 func (x *ExpireOps) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[16]
+	mi := &file_region_v1_region_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +1783,7 @@ func (x *ExpireOps) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpireOps.ProtoReflect.Descriptor instead.
 func (*ExpireOps) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{16}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExpireOps) GetLimit() uint32 {
@@ -1725,7 +1838,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_region_v1_region_proto_msgTypes[17]
+	mi := &file_region_v1_region_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1737,7 +1850,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[17]
+	mi := &file_region_v1_region_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1750,7 +1863,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{17}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Outcome) GetCode() Outcome_Code {
@@ -1875,7 +1988,7 @@ type ChangedLine struct {
 
 func (x *ChangedLine) Reset() {
 	*x = ChangedLine{}
-	mi := &file_region_v1_region_proto_msgTypes[18]
+	mi := &file_region_v1_region_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1887,7 +2000,7 @@ func (x *ChangedLine) String() string {
 func (*ChangedLine) ProtoMessage() {}
 
 func (x *ChangedLine) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[18]
+	mi := &file_region_v1_region_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1900,7 +2013,7 @@ func (x *ChangedLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangedLine.ProtoReflect.Descriptor instead.
 func (*ChangedLine) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{18}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ChangedLine) GetLine() *LineKey {
@@ -1981,7 +2094,7 @@ type ReadRequest struct {
 
 func (x *ReadRequest) Reset() {
 	*x = ReadRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[19]
+	mi := &file_region_v1_region_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1993,7 +2106,7 @@ func (x *ReadRequest) String() string {
 func (*ReadRequest) ProtoMessage() {}
 
 func (x *ReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[19]
+	mi := &file_region_v1_region_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2006,7 +2119,7 @@ func (x *ReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
 func (*ReadRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{19}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReadRequest) GetShard() uint32 {
@@ -2076,7 +2189,7 @@ type ReadResponse struct {
 
 func (x *ReadResponse) Reset() {
 	*x = ReadResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[20]
+	mi := &file_region_v1_region_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2088,7 +2201,7 @@ func (x *ReadResponse) String() string {
 func (*ReadResponse) ProtoMessage() {}
 
 func (x *ReadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[20]
+	mi := &file_region_v1_region_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2101,7 +2214,7 @@ func (x *ReadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadResponse.ProtoReflect.Descriptor instead.
 func (*ReadResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{20}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReadResponse) GetRecord() []byte {
@@ -2128,7 +2241,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[21]
+	mi := &file_region_v1_region_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2140,7 +2253,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[21]
+	mi := &file_region_v1_region_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2153,7 +2266,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{21}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ProposeRequest) GetShard() uint32 {
@@ -2194,7 +2307,7 @@ type ShardRequest struct {
 
 func (x *ShardRequest) Reset() {
 	*x = ShardRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[22]
+	mi := &file_region_v1_region_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2319,7 @@ func (x *ShardRequest) String() string {
 func (*ShardRequest) ProtoMessage() {}
 
 func (x *ShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[22]
+	mi := &file_region_v1_region_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2332,7 @@ func (x *ShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest.ProtoReflect.Descriptor instead.
 func (*ShardRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{22}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ShardRequest) GetShard() uint32 {
@@ -2438,7 +2551,7 @@ type ShardResponse struct {
 
 func (x *ShardResponse) Reset() {
 	*x = ShardResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[23]
+	mi := &file_region_v1_region_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2450,7 +2563,7 @@ func (x *ShardResponse) String() string {
 func (*ShardResponse) ProtoMessage() {}
 
 func (x *ShardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[23]
+	mi := &file_region_v1_region_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2463,7 +2576,7 @@ func (x *ShardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardResponse.ProtoReflect.Descriptor instead.
 func (*ShardResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{23}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ShardResponse) GetDigests() [][]byte {
@@ -2574,7 +2687,7 @@ type CartDigest struct {
 
 func (x *CartDigest) Reset() {
 	*x = CartDigest{}
-	mi := &file_region_v1_region_proto_msgTypes[24]
+	mi := &file_region_v1_region_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2586,7 +2699,7 @@ func (x *CartDigest) String() string {
 func (*CartDigest) ProtoMessage() {}
 
 func (x *CartDigest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[24]
+	mi := &file_region_v1_region_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2599,7 +2712,7 @@ func (x *CartDigest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CartDigest.ProtoReflect.Descriptor instead.
 func (*CartDigest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{24}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CartDigest) GetCartId() string {
@@ -2631,7 +2744,7 @@ type FormRequest struct {
 
 func (x *FormRequest) Reset() {
 	*x = FormRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[25]
+	mi := &file_region_v1_region_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2643,7 +2756,7 @@ func (x *FormRequest) String() string {
 func (*FormRequest) ProtoMessage() {}
 
 func (x *FormRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[25]
+	mi := &file_region_v1_region_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2656,7 +2769,7 @@ func (x *FormRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FormRequest.ProtoReflect.Descriptor instead.
 func (*FormRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{25}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *FormRequest) GetNode() string {
@@ -2705,7 +2818,7 @@ type FormResponse struct {
 
 func (x *FormResponse) Reset() {
 	*x = FormResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[26]
+	mi := &file_region_v1_region_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2717,7 +2830,7 @@ func (x *FormResponse) String() string {
 func (*FormResponse) ProtoMessage() {}
 
 func (x *FormResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[26]
+	mi := &file_region_v1_region_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2730,7 +2843,7 @@ func (x *FormResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FormResponse.ProtoReflect.Descriptor instead.
 func (*FormResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{26}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *FormResponse) GetFormed() bool {
@@ -2768,7 +2881,7 @@ type AdmitRequest struct {
 
 func (x *AdmitRequest) Reset() {
 	*x = AdmitRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[27]
+	mi := &file_region_v1_region_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2780,7 +2893,7 @@ func (x *AdmitRequest) String() string {
 func (*AdmitRequest) ProtoMessage() {}
 
 func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[27]
+	mi := &file_region_v1_region_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2793,7 +2906,7 @@ func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitRequest.ProtoReflect.Descriptor instead.
 func (*AdmitRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{27}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AdmitRequest) GetShard() uint32 {
@@ -2833,7 +2946,7 @@ type AdmitResponse struct {
 
 func (x *AdmitResponse) Reset() {
 	*x = AdmitResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[28]
+	mi := &file_region_v1_region_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2845,7 +2958,7 @@ func (x *AdmitResponse) String() string {
 func (*AdmitResponse) ProtoMessage() {}
 
 func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[28]
+	mi := &file_region_v1_region_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2858,7 +2971,7 @@ func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitResponse.ProtoReflect.Descriptor instead.
 func (*AdmitResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{28}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AdmitResponse) GetVoter() bool {
@@ -2876,7 +2989,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_region_v1_region_proto_msgTypes[29]
+	mi := &file_region_v1_region_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2888,7 +3001,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[29]
+	mi := &file_region_v1_region_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2901,7 +3014,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{29}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{30}
 }
 
 type StatusResponse struct {
@@ -2918,7 +3031,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_region_v1_region_proto_msgTypes[30]
+	mi := &file_region_v1_region_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2930,7 +3043,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[30]
+	mi := &file_region_v1_region_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2943,7 +3056,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{30}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StatusResponse) GetNode() string {
@@ -2986,7 +3099,7 @@ type CloseGuest struct {
 
 func (x *CloseGuest) Reset() {
 	*x = CloseGuest{}
-	mi := &file_region_v1_region_proto_msgTypes[31]
+	mi := &file_region_v1_region_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2998,7 +3111,7 @@ func (x *CloseGuest) String() string {
 func (*CloseGuest) ProtoMessage() {}
 
 func (x *CloseGuest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[31]
+	mi := &file_region_v1_region_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3011,7 +3124,7 @@ func (x *CloseGuest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseGuest.ProtoReflect.Descriptor instead.
 func (*CloseGuest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{31}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CloseGuest) GetGuestCartId() string {
@@ -3049,7 +3162,7 @@ type JoinGuest struct {
 
 func (x *JoinGuest) Reset() {
 	*x = JoinGuest{}
-	mi := &file_region_v1_region_proto_msgTypes[32]
+	mi := &file_region_v1_region_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3061,7 +3174,7 @@ func (x *JoinGuest) String() string {
 func (*JoinGuest) ProtoMessage() {}
 
 func (x *JoinGuest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[32]
+	mi := &file_region_v1_region_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3074,7 +3187,7 @@ func (x *JoinGuest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinGuest.ProtoReflect.Descriptor instead.
 func (*JoinGuest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{32}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *JoinGuest) GetCartId() string {
@@ -3131,7 +3244,7 @@ type GuestForwarded struct {
 
 func (x *GuestForwarded) Reset() {
 	*x = GuestForwarded{}
-	mi := &file_region_v1_region_proto_msgTypes[33]
+	mi := &file_region_v1_region_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3143,7 +3256,7 @@ func (x *GuestForwarded) String() string {
 func (*GuestForwarded) ProtoMessage() {}
 
 func (x *GuestForwarded) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[33]
+	mi := &file_region_v1_region_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3156,7 +3269,7 @@ func (x *GuestForwarded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestForwarded.ProtoReflect.Descriptor instead.
 func (*GuestForwarded) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{33}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GuestForwarded) GetGuestCartId() string {
@@ -3188,7 +3301,7 @@ type MergedGuest struct {
 
 func (x *MergedGuest) Reset() {
 	*x = MergedGuest{}
-	mi := &file_region_v1_region_proto_msgTypes[34]
+	mi := &file_region_v1_region_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3200,7 +3313,7 @@ func (x *MergedGuest) String() string {
 func (*MergedGuest) ProtoMessage() {}
 
 func (x *MergedGuest) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[34]
+	mi := &file_region_v1_region_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3213,7 +3326,7 @@ func (x *MergedGuest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MergedGuest.ProtoReflect.Descriptor instead.
 func (*MergedGuest) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{34}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MergedGuest) GetItems() uint32 {
@@ -3249,7 +3362,7 @@ type Expire struct {
 
 func (x *Expire) Reset() {
 	*x = Expire{}
-	mi := &file_region_v1_region_proto_msgTypes[35]
+	mi := &file_region_v1_region_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3261,7 +3374,7 @@ func (x *Expire) String() string {
 func (*Expire) ProtoMessage() {}
 
 func (x *Expire) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[35]
+	mi := &file_region_v1_region_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3274,7 +3387,7 @@ func (x *Expire) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expire.ProtoReflect.Descriptor instead.
 func (*Expire) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{35}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Expire) GetCarts() []*CartDigest {
@@ -3304,7 +3417,7 @@ type Indexed struct {
 
 func (x *Indexed) Reset() {
 	*x = Indexed{}
-	mi := &file_region_v1_region_proto_msgTypes[36]
+	mi := &file_region_v1_region_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3316,7 +3429,7 @@ func (x *Indexed) String() string {
 func (*Indexed) ProtoMessage() {}
 
 func (x *Indexed) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[36]
+	mi := &file_region_v1_region_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3329,7 +3442,7 @@ func (x *Indexed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Indexed.ProtoReflect.Descriptor instead.
 func (*Indexed) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{36}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Indexed) GetCartId() string {
@@ -3357,7 +3470,7 @@ type Expirable struct {
 
 func (x *Expirable) Reset() {
 	*x = Expirable{}
-	mi := &file_region_v1_region_proto_msgTypes[37]
+	mi := &file_region_v1_region_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3369,7 +3482,7 @@ func (x *Expirable) String() string {
 func (*Expirable) ProtoMessage() {}
 
 func (x *Expirable) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[37]
+	mi := &file_region_v1_region_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3382,7 +3495,7 @@ func (x *Expirable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expirable.ProtoReflect.Descriptor instead.
 func (*Expirable) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{37}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Expirable) GetCarts() []*DueCart {
@@ -3406,7 +3519,7 @@ type DueCart struct {
 
 func (x *DueCart) Reset() {
 	*x = DueCart{}
-	mi := &file_region_v1_region_proto_msgTypes[38]
+	mi := &file_region_v1_region_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3418,7 +3531,7 @@ func (x *DueCart) String() string {
 func (*DueCart) ProtoMessage() {}
 
 func (x *DueCart) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[38]
+	mi := &file_region_v1_region_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3431,7 +3544,7 @@ func (x *DueCart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DueCart.ProtoReflect.Descriptor instead.
 func (*DueCart) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{38}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DueCart) GetCartId() string {
@@ -3473,7 +3586,7 @@ type ShardRequest_Elsewhere struct {
 
 func (x *ShardRequest_Elsewhere) Reset() {
 	*x = ShardRequest_Elsewhere{}
-	mi := &file_region_v1_region_proto_msgTypes[39]
+	mi := &file_region_v1_region_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3485,7 +3598,7 @@ func (x *ShardRequest_Elsewhere) String() string {
 func (*ShardRequest_Elsewhere) ProtoMessage() {}
 
 func (x *ShardRequest_Elsewhere) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[39]
+	mi := &file_region_v1_region_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3498,7 +3611,7 @@ func (x *ShardRequest_Elsewhere) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Elsewhere.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Elsewhere) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{23, 0}
 }
 
 func (x *ShardRequest_Elsewhere) GetRegionId() uint32 {
@@ -3525,7 +3638,7 @@ type ShardRequest_Collectable struct {
 
 func (x *ShardRequest_Collectable) Reset() {
 	*x = ShardRequest_Collectable{}
-	mi := &file_region_v1_region_proto_msgTypes[40]
+	mi := &file_region_v1_region_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3537,7 +3650,7 @@ func (x *ShardRequest_Collectable) String() string {
 func (*ShardRequest_Collectable) ProtoMessage() {}
 
 func (x *ShardRequest_Collectable) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[40]
+	mi := &file_region_v1_region_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3550,7 +3663,7 @@ func (x *ShardRequest_Collectable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Collectable.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Collectable) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 1}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{23, 1}
 }
 
 func (x *ShardRequest_Collectable) GetCarts() []*CartDigest {
@@ -3569,7 +3682,7 @@ type ShardRequest_Standing struct {
 
 func (x *ShardRequest_Standing) Reset() {
 	*x = ShardRequest_Standing{}
-	mi := &file_region_v1_region_proto_msgTypes[41]
+	mi := &file_region_v1_region_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3581,7 +3694,7 @@ func (x *ShardRequest_Standing) String() string {
 func (*ShardRequest_Standing) ProtoMessage() {}
 
 func (x *ShardRequest_Standing) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[41]
+	mi := &file_region_v1_region_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3594,7 +3707,7 @@ func (x *ShardRequest_Standing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Standing.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Standing) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 2}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{23, 2}
 }
 
 type ShardRequest_Slots struct {
@@ -3607,7 +3720,7 @@ type ShardRequest_Slots struct {
 
 func (x *ShardRequest_Slots) Reset() {
 	*x = ShardRequest_Slots{}
-	mi := &file_region_v1_region_proto_msgTypes[42]
+	mi := &file_region_v1_region_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3619,7 +3732,7 @@ func (x *ShardRequest_Slots) String() string {
 func (*ShardRequest_Slots) ProtoMessage() {}
 
 func (x *ShardRequest_Slots) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[42]
+	mi := &file_region_v1_region_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3632,7 +3745,7 @@ func (x *ShardRequest_Slots) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Slots.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Slots) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 3}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{23, 3}
 }
 
 func (x *ShardRequest_Slots) GetLo() uint32 {
@@ -3660,7 +3773,7 @@ type ShardRequest_Bucket struct {
 
 func (x *ShardRequest_Bucket) Reset() {
 	*x = ShardRequest_Bucket{}
-	mi := &file_region_v1_region_proto_msgTypes[43]
+	mi := &file_region_v1_region_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3672,7 +3785,7 @@ func (x *ShardRequest_Bucket) String() string {
 func (*ShardRequest_Bucket) ProtoMessage() {}
 
 func (x *ShardRequest_Bucket) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[43]
+	mi := &file_region_v1_region_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3685,7 +3798,7 @@ func (x *ShardRequest_Bucket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Bucket.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Bucket) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 4}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{23, 4}
 }
 
 func (x *ShardRequest_Bucket) GetSlot() uint32 {
@@ -3718,7 +3831,7 @@ type ShardRequest_Whole struct {
 
 func (x *ShardRequest_Whole) Reset() {
 	*x = ShardRequest_Whole{}
-	mi := &file_region_v1_region_proto_msgTypes[44]
+	mi := &file_region_v1_region_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3730,7 +3843,7 @@ func (x *ShardRequest_Whole) String() string {
 func (*ShardRequest_Whole) ProtoMessage() {}
 
 func (x *ShardRequest_Whole) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[44]
+	mi := &file_region_v1_region_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3743,7 +3856,7 @@ func (x *ShardRequest_Whole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Whole.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Whole) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 5}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{23, 5}
 }
 
 func (x *ShardRequest_Whole) GetCartIds() []string {
@@ -3764,7 +3877,7 @@ type ShardRequest_Stream struct {
 
 func (x *ShardRequest_Stream) Reset() {
 	*x = ShardRequest_Stream{}
-	mi := &file_region_v1_region_proto_msgTypes[45]
+	mi := &file_region_v1_region_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3776,7 +3889,7 @@ func (x *ShardRequest_Stream) String() string {
 func (*ShardRequest_Stream) ProtoMessage() {}
 
 func (x *ShardRequest_Stream) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[45]
+	mi := &file_region_v1_region_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3789,7 +3902,7 @@ func (x *ShardRequest_Stream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Stream.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Stream) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 6}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{23, 6}
 }
 
 func (x *ShardRequest_Stream) GetRegionId() uint32 {
@@ -3825,7 +3938,7 @@ type ShardRequest_Known struct {
 
 func (x *ShardRequest_Known) Reset() {
 	*x = ShardRequest_Known{}
-	mi := &file_region_v1_region_proto_msgTypes[46]
+	mi := &file_region_v1_region_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3837,7 +3950,7 @@ func (x *ShardRequest_Known) String() string {
 func (*ShardRequest_Known) ProtoMessage() {}
 
 func (x *ShardRequest_Known) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[46]
+	mi := &file_region_v1_region_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3850,7 +3963,7 @@ func (x *ShardRequest_Known) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest_Known.ProtoReflect.Descriptor instead.
 func (*ShardRequest_Known) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{22, 7}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{23, 7}
 }
 
 func (x *ShardRequest_Known) GetRegionId() uint32 {
@@ -3882,7 +3995,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_region_v1_region_proto_msgTypes[47]
+	mi := &file_region_v1_region_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3894,7 +4007,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[47]
+	mi := &file_region_v1_region_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3907,7 +4020,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{30, 0}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{31, 0}
 }
 
 func (x *StatusResponse_Shard) GetShard() uint32 {
@@ -3989,7 +4102,7 @@ type StatusResponse_Peer struct {
 
 func (x *StatusResponse_Peer) Reset() {
 	*x = StatusResponse_Peer{}
-	mi := &file_region_v1_region_proto_msgTypes[48]
+	mi := &file_region_v1_region_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4001,7 +4114,7 @@ func (x *StatusResponse_Peer) String() string {
 func (*StatusResponse_Peer) ProtoMessage() {}
 
 func (x *StatusResponse_Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[48]
+	mi := &file_region_v1_region_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4014,7 +4127,7 @@ func (x *StatusResponse_Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Peer.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Peer) Descriptor() ([]byte, []int) {
-	return file_region_v1_region_proto_rawDescGZIP(), []int{30, 1}
+	return file_region_v1_region_proto_rawDescGZIP(), []int{31, 1}
 }
 
 func (x *StatusResponse_Peer) GetRegion() string {
@@ -4209,7 +4322,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\n" +
 	"any_seller\x18\x04 \x01(\bR\tanySeller\x12\x1f\n" +
 	"\vany_options\x18\x05 \x01(\bR\n" +
-	"anyOptions\"\x93\x04\n" +
+	"anyOptions\"\x83\x05\n" +
 	"\x06Change\x12*\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x16.region.v1.Change.KindR\x04kind\x12&\n" +
 	"\x04line\x18\x02 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
@@ -4222,7 +4335,10 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05value\x18\t \x01(\tR\x05value\x12#\n" +
 	"\n" +
 	"attributes\x18\a \x01(\tH\x00R\n" +
-	"attributes\x88\x01\x01\"\xe2\x01\n" +
+	"attributes\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"shares_max\x18\x14 \x01(\rR\tsharesMax\x12-\n" +
+	"\x06shared\x18\x15 \x03(\v2\x15.region.v1.SharedLineR\x06shared\"\x84\x02\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bKIND_ADD\x10\x01\x12\f\n" +
@@ -4239,8 +4355,18 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\n" +
 	"KIND_ERASE\x10\v\x12\x11\n" +
 	"\rKIND_ADD_CODE\x10\b\x12\x12\n" +
-	"\x0eKIND_DROP_CODE\x10\tB\r\n" +
-	"\v_attributes\"\xa0\x01\n" +
+	"\x0eKIND_DROP_CODE\x10\t\x12\x0e\n" +
+	"\n" +
+	"KIND_SHARE\x10\f\x12\x10\n" +
+	"\fKIND_UNSHARE\x10\rB\r\n" +
+	"\v_attributes\"\x9d\x01\n" +
+	"\n" +
+	"SharedLine\x12&\n" +
+	"\x04line\x18\x01 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
+	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x14\n" +
+	"\x05price\x18\x03 \x01(\x03R\x05price\x12\x1a\n" +
+	"\bcurrency\x18\x04 \x01(\tR\bcurrency\x12\x19\n" +
+	"\badded_at\x18\x05 \x01(\x04R\aaddedAt\"\xa0\x01\n" +
 	"\bJoinRows\x12\x1b\n" +
 	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\x12!\n" +
@@ -4263,7 +4389,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"9\n" +
 	"\tExpireOps\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x16\n" +
-	"\x06undone\x18\x0f \x03(\tR\x06undone\"\xb9\x06\n" +
+	"\x06undone\x18\x0f \x03(\tR\x06undone\"\xed\x06\n" +
 	"\aOutcome\x12+\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x17.region.v1.Outcome.CodeR\x04code\x12\x16\n" +
 	"\x06change\x18\x02 \x01(\rR\x06change\x12\x18\n" +
@@ -4282,7 +4408,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\vguest_state\x18\r \x01(\fR\n" +
 	"guestState\x12.\n" +
 	"\x06merged\x18\x0e \x01(\v2\x16.region.v1.MergedGuestR\x06merged\x12\x18\n" +
-	"\aexpired\x18\x19 \x01(\rR\aexpired\"\xdd\x02\n" +
+	"\aexpired\x18\x19 \x01(\rR\aexpired\"\x91\x03\n" +
 	"\x04Code\x12\v\n" +
 	"\aCODE_OK\x10\x00\x12\x17\n" +
 	"\x13CODE_LINE_NOT_FOUND\x10\x01\x12\x17\n" +
@@ -4299,7 +4425,9 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x14CODE_NOTHING_TO_UNDO\x10\x10\x12\x0f\n" +
 	"\vCODE_ERASED\x10\x1a\x12\x17\n" +
 	"\x13CODE_TOO_MANY_CODES\x10\r\x12\x16\n" +
-	"\x12CODE_GUEST_EXPIRED\x10\x1b\"\xf8\x01\n" +
+	"\x12CODE_GUEST_EXPIRED\x10\x1b\x12\x18\n" +
+	"\x14CODE_TOO_MANY_SHARES\x10\x13\x12\x18\n" +
+	"\x14CODE_SHARE_NOT_FOUND\x10\x14\"\xf8\x01\n" +
 	"\vChangedLine\x12&\n" +
 	"\x04line\x18\x01 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x14\n" +
@@ -4491,7 +4619,7 @@ func file_region_v1_region_proto_rawDescGZIP() []byte {
 }
 
 var file_region_v1_region_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_region_v1_region_proto_goTypes = []any{
 	(MergeRule)(0),                   // 0: region.v1.MergeRule
 	(Change_Kind)(0),                 // 1: region.v1.Change.Kind
@@ -4508,105 +4636,108 @@ var file_region_v1_region_proto_goTypes = []any{
 	(*Edit)(nil),                     // 12: region.v1.Edit
 	(*LineKey)(nil),                  // 13: region.v1.LineKey
 	(*Change)(nil),                   // 14: region.v1.Change
-	(*JoinRows)(nil),                 // 15: region.v1.JoinRows
-	(*JoinCart)(nil),                 // 16: region.v1.JoinCart
-	(*MoveCursor)(nil),               // 17: region.v1.MoveCursor
-	(*TrimLog)(nil),                  // 18: region.v1.TrimLog
-	(*ExpireOps)(nil),                // 19: region.v1.ExpireOps
-	(*Outcome)(nil),                  // 20: region.v1.Outcome
-	(*ChangedLine)(nil),              // 21: region.v1.ChangedLine
-	(*ReadRequest)(nil),              // 22: region.v1.ReadRequest
-	(*ReadResponse)(nil),             // 23: region.v1.ReadResponse
-	(*ProposeRequest)(nil),           // 24: region.v1.ProposeRequest
-	(*ShardRequest)(nil),             // 25: region.v1.ShardRequest
-	(*ShardResponse)(nil),            // 26: region.v1.ShardResponse
-	(*CartDigest)(nil),               // 27: region.v1.CartDigest
-	(*FormRequest)(nil),              // 28: region.v1.FormRequest
-	(*FormResponse)(nil),             // 29: region.v1.FormResponse
-	(*AdmitRequest)(nil),             // 30: region.v1.AdmitRequest
-	(*AdmitResponse)(nil),            // 31: region.v1.AdmitResponse
-	(*StatusRequest)(nil),            // 32: region.v1.StatusRequest
-	(*StatusResponse)(nil),           // 33: region.v1.StatusResponse
-	(*CloseGuest)(nil),               // 34: region.v1.CloseGuest
-	(*JoinGuest)(nil),                // 35: region.v1.JoinGuest
-	(*GuestForwarded)(nil),           // 36: region.v1.GuestForwarded
-	(*MergedGuest)(nil),              // 37: region.v1.MergedGuest
-	(*Expire)(nil),                   // 38: region.v1.Expire
-	(*Indexed)(nil),                  // 39: region.v1.Indexed
-	(*Expirable)(nil),                // 40: region.v1.Expirable
-	(*DueCart)(nil),                  // 41: region.v1.DueCart
-	(*ShardRequest_Elsewhere)(nil),   // 42: region.v1.ShardRequest.Elsewhere
-	(*ShardRequest_Collectable)(nil), // 43: region.v1.ShardRequest.Collectable
-	(*ShardRequest_Standing)(nil),    // 44: region.v1.ShardRequest.Standing
-	(*ShardRequest_Slots)(nil),       // 45: region.v1.ShardRequest.Slots
-	(*ShardRequest_Bucket)(nil),      // 46: region.v1.ShardRequest.Bucket
-	(*ShardRequest_Whole)(nil),       // 47: region.v1.ShardRequest.Whole
-	(*ShardRequest_Stream)(nil),      // 48: region.v1.ShardRequest.Stream
-	(*ShardRequest_Known)(nil),       // 49: region.v1.ShardRequest.Known
-	(*StatusResponse_Shard)(nil),     // 50: region.v1.StatusResponse.Shard
-	(*StatusResponse_Peer)(nil),      // 51: region.v1.StatusResponse.Peer
-	(*v1.PrepareRequest)(nil),        // 52: membership.v1.PrepareRequest
-	(*v1.AcceptRequest)(nil),         // 53: membership.v1.AcceptRequest
-	(*v1.Membership)(nil),            // 54: membership.v1.Membership
-	(*v1.Vote)(nil),                  // 55: membership.v1.Vote
-	(v1.State)(0),                    // 56: membership.v1.State
+	(*SharedLine)(nil),               // 15: region.v1.SharedLine
+	(*JoinRows)(nil),                 // 16: region.v1.JoinRows
+	(*JoinCart)(nil),                 // 17: region.v1.JoinCart
+	(*MoveCursor)(nil),               // 18: region.v1.MoveCursor
+	(*TrimLog)(nil),                  // 19: region.v1.TrimLog
+	(*ExpireOps)(nil),                // 20: region.v1.ExpireOps
+	(*Outcome)(nil),                  // 21: region.v1.Outcome
+	(*ChangedLine)(nil),              // 22: region.v1.ChangedLine
+	(*ReadRequest)(nil),              // 23: region.v1.ReadRequest
+	(*ReadResponse)(nil),             // 24: region.v1.ReadResponse
+	(*ProposeRequest)(nil),           // 25: region.v1.ProposeRequest
+	(*ShardRequest)(nil),             // 26: region.v1.ShardRequest
+	(*ShardResponse)(nil),            // 27: region.v1.ShardResponse
+	(*CartDigest)(nil),               // 28: region.v1.CartDigest
+	(*FormRequest)(nil),              // 29: region.v1.FormRequest
+	(*FormResponse)(nil),             // 30: region.v1.FormResponse
+	(*AdmitRequest)(nil),             // 31: region.v1.AdmitRequest
+	(*AdmitResponse)(nil),            // 32: region.v1.AdmitResponse
+	(*StatusRequest)(nil),            // 33: region.v1.StatusRequest
+	(*StatusResponse)(nil),           // 34: region.v1.StatusResponse
+	(*CloseGuest)(nil),               // 35: region.v1.CloseGuest
+	(*JoinGuest)(nil),                // 36: region.v1.JoinGuest
+	(*GuestForwarded)(nil),           // 37: region.v1.GuestForwarded
+	(*MergedGuest)(nil),              // 38: region.v1.MergedGuest
+	(*Expire)(nil),                   // 39: region.v1.Expire
+	(*Indexed)(nil),                  // 40: region.v1.Indexed
+	(*Expirable)(nil),                // 41: region.v1.Expirable
+	(*DueCart)(nil),                  // 42: region.v1.DueCart
+	(*ShardRequest_Elsewhere)(nil),   // 43: region.v1.ShardRequest.Elsewhere
+	(*ShardRequest_Collectable)(nil), // 44: region.v1.ShardRequest.Collectable
+	(*ShardRequest_Standing)(nil),    // 45: region.v1.ShardRequest.Standing
+	(*ShardRequest_Slots)(nil),       // 46: region.v1.ShardRequest.Slots
+	(*ShardRequest_Bucket)(nil),      // 47: region.v1.ShardRequest.Bucket
+	(*ShardRequest_Whole)(nil),       // 48: region.v1.ShardRequest.Whole
+	(*ShardRequest_Stream)(nil),      // 49: region.v1.ShardRequest.Stream
+	(*ShardRequest_Known)(nil),       // 50: region.v1.ShardRequest.Known
+	(*StatusResponse_Shard)(nil),     // 51: region.v1.StatusResponse.Shard
+	(*StatusResponse_Peer)(nil),      // 52: region.v1.StatusResponse.Peer
+	(*v1.PrepareRequest)(nil),        // 53: membership.v1.PrepareRequest
+	(*v1.AcceptRequest)(nil),         // 54: membership.v1.AcceptRequest
+	(*v1.Membership)(nil),            // 55: membership.v1.Membership
+	(*v1.Vote)(nil),                  // 56: membership.v1.Vote
+	(v1.State)(0),                    // 57: membership.v1.State
 }
 var file_region_v1_region_proto_depIdxs = []int32{
 	4,  // 0: region.v1.Entry.limits:type_name -> region.v1.Limits
 	5,  // 1: region.v1.Entry.commands:type_name -> region.v1.Command
 	12, // 2: region.v1.Command.edit:type_name -> region.v1.Edit
-	15, // 3: region.v1.Command.join_rows:type_name -> region.v1.JoinRows
-	16, // 4: region.v1.Command.join_cart:type_name -> region.v1.JoinCart
-	17, // 5: region.v1.Command.move_cursor:type_name -> region.v1.MoveCursor
-	18, // 6: region.v1.Command.trim_log:type_name -> region.v1.TrimLog
+	16, // 3: region.v1.Command.join_rows:type_name -> region.v1.JoinRows
+	17, // 4: region.v1.Command.join_cart:type_name -> region.v1.JoinCart
+	18, // 5: region.v1.Command.move_cursor:type_name -> region.v1.MoveCursor
+	19, // 6: region.v1.Command.trim_log:type_name -> region.v1.TrimLog
 	11, // 7: region.v1.Command.init:type_name -> region.v1.Init
-	19, // 8: region.v1.Command.expire_ops:type_name -> region.v1.ExpireOps
+	20, // 8: region.v1.Command.expire_ops:type_name -> region.v1.ExpireOps
 	8,  // 9: region.v1.Command.set_membership:type_name -> region.v1.SetMembership
-	52, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
-	53, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
+	53, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
+	54, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
 	9,  // 12: region.v1.Command.reincarnate:type_name -> region.v1.Reincarnate
 	10, // 13: region.v1.Command.reissue:type_name -> region.v1.Reissue
 	6,  // 14: region.v1.Command.collect:type_name -> region.v1.Collect
-	34, // 15: region.v1.Command.close_guest:type_name -> region.v1.CloseGuest
-	35, // 16: region.v1.Command.join_guest:type_name -> region.v1.JoinGuest
-	36, // 17: region.v1.Command.guest_forwarded:type_name -> region.v1.GuestForwarded
+	35, // 15: region.v1.Command.close_guest:type_name -> region.v1.CloseGuest
+	36, // 16: region.v1.Command.join_guest:type_name -> region.v1.JoinGuest
+	37, // 17: region.v1.Command.guest_forwarded:type_name -> region.v1.GuestForwarded
 	7,  // 18: region.v1.Command.scrub:type_name -> region.v1.Scrub
-	38, // 19: region.v1.Command.expire:type_name -> region.v1.Expire
-	27, // 20: region.v1.Collect.carts:type_name -> region.v1.CartDigest
-	54, // 21: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
+	39, // 19: region.v1.Command.expire:type_name -> region.v1.Expire
+	28, // 20: region.v1.Collect.carts:type_name -> region.v1.CartDigest
+	55, // 21: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
 	14, // 22: region.v1.Edit.changes:type_name -> region.v1.Change
 	1,  // 23: region.v1.Change.kind:type_name -> region.v1.Change.Kind
 	13, // 24: region.v1.Change.line:type_name -> region.v1.LineKey
-	2,  // 25: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
-	21, // 26: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
-	55, // 27: region.v1.Outcome.vote:type_name -> membership.v1.Vote
-	37, // 28: region.v1.Outcome.merged:type_name -> region.v1.MergedGuest
-	13, // 29: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
-	5,  // 30: region.v1.ProposeRequest.command:type_name -> region.v1.Command
-	45, // 31: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
-	46, // 32: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
-	47, // 33: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
-	48, // 34: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
-	49, // 35: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
-	44, // 36: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
-	43, // 37: region.v1.ShardRequest.collectable:type_name -> region.v1.ShardRequest.Collectable
-	40, // 38: region.v1.ShardRequest.expirable:type_name -> region.v1.Expirable
-	42, // 39: region.v1.ShardRequest.elsewhere:type_name -> region.v1.ShardRequest.Elsewhere
-	27, // 40: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
-	54, // 41: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
-	50, // 42: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
-	56, // 43: region.v1.StatusResponse.state:type_name -> membership.v1.State
-	0,  // 44: region.v1.JoinGuest.rule:type_name -> region.v1.MergeRule
-	27, // 45: region.v1.Expire.carts:type_name -> region.v1.CartDigest
-	39, // 46: region.v1.Expire.moved:type_name -> region.v1.Indexed
-	41, // 47: region.v1.Expirable.carts:type_name -> region.v1.DueCart
-	27, // 48: region.v1.ShardRequest.Collectable.carts:type_name -> region.v1.CartDigest
-	51, // 49: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
-	50, // [50:50] is the sub-list for method output_type
-	50, // [50:50] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	15, // 25: region.v1.Change.shared:type_name -> region.v1.SharedLine
+	13, // 26: region.v1.SharedLine.line:type_name -> region.v1.LineKey
+	2,  // 27: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
+	22, // 28: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
+	56, // 29: region.v1.Outcome.vote:type_name -> membership.v1.Vote
+	38, // 30: region.v1.Outcome.merged:type_name -> region.v1.MergedGuest
+	13, // 31: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
+	5,  // 32: region.v1.ProposeRequest.command:type_name -> region.v1.Command
+	46, // 33: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
+	47, // 34: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
+	48, // 35: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
+	49, // 36: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
+	50, // 37: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
+	45, // 38: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
+	44, // 39: region.v1.ShardRequest.collectable:type_name -> region.v1.ShardRequest.Collectable
+	41, // 40: region.v1.ShardRequest.expirable:type_name -> region.v1.Expirable
+	43, // 41: region.v1.ShardRequest.elsewhere:type_name -> region.v1.ShardRequest.Elsewhere
+	28, // 42: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
+	55, // 43: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
+	51, // 44: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
+	57, // 45: region.v1.StatusResponse.state:type_name -> membership.v1.State
+	0,  // 46: region.v1.JoinGuest.rule:type_name -> region.v1.MergeRule
+	28, // 47: region.v1.Expire.carts:type_name -> region.v1.CartDigest
+	40, // 48: region.v1.Expire.moved:type_name -> region.v1.Indexed
+	42, // 49: region.v1.Expirable.carts:type_name -> region.v1.DueCart
+	28, // 50: region.v1.ShardRequest.Collectable.carts:type_name -> region.v1.CartDigest
+	52, // 51: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
+	52, // [52:52] is the sub-list for method output_type
+	52, // [52:52] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_region_v1_region_proto_init() }
@@ -4635,7 +4766,7 @@ func file_region_v1_region_proto_init() {
 		(*Command_Expire)(nil),
 	}
 	file_region_v1_region_proto_msgTypes[11].OneofWrappers = []any{}
-	file_region_v1_region_proto_msgTypes[22].OneofWrappers = []any{
+	file_region_v1_region_proto_msgTypes[23].OneofWrappers = []any{
 		(*ShardRequest_Digests)(nil),
 		(*ShardRequest_Bucket_)(nil),
 		(*ShardRequest_Whole_)(nil),
@@ -4654,7 +4785,7 @@ func file_region_v1_region_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_region_v1_region_proto_rawDesc), len(file_region_v1_region_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   49,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -84,6 +84,14 @@ const (
 	// CartServiceRemovePromotionProcedure is the fully-qualified name of the CartService's
 	// RemovePromotion RPC.
 	CartServiceRemovePromotionProcedure = "/cart.v1.CartService/RemovePromotion"
+	// CartServiceShareCartProcedure is the fully-qualified name of the CartService's ShareCart RPC.
+	CartServiceShareCartProcedure = "/cart.v1.CartService/ShareCart"
+	// CartServiceRevokeShareProcedure is the fully-qualified name of the CartService's RevokeShare RPC.
+	CartServiceRevokeShareProcedure = "/cart.v1.CartService/RevokeShare"
+	// CartServiceGetSharedProcedure is the fully-qualified name of the CartService's GetShared RPC.
+	CartServiceGetSharedProcedure = "/cart.v1.CartService/GetShared"
+	// CartServiceCopySharedProcedure is the fully-qualified name of the CartService's CopyShared RPC.
+	CartServiceCopySharedProcedure = "/cart.v1.CartService/CopyShared"
 )
 
 // CartServiceClient is a client for the cart.v1.CartService service.
@@ -134,6 +142,15 @@ type CartServiceClient interface {
 	ApplyPromotion(context.Context, *connect.Request[v1.ApplyPromotionRequest]) (*connect.Response[v1.Cart], error)
 	// RemovePromotion takes a code out; one that is not there is no error.
 	RemovePromotion(context.Context, *connect.Request[v1.RemovePromotionRequest]) (*connect.Response[v1.Cart], error)
+	// ShareCart makes a link that shows the cart to whoever has it.
+	ShareCart(context.Context, *connect.Request[v1.ShareCartRequest]) (*connect.Response[v1.ShareCartResponse], error)
+	// RevokeShare ends a link of the caller's cart, in every region.
+	RevokeShare(context.Context, *connect.Request[v1.RevokeShareRequest]) (*connect.Response[v1.RevokeShareResponse], error)
+	// GetShared shows what a link shares. The token is all that it needs.
+	GetShared(context.Context, *connect.Request[v1.GetSharedRequest]) (*connect.Response[v1.SharedCart], error)
+	// CopyShared adds what a link shares to the caller's cart, at the catalogue's
+	// prices: all of it, or nothing.
+	CopyShared(context.Context, *connect.Request[v1.CopySharedRequest]) (*connect.Response[v1.Cart], error)
 }
 
 // NewCartServiceClient constructs a client for the cart.v1.CartService service. By default, it uses
@@ -272,6 +289,31 @@ func NewCartServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(cartServiceMethods.ByName("RemovePromotion")),
 			connect.WithClientOptions(opts...),
 		),
+		shareCart: connect.NewClient[v1.ShareCartRequest, v1.ShareCartResponse](
+			httpClient,
+			baseURL+CartServiceShareCartProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("ShareCart")),
+			connect.WithClientOptions(opts...),
+		),
+		revokeShare: connect.NewClient[v1.RevokeShareRequest, v1.RevokeShareResponse](
+			httpClient,
+			baseURL+CartServiceRevokeShareProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("RevokeShare")),
+			connect.WithClientOptions(opts...),
+		),
+		getShared: connect.NewClient[v1.GetSharedRequest, v1.SharedCart](
+			httpClient,
+			baseURL+CartServiceGetSharedProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("GetShared")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		copyShared: connect.NewClient[v1.CopySharedRequest, v1.Cart](
+			httpClient,
+			baseURL+CartServiceCopySharedProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("CopyShared")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -297,6 +339,10 @@ type cartServiceClient struct {
 	estimateShipping   *connect.Client[v1.EstimateShippingRequest, v1.EstimateShippingResponse]
 	applyPromotion     *connect.Client[v1.ApplyPromotionRequest, v1.Cart]
 	removePromotion    *connect.Client[v1.RemovePromotionRequest, v1.Cart]
+	shareCart          *connect.Client[v1.ShareCartRequest, v1.ShareCartResponse]
+	revokeShare        *connect.Client[v1.RevokeShareRequest, v1.RevokeShareResponse]
+	getShared          *connect.Client[v1.GetSharedRequest, v1.SharedCart]
+	copyShared         *connect.Client[v1.CopySharedRequest, v1.Cart]
 }
 
 // AddItem calls cart.v1.CartService.AddItem.
@@ -399,6 +445,26 @@ func (c *cartServiceClient) RemovePromotion(ctx context.Context, req *connect.Re
 	return c.removePromotion.CallUnary(ctx, req)
 }
 
+// ShareCart calls cart.v1.CartService.ShareCart.
+func (c *cartServiceClient) ShareCart(ctx context.Context, req *connect.Request[v1.ShareCartRequest]) (*connect.Response[v1.ShareCartResponse], error) {
+	return c.shareCart.CallUnary(ctx, req)
+}
+
+// RevokeShare calls cart.v1.CartService.RevokeShare.
+func (c *cartServiceClient) RevokeShare(ctx context.Context, req *connect.Request[v1.RevokeShareRequest]) (*connect.Response[v1.RevokeShareResponse], error) {
+	return c.revokeShare.CallUnary(ctx, req)
+}
+
+// GetShared calls cart.v1.CartService.GetShared.
+func (c *cartServiceClient) GetShared(ctx context.Context, req *connect.Request[v1.GetSharedRequest]) (*connect.Response[v1.SharedCart], error) {
+	return c.getShared.CallUnary(ctx, req)
+}
+
+// CopyShared calls cart.v1.CartService.CopyShared.
+func (c *cartServiceClient) CopyShared(ctx context.Context, req *connect.Request[v1.CopySharedRequest]) (*connect.Response[v1.Cart], error) {
+	return c.copyShared.CallUnary(ctx, req)
+}
+
 // CartServiceHandler is an implementation of the cart.v1.CartService service.
 type CartServiceHandler interface {
 	// AddItem adds a quantity to a line, which it makes when there is none.
@@ -447,6 +513,15 @@ type CartServiceHandler interface {
 	ApplyPromotion(context.Context, *connect.Request[v1.ApplyPromotionRequest]) (*connect.Response[v1.Cart], error)
 	// RemovePromotion takes a code out; one that is not there is no error.
 	RemovePromotion(context.Context, *connect.Request[v1.RemovePromotionRequest]) (*connect.Response[v1.Cart], error)
+	// ShareCart makes a link that shows the cart to whoever has it.
+	ShareCart(context.Context, *connect.Request[v1.ShareCartRequest]) (*connect.Response[v1.ShareCartResponse], error)
+	// RevokeShare ends a link of the caller's cart, in every region.
+	RevokeShare(context.Context, *connect.Request[v1.RevokeShareRequest]) (*connect.Response[v1.RevokeShareResponse], error)
+	// GetShared shows what a link shares. The token is all that it needs.
+	GetShared(context.Context, *connect.Request[v1.GetSharedRequest]) (*connect.Response[v1.SharedCart], error)
+	// CopyShared adds what a link shares to the caller's cart, at the catalogue's
+	// prices: all of it, or nothing.
+	CopyShared(context.Context, *connect.Request[v1.CopySharedRequest]) (*connect.Response[v1.Cart], error)
 }
 
 // NewCartServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -581,6 +656,31 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(cartServiceMethods.ByName("RemovePromotion")),
 		connect.WithHandlerOptions(opts...),
 	)
+	cartServiceShareCartHandler := connect.NewUnaryHandler(
+		CartServiceShareCartProcedure,
+		svc.ShareCart,
+		connect.WithSchema(cartServiceMethods.ByName("ShareCart")),
+		connect.WithHandlerOptions(opts...),
+	)
+	cartServiceRevokeShareHandler := connect.NewUnaryHandler(
+		CartServiceRevokeShareProcedure,
+		svc.RevokeShare,
+		connect.WithSchema(cartServiceMethods.ByName("RevokeShare")),
+		connect.WithHandlerOptions(opts...),
+	)
+	cartServiceGetSharedHandler := connect.NewUnaryHandler(
+		CartServiceGetSharedProcedure,
+		svc.GetShared,
+		connect.WithSchema(cartServiceMethods.ByName("GetShared")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	cartServiceCopySharedHandler := connect.NewUnaryHandler(
+		CartServiceCopySharedProcedure,
+		svc.CopyShared,
+		connect.WithSchema(cartServiceMethods.ByName("CopyShared")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/cart.v1.CartService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case CartServiceAddItemProcedure:
@@ -623,6 +723,14 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 			cartServiceApplyPromotionHandler.ServeHTTP(w, r)
 		case CartServiceRemovePromotionProcedure:
 			cartServiceRemovePromotionHandler.ServeHTTP(w, r)
+		case CartServiceShareCartProcedure:
+			cartServiceShareCartHandler.ServeHTTP(w, r)
+		case CartServiceRevokeShareProcedure:
+			cartServiceRevokeShareHandler.ServeHTTP(w, r)
+		case CartServiceGetSharedProcedure:
+			cartServiceGetSharedHandler.ServeHTTP(w, r)
+		case CartServiceCopySharedProcedure:
+			cartServiceCopySharedHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -710,4 +818,20 @@ func (UnimplementedCartServiceHandler) ApplyPromotion(context.Context, *connect.
 
 func (UnimplementedCartServiceHandler) RemovePromotion(context.Context, *connect.Request[v1.RemovePromotionRequest]) (*connect.Response[v1.Cart], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.RemovePromotion is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) ShareCart(context.Context, *connect.Request[v1.ShareCartRequest]) (*connect.Response[v1.ShareCartResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.ShareCart is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) RevokeShare(context.Context, *connect.Request[v1.RevokeShareRequest]) (*connect.Response[v1.RevokeShareResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.RevokeShare is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) GetShared(context.Context, *connect.Request[v1.GetSharedRequest]) (*connect.Response[v1.SharedCart], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.GetShared is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) CopyShared(context.Context, *connect.Request[v1.CopySharedRequest]) (*connect.Response[v1.Cart], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.CopyShared is not implemented"))
 }
