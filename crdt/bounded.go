@@ -253,13 +253,13 @@ type RegionMember struct {
 // Majority is the least number of regions that are one.
 func (r Regions) Majority() int { return r.Count/2 + 1 }
 
-// isGone reports whether nothing is taken from a holder any more.
-func (r Regions) isGone(h Holder) bool {
+// IsGone reports whether nothing is taken from a holder any more.
+func (r Regions) IsGone(h Holder) bool {
 	return !slices.ContainsFunc(r.Members, func(m RegionMember) bool { return m.Holder == h })
 }
 
-// first is the member that grants rights, and takes over those of who is gone.
-func (r Regions) first() (Holder, bool) {
+// First is the member that grants rights, and takes over those of who is gone.
+func (r Regions) First() (Holder, bool) {
 	for _, m := range r.Members {
 		if m.Active {
 			return m.Holder, true
@@ -268,7 +268,8 @@ func (r Regions) first() (Holder, bool) {
 	return Holder{}, false
 }
 
-func (r Regions) isActive(h Holder) bool {
+// IsActive reports whether a holder is a member that takes shoppers' requests.
+func (r Regions) IsActive(h Holder) bool {
 	return slices.ContainsFunc(r.Members, func(m RegionMember) bool { return m.Holder == h && m.Active })
 }
 
@@ -277,18 +278,18 @@ func (r Regions) isActive(h Holder) bool {
 // grants what is missing to the limit. changed is false when there is nothing to do.
 func (b Bounded) Tend(self Holder, r Regions) (row RightsRow, changed bool) {
 	row, seq := b.Row(self)
-	if r.isGone(self) {
+	if r.IsGone(self) {
 		return row, false
 	}
 	if row.Epoch < r.Epoch {
 		row.Epoch, row.Seals, changed = r.Epoch, nil, true
 		for _, o := range b.rows {
-			if r.isGone(o.holder) {
+			if r.IsGone(o.holder) {
 				row.Seals = append(row.Seals, Share{o.holder, o.seq})
 			}
 		}
 	}
-	if first, ok := r.first(); !ok || first != self {
+	if first, ok := r.First(); !ok || first != self {
 		return row, changed
 	}
 	b = b.With(self, seq+1, row)
@@ -296,7 +297,7 @@ func (b Bounded) Tend(self Holder, r Regions) (row RightsRow, changed bool) {
 		return row, changed
 	}
 	for _, gone := range b.Holders() {
-		if !r.isGone(gone) {
+		if !r.IsGone(gone) {
 			continue
 		}
 		left := b.Rights(gone)
@@ -382,7 +383,7 @@ func (b Bounded) Balance(self Holder, r Regions) (out []Transfer) {
 		}
 	}
 	slices.SortStableFunc(needs, func(x, y need) int { return cmp.Compare(x.has, y.has) })
-	if !r.isActive(self) {
+	if !r.IsActive(self) {
 		if len(needs) == 0 {
 			return nil
 		}

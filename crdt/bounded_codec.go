@@ -24,6 +24,22 @@ func LimitID(code, customer string) string {
 	return LimitPrefix + code + "/" + customer
 }
 
+// CodeBytesMax bounds a code of limited uses.
+const CodeBytesMax = 64
+
+// CheckCode says what is wrong with a code of limited uses.
+func CheckCode(code string) error {
+	ok := len(code) >= 1 && len(code) <= CodeBytesMax
+	for i := range len(code) {
+		c := code[i]
+		ok = ok && (c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || c == '-' || c == '_')
+	}
+	if !ok {
+		return fmt.Errorf("code %.80q must be 1 to %d letters, digits and -_", code, CodeBytesMax)
+	}
+	return nil
+}
+
 // Bounded is the counter that a cart's facts of the kind FactRights make: each a
 // holder's row. What cannot be read, which only a region that is broken in other ways
 // sends, is left out: nobody gains by that what somebody else has.

@@ -25,6 +25,9 @@ type Region interface {
 	Wait(ctx context.Context, cartID string, seen region.Digest) (region.View, error)
 	// Ready returns nil when the region serves writes, else the reason.
 	Ready(ctx context.Context) error
+	// Redeem uses a code of limited uses once and returns the outcome, refusals
+	// included. Errors: those of Edit, and region.ErrNoRegionMajority.
+	Redeem(ctx context.Context, s *regionv1.Spend) (*regionv1.Outcome, error)
 }
 
 // RegionInfo is a region that clients may use.

@@ -49,6 +49,7 @@ var restRoutes = []restRoute{
 	{"GET", "cart/watch", access{shopper: true}, true, false, rest.watch},
 	{"GET", "cart/explain", access{shopper: true}, false, false, rest.explain},
 	{"POST", "cart/batch", access{shopper: true}, false, true, rest.batch},
+	{"POST", "cart/promotions/{code}/redeem", access{shopper: true}, false, false, rest.redeem},
 	{"GET", "regions", access{public: true}, false, false, rest.regions},
 }
 

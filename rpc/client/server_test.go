@@ -106,6 +106,11 @@ func (r *fakeRegion) Wait(ctx context.Context, id string, seen region.Digest) (r
 	}
 }
 
+// Redeem implements rpc.Region.
+func (r *fakeRegion) Redeem(context.Context, *regionv1.Spend) (*regionv1.Outcome, error) {
+	return nil, region.ErrNoQuorum
+}
+
 // Ready implements rpc.Region.
 func (r *fakeRegion) Ready(context.Context) error { return nil }
 

@@ -1923,6 +1923,275 @@ func (x *MemberResponse) GetMembership() *v1.Membership {
 	return nil
 }
 
+type SetLimitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Code  string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// At least 1.
+	Uses uint64 `protobuf:"varint,2,opt,name=uses,proto3" json:"uses,omitempty"`
+	// Of one customer; 0: any number. It stays as it was set first.
+	PerCustomer   uint64 `protobuf:"varint,3,opt,name=per_customer,json=perCustomer,proto3" json:"per_customer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLimitRequest) Reset() {
+	*x = SetLimitRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLimitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLimitRequest) ProtoMessage() {}
+
+func (x *SetLimitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLimitRequest.ProtoReflect.Descriptor instead.
+func (*SetLimitRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *SetLimitRequest) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *SetLimitRequest) GetUses() uint64 {
+	if x != nil {
+		return x.Uses
+	}
+	return 0
+}
+
+func (x *SetLimitRequest) GetPerCustomer() uint64 {
+	if x != nil {
+		return x.PerCustomer
+	}
+	return 0
+}
+
+type LimitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The region that is asked.
+	Region        string `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	Code          string `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LimitRequest) Reset() {
+	*x = LimitRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LimitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LimitRequest) ProtoMessage() {}
+
+func (x *LimitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LimitRequest.ProtoReflect.Descriptor instead.
+func (*LimitRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *LimitRequest) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *LimitRequest) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+type LimitResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Code  string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	Limit uint64                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Uses that regions were given so far: below the limit until all have taken note.
+	Granted       uint64         `protobuf:"varint,3,opt,name=granted,proto3" json:"granted,omitempty"`
+	Used          uint64         `protobuf:"varint,4,opt,name=used,proto3" json:"used,omitempty"`
+	PerCustomer   uint64         `protobuf:"varint,5,opt,name=per_customer,json=perCustomer,proto3" json:"per_customer,omitempty"`
+	Holders       []*LimitHolder `protobuf:"bytes,6,rep,name=holders,proto3" json:"holders,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LimitResponse) Reset() {
+	*x = LimitResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LimitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LimitResponse) ProtoMessage() {}
+
+func (x *LimitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LimitResponse.ProtoReflect.Descriptor instead.
+func (*LimitResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *LimitResponse) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *LimitResponse) GetLimit() uint64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *LimitResponse) GetGranted() uint64 {
+	if x != nil {
+		return x.Granted
+	}
+	return 0
+}
+
+func (x *LimitResponse) GetUsed() uint64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *LimitResponse) GetPerCustomer() uint64 {
+	if x != nil {
+		return x.PerCustomer
+	}
+	return 0
+}
+
+func (x *LimitResponse) GetHolders() []*LimitHolder {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+// LimitHolder is what a region in one incarnation has of a limit.
+type LimitHolder struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RegionId      uint32                 `protobuf:"varint,1,opt,name=region_id,json=regionId,proto3" json:"region_id,omitempty"`
+	Incarnation   uint32                 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Rights        uint64                 `protobuf:"varint,3,opt,name=rights,proto3" json:"rights,omitempty"`
+	Used          uint64                 `protobuf:"varint,4,opt,name=used,proto3" json:"used,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LimitHolder) Reset() {
+	*x = LimitHolder{}
+	mi := &file_admin_v1_admin_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LimitHolder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LimitHolder) ProtoMessage() {}
+
+func (x *LimitHolder) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LimitHolder.ProtoReflect.Descriptor instead.
+func (*LimitHolder) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *LimitHolder) GetRegionId() uint32 {
+	if x != nil {
+		return x.RegionId
+	}
+	return 0
+}
+
+func (x *LimitHolder) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *LimitHolder) GetRights() uint64 {
+	if x != nil {
+		return x.Rights
+	}
+	return 0
+}
+
+func (x *LimitHolder) GetUsed() uint64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
 var File_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_admin_v1_admin_proto_rawDesc = "" +
@@ -2062,7 +2331,26 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x0eMemberResponse\x129\n" +
 	"\n" +
 	"membership\x18\x01 \x01(\v2\x19.membership.v1.MembershipR\n" +
-	"membership2\xe8\x05\n" +
+	"membership\"\\\n" +
+	"\x0fSetLimitRequest\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
+	"\x04uses\x18\x02 \x01(\x04R\x04uses\x12!\n" +
+	"\fper_customer\x18\x03 \x01(\x04R\vperCustomer\":\n" +
+	"\fLimitRequest\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\tR\x04code\"\xbb\x01\n" +
+	"\rLimitResponse\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x04R\x05limit\x12\x18\n" +
+	"\agranted\x18\x03 \x01(\x04R\agranted\x12\x12\n" +
+	"\x04used\x18\x04 \x01(\x04R\x04used\x12!\n" +
+	"\fper_customer\x18\x05 \x01(\x04R\vperCustomer\x12/\n" +
+	"\aholders\x18\x06 \x03(\v2\x15.admin.v1.LimitHolderR\aholders\"x\n" +
+	"\vLimitHolder\x12\x1b\n" +
+	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12 \n" +
+	"\vincarnation\x18\x02 \x01(\rR\vincarnation\x12\x16\n" +
+	"\x06rights\x18\x03 \x01(\x04R\x06rights\x12\x12\n" +
+	"\x04used\x18\x04 \x01(\x04R\x04used2\xe2\x06\n" +
 	"\fAdminService\x12>\n" +
 	"\aRegions\x12\x18.admin.v1.RegionsRequest\x1a\x19.admin.v1.RegionsResponse\x127\n" +
 	"\x04Scan\x12\x15.admin.v1.ScanRequest\x1a\x16.admin.v1.ScanResponse0\x01\x125\n" +
@@ -2075,7 +2363,9 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\tForgotten\x12\x1a.admin.v1.ForgottenRequest\x1a\x1b.admin.v1.ForgottenResponse\x12=\n" +
 	"\x06Export\x12\x17.admin.v1.ExportRequest\x1a\x18.admin.v1.ExportResponse0\x01\x12;\n" +
 	"\x06Import\x12\x17.admin.v1.ImportRequest\x1a\x18.admin.v1.ImportResponse\x12;\n" +
-	"\x06Member\x12\x17.admin.v1.MemberRequest\x1a\x18.admin.v1.MemberResponseB5Z3github.com/samecart/samecart/proto/admin/v1;adminv1b\x06proto3"
+	"\x06Member\x12\x17.admin.v1.MemberRequest\x1a\x18.admin.v1.MemberResponse\x12>\n" +
+	"\bSetLimit\x12\x19.admin.v1.SetLimitRequest\x1a\x17.admin.v1.LimitResponse\x128\n" +
+	"\x05Limit\x12\x16.admin.v1.LimitRequest\x1a\x17.admin.v1.LimitResponseB5Z3github.com/samecart/samecart/proto/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -2090,7 +2380,7 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_admin_v1_admin_proto_goTypes = []any{
 	(LinkRequest_Action)(0),   // 0: admin.v1.LinkRequest.Action
 	(NodeRequest_Action)(0),   // 1: admin.v1.NodeRequest.Action
@@ -2126,12 +2416,16 @@ var file_admin_v1_admin_proto_goTypes = []any{
 	(*ImportResponse)(nil),    // 31: admin.v1.ImportResponse
 	(*MemberRequest)(nil),     // 32: admin.v1.MemberRequest
 	(*MemberResponse)(nil),    // 33: admin.v1.MemberResponse
-	(*v1.Membership)(nil),     // 34: membership.v1.Membership
+	(*SetLimitRequest)(nil),   // 34: admin.v1.SetLimitRequest
+	(*LimitRequest)(nil),      // 35: admin.v1.LimitRequest
+	(*LimitResponse)(nil),     // 36: admin.v1.LimitResponse
+	(*LimitHolder)(nil),       // 37: admin.v1.LimitHolder
+	(*v1.Membership)(nil),     // 38: membership.v1.Membership
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
 	5,  // 0: admin.v1.RegionsResponse.regions:type_name -> admin.v1.RegionStatus
 	9,  // 1: admin.v1.RegionsResponse.links:type_name -> admin.v1.LinkStatus
-	34, // 2: admin.v1.RegionsResponse.membership:type_name -> membership.v1.Membership
+	38, // 2: admin.v1.RegionsResponse.membership:type_name -> membership.v1.Membership
 	6,  // 3: admin.v1.RegionStatus.nodes:type_name -> admin.v1.NodeStatus
 	7,  // 4: admin.v1.RegionStatus.shards:type_name -> admin.v1.ShardStatus
 	8,  // 5: admin.v1.ShardStatus.peers:type_name -> admin.v1.PeerStatus
@@ -2142,36 +2436,41 @@ var file_admin_v1_admin_proto_depIdxs = []int32{
 	28, // 10: admin.v1.ExportResponse.carts:type_name -> admin.v1.WholeCart
 	28, // 11: admin.v1.ImportRequest.carts:type_name -> admin.v1.WholeCart
 	2,  // 12: admin.v1.MemberRequest.action:type_name -> admin.v1.MemberRequest.Action
-	34, // 13: admin.v1.MemberResponse.membership:type_name -> membership.v1.Membership
-	3,  // 14: admin.v1.AdminService.Regions:input_type -> admin.v1.RegionsRequest
-	10, // 15: admin.v1.AdminService.Scan:input_type -> admin.v1.ScanRequest
-	13, // 16: admin.v1.AdminService.Link:input_type -> admin.v1.LinkRequest
-	15, // 17: admin.v1.AdminService.Node:input_type -> admin.v1.NodeRequest
-	17, // 18: admin.v1.AdminService.Region:input_type -> admin.v1.RegionRequest
-	19, // 19: admin.v1.AdminService.Clock:input_type -> admin.v1.ClockRequest
-	21, // 20: admin.v1.AdminService.Repair:input_type -> admin.v1.RepairRequest
-	23, // 21: admin.v1.AdminService.Digests:input_type -> admin.v1.DigestsRequest
-	25, // 22: admin.v1.AdminService.Forgotten:input_type -> admin.v1.ForgottenRequest
-	27, // 23: admin.v1.AdminService.Export:input_type -> admin.v1.ExportRequest
-	30, // 24: admin.v1.AdminService.Import:input_type -> admin.v1.ImportRequest
-	32, // 25: admin.v1.AdminService.Member:input_type -> admin.v1.MemberRequest
-	4,  // 26: admin.v1.AdminService.Regions:output_type -> admin.v1.RegionsResponse
-	12, // 27: admin.v1.AdminService.Scan:output_type -> admin.v1.ScanResponse
-	14, // 28: admin.v1.AdminService.Link:output_type -> admin.v1.LinkResponse
-	16, // 29: admin.v1.AdminService.Node:output_type -> admin.v1.NodeResponse
-	18, // 30: admin.v1.AdminService.Region:output_type -> admin.v1.RegionResponse
-	20, // 31: admin.v1.AdminService.Clock:output_type -> admin.v1.ClockResponse
-	22, // 32: admin.v1.AdminService.Repair:output_type -> admin.v1.RepairResponse
-	24, // 33: admin.v1.AdminService.Digests:output_type -> admin.v1.DigestsResponse
-	26, // 34: admin.v1.AdminService.Forgotten:output_type -> admin.v1.ForgottenResponse
-	29, // 35: admin.v1.AdminService.Export:output_type -> admin.v1.ExportResponse
-	31, // 36: admin.v1.AdminService.Import:output_type -> admin.v1.ImportResponse
-	33, // 37: admin.v1.AdminService.Member:output_type -> admin.v1.MemberResponse
-	26, // [26:38] is the sub-list for method output_type
-	14, // [14:26] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	38, // 13: admin.v1.MemberResponse.membership:type_name -> membership.v1.Membership
+	37, // 14: admin.v1.LimitResponse.holders:type_name -> admin.v1.LimitHolder
+	3,  // 15: admin.v1.AdminService.Regions:input_type -> admin.v1.RegionsRequest
+	10, // 16: admin.v1.AdminService.Scan:input_type -> admin.v1.ScanRequest
+	13, // 17: admin.v1.AdminService.Link:input_type -> admin.v1.LinkRequest
+	15, // 18: admin.v1.AdminService.Node:input_type -> admin.v1.NodeRequest
+	17, // 19: admin.v1.AdminService.Region:input_type -> admin.v1.RegionRequest
+	19, // 20: admin.v1.AdminService.Clock:input_type -> admin.v1.ClockRequest
+	21, // 21: admin.v1.AdminService.Repair:input_type -> admin.v1.RepairRequest
+	23, // 22: admin.v1.AdminService.Digests:input_type -> admin.v1.DigestsRequest
+	25, // 23: admin.v1.AdminService.Forgotten:input_type -> admin.v1.ForgottenRequest
+	27, // 24: admin.v1.AdminService.Export:input_type -> admin.v1.ExportRequest
+	30, // 25: admin.v1.AdminService.Import:input_type -> admin.v1.ImportRequest
+	32, // 26: admin.v1.AdminService.Member:input_type -> admin.v1.MemberRequest
+	34, // 27: admin.v1.AdminService.SetLimit:input_type -> admin.v1.SetLimitRequest
+	35, // 28: admin.v1.AdminService.Limit:input_type -> admin.v1.LimitRequest
+	4,  // 29: admin.v1.AdminService.Regions:output_type -> admin.v1.RegionsResponse
+	12, // 30: admin.v1.AdminService.Scan:output_type -> admin.v1.ScanResponse
+	14, // 31: admin.v1.AdminService.Link:output_type -> admin.v1.LinkResponse
+	16, // 32: admin.v1.AdminService.Node:output_type -> admin.v1.NodeResponse
+	18, // 33: admin.v1.AdminService.Region:output_type -> admin.v1.RegionResponse
+	20, // 34: admin.v1.AdminService.Clock:output_type -> admin.v1.ClockResponse
+	22, // 35: admin.v1.AdminService.Repair:output_type -> admin.v1.RepairResponse
+	24, // 36: admin.v1.AdminService.Digests:output_type -> admin.v1.DigestsResponse
+	26, // 37: admin.v1.AdminService.Forgotten:output_type -> admin.v1.ForgottenResponse
+	29, // 38: admin.v1.AdminService.Export:output_type -> admin.v1.ExportResponse
+	31, // 39: admin.v1.AdminService.Import:output_type -> admin.v1.ImportResponse
+	33, // 40: admin.v1.AdminService.Member:output_type -> admin.v1.MemberResponse
+	36, // 41: admin.v1.AdminService.SetLimit:output_type -> admin.v1.LimitResponse
+	36, // 42: admin.v1.AdminService.Limit:output_type -> admin.v1.LimitResponse
+	29, // [29:43] is the sub-list for method output_type
+	15, // [15:29] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_admin_proto_init() }
@@ -2185,7 +2484,7 @@ func file_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   31,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1760,6 +1760,112 @@ func (x *ErrorDetail) GetCart() *Cart {
 	return nil
 }
 
+type RedeemPromotionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 64 letters, digits and -_.
+	Code          string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedeemPromotionRequest) Reset() {
+	*x = RedeemPromotionRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedeemPromotionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedeemPromotionRequest) ProtoMessage() {}
+
+func (x *RedeemPromotionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedeemPromotionRequest.ProtoReflect.Descriptor instead.
+func (*RedeemPromotionRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RedeemPromotionRequest) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+type RedeemPromotionResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Code     string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	Redeemed bool                   `protobuf:"varint,2,opt,name=redeemed,proto3" json:"redeemed,omitempty"`
+	// Uses that this region can give away without asking another one.
+	LeftHere      uint64 `protobuf:"varint,3,opt,name=left_here,json=leftHere,proto3" json:"left_here,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedeemPromotionResponse) Reset() {
+	*x = RedeemPromotionResponse{}
+	mi := &file_cart_v1_cart_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedeemPromotionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedeemPromotionResponse) ProtoMessage() {}
+
+func (x *RedeemPromotionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedeemPromotionResponse.ProtoReflect.Descriptor instead.
+func (*RedeemPromotionResponse) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RedeemPromotionResponse) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *RedeemPromotionResponse) GetRedeemed() bool {
+	if x != nil {
+		return x.Redeemed
+	}
+	return false
+}
+
+func (x *RedeemPromotionResponse) GetLeftHere() uint64 {
+	if x != nil {
+		return x.LeftHere
+	}
+	return 0
+}
+
 var File_cart_v1_cart_proto protoreflect.FileDescriptor
 
 const file_cart_v1_cart_proto_rawDesc = "" +
@@ -1903,7 +2009,13 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x04cart\x18\x03 \x01(\v2\r.cart.v1.CartR\x04cart\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012\xe1\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\",\n" +
+	"\x16RedeemPromotionRequest\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\"f\n" +
+	"\x17RedeemPromotionResponse\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x1a\n" +
+	"\bredeemed\x18\x02 \x01(\bR\bredeemed\x12\x1b\n" +
+	"\tleft_here\x18\x03 \x01(\x04R\bleftHere2\xb7\x05\n" +
 	"\vCartService\x129\n" +
 	"\aAddItem\x12\x17.cart.v1.AddItemRequest\x1a\x15.cart.v1.ItemResponse\x12A\n" +
 	"\vSetQuantity\x12\x1b.cart.v1.SetQuantityRequest\x1a\x15.cart.v1.ItemResponse\x12@\n" +
@@ -1914,7 +2026,8 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\bGetCount\x12\x18.cart.v1.GetCountRequest\x1a\x16.cart.v1.CountResponse\"\x03\x90\x02\x01\x12B\n" +
 	"\tBatchEdit\x12\x19.cart.v1.BatchEditRequest\x1a\x1a.cart.v1.BatchEditResponse\x12D\n" +
 	"\tWatchCart\x12\x19.cart.v1.WatchCartRequest\x1a\x1a.cart.v1.WatchCartResponse0\x01\x12M\n" +
-	"\vExplainCart\x12\x1b.cart.v1.ExplainCartRequest\x1a\x1c.cart.v1.ExplainCartResponse\"\x03\x90\x02\x01B3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
+	"\vExplainCart\x12\x1b.cart.v1.ExplainCartRequest\x1a\x1c.cart.v1.ExplainCartResponse\"\x03\x90\x02\x01\x12T\n" +
+	"\x0fRedeemPromotion\x12\x1f.cart.v1.RedeemPromotionRequest\x1a .cart.v1.RedeemPromotionResponseB3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
 
 var (
 	file_cart_v1_cart_proto_rawDescOnce sync.Once
@@ -1928,46 +2041,48 @@ func file_cart_v1_cart_proto_rawDescGZIP() []byte {
 	return file_cart_v1_cart_proto_rawDescData
 }
 
-var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_cart_v1_cart_proto_goTypes = []any{
-	(*Money)(nil),               // 0: cart.v1.Money
-	(*LineRef)(nil),             // 1: cart.v1.LineRef
-	(*AddItemRequest)(nil),      // 2: cart.v1.AddItemRequest
-	(*SetQuantityRequest)(nil),  // 3: cart.v1.SetQuantityRequest
-	(*RemoveItemRequest)(nil),   // 4: cart.v1.RemoveItemRequest
-	(*ClearCartRequest)(nil),    // 5: cart.v1.ClearCartRequest
-	(*GetCartRequest)(nil),      // 6: cart.v1.GetCartRequest
-	(*GetCountRequest)(nil),     // 7: cart.v1.GetCountRequest
-	(*Item)(nil),                // 8: cart.v1.Item
-	(*Conflict)(nil),            // 9: cart.v1.Conflict
-	(*SellerTotal)(nil),         // 10: cart.v1.SellerTotal
-	(*Cart)(nil),                // 11: cart.v1.Cart
-	(*Missing)(nil),             // 12: cart.v1.Missing
-	(*ItemResponse)(nil),        // 13: cart.v1.ItemResponse
-	(*CountResponse)(nil),       // 14: cart.v1.CountResponse
-	(*Edit)(nil),                // 15: cart.v1.Edit
-	(*BatchEditRequest)(nil),    // 16: cart.v1.BatchEditRequest
-	(*BatchEditResponse)(nil),   // 17: cart.v1.BatchEditResponse
-	(*WatchCartRequest)(nil),    // 18: cart.v1.WatchCartRequest
-	(*WatchCartResponse)(nil),   // 19: cart.v1.WatchCartResponse
-	(*ExplainCartRequest)(nil),  // 20: cart.v1.ExplainCartRequest
-	(*ExplainCartResponse)(nil), // 21: cart.v1.ExplainCartResponse
-	(*ExplainedLine)(nil),       // 22: cart.v1.ExplainedLine
-	(*ExplainedField)(nil),      // 23: cart.v1.ExplainedField
-	(*ExplainedWrite)(nil),      // 24: cart.v1.ExplainedWrite
-	(*ErrorDetail)(nil),         // 25: cart.v1.ErrorDetail
-	nil,                         // 26: cart.v1.LineRef.OptionsEntry
-	nil,                         // 27: cart.v1.Item.OptionsEntry
-	nil,                         // 28: cart.v1.ExplainedLine.OptionsEntry
-	nil,                         // 29: cart.v1.ErrorDetail.DetailsEntry
+	(*Money)(nil),                   // 0: cart.v1.Money
+	(*LineRef)(nil),                 // 1: cart.v1.LineRef
+	(*AddItemRequest)(nil),          // 2: cart.v1.AddItemRequest
+	(*SetQuantityRequest)(nil),      // 3: cart.v1.SetQuantityRequest
+	(*RemoveItemRequest)(nil),       // 4: cart.v1.RemoveItemRequest
+	(*ClearCartRequest)(nil),        // 5: cart.v1.ClearCartRequest
+	(*GetCartRequest)(nil),          // 6: cart.v1.GetCartRequest
+	(*GetCountRequest)(nil),         // 7: cart.v1.GetCountRequest
+	(*Item)(nil),                    // 8: cart.v1.Item
+	(*Conflict)(nil),                // 9: cart.v1.Conflict
+	(*SellerTotal)(nil),             // 10: cart.v1.SellerTotal
+	(*Cart)(nil),                    // 11: cart.v1.Cart
+	(*Missing)(nil),                 // 12: cart.v1.Missing
+	(*ItemResponse)(nil),            // 13: cart.v1.ItemResponse
+	(*CountResponse)(nil),           // 14: cart.v1.CountResponse
+	(*Edit)(nil),                    // 15: cart.v1.Edit
+	(*BatchEditRequest)(nil),        // 16: cart.v1.BatchEditRequest
+	(*BatchEditResponse)(nil),       // 17: cart.v1.BatchEditResponse
+	(*WatchCartRequest)(nil),        // 18: cart.v1.WatchCartRequest
+	(*WatchCartResponse)(nil),       // 19: cart.v1.WatchCartResponse
+	(*ExplainCartRequest)(nil),      // 20: cart.v1.ExplainCartRequest
+	(*ExplainCartResponse)(nil),     // 21: cart.v1.ExplainCartResponse
+	(*ExplainedLine)(nil),           // 22: cart.v1.ExplainedLine
+	(*ExplainedField)(nil),          // 23: cart.v1.ExplainedField
+	(*ExplainedWrite)(nil),          // 24: cart.v1.ExplainedWrite
+	(*ErrorDetail)(nil),             // 25: cart.v1.ErrorDetail
+	(*RedeemPromotionRequest)(nil),  // 26: cart.v1.RedeemPromotionRequest
+	(*RedeemPromotionResponse)(nil), // 27: cart.v1.RedeemPromotionResponse
+	nil,                             // 28: cart.v1.LineRef.OptionsEntry
+	nil,                             // 29: cart.v1.Item.OptionsEntry
+	nil,                             // 30: cart.v1.ExplainedLine.OptionsEntry
+	nil,                             // 31: cart.v1.ErrorDetail.DetailsEntry
 }
 var file_cart_v1_cart_proto_depIdxs = []int32{
-	26, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
+	28, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
 	1,  // 1: cart.v1.AddItemRequest.line:type_name -> cart.v1.LineRef
 	0,  // 2: cart.v1.AddItemRequest.price:type_name -> cart.v1.Money
 	1,  // 3: cart.v1.SetQuantityRequest.line:type_name -> cart.v1.LineRef
 	1,  // 4: cart.v1.RemoveItemRequest.line:type_name -> cart.v1.LineRef
-	27, // 5: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
+	29, // 5: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
 	0,  // 6: cart.v1.Item.price_at_add:type_name -> cart.v1.Money
 	0,  // 7: cart.v1.Item.current_price:type_name -> cart.v1.Money
 	0,  // 8: cart.v1.Item.price:type_name -> cart.v1.Money
@@ -1989,10 +2104,10 @@ var file_cart_v1_cart_proto_depIdxs = []int32{
 	13, // 24: cart.v1.BatchEditResponse.results:type_name -> cart.v1.ItemResponse
 	11, // 25: cart.v1.WatchCartResponse.cart:type_name -> cart.v1.Cart
 	22, // 26: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
-	28, // 27: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
+	30, // 27: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
 	23, // 28: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
 	24, // 29: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
-	29, // 30: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
+	31, // 30: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
 	11, // 31: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
 	2,  // 32: cart.v1.CartService.AddItem:input_type -> cart.v1.AddItemRequest
 	3,  // 33: cart.v1.CartService.SetQuantity:input_type -> cart.v1.SetQuantityRequest
@@ -2003,17 +2118,19 @@ var file_cart_v1_cart_proto_depIdxs = []int32{
 	16, // 38: cart.v1.CartService.BatchEdit:input_type -> cart.v1.BatchEditRequest
 	18, // 39: cart.v1.CartService.WatchCart:input_type -> cart.v1.WatchCartRequest
 	20, // 40: cart.v1.CartService.ExplainCart:input_type -> cart.v1.ExplainCartRequest
-	13, // 41: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
-	13, // 42: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
-	14, // 43: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
-	14, // 44: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
-	11, // 45: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
-	14, // 46: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
-	17, // 47: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
-	19, // 48: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
-	21, // 49: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
-	41, // [41:50] is the sub-list for method output_type
-	32, // [32:41] is the sub-list for method input_type
+	26, // 41: cart.v1.CartService.RedeemPromotion:input_type -> cart.v1.RedeemPromotionRequest
+	13, // 42: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
+	13, // 43: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
+	14, // 44: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
+	14, // 45: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
+	11, // 46: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
+	14, // 47: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
+	17, // 48: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
+	19, // 49: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
+	21, // 50: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
+	27, // 51: cart.v1.CartService.RedeemPromotion:output_type -> cart.v1.RedeemPromotionResponse
+	42, // [42:52] is the sub-list for method output_type
+	32, // [32:42] is the sub-list for method input_type
 	32, // [32:32] is the sub-list for extension type_name
 	32, // [32:32] is the sub-list for extension extendee
 	0,  // [0:32] is the sub-list for field type_name
@@ -2037,7 +2154,7 @@ func file_cart_v1_cart_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cart_v1_cart_proto_rawDesc), len(file_cart_v1_cart_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

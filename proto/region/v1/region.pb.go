@@ -95,21 +95,32 @@ const (
 	Outcome_CODE_GAP                Outcome_Code = 8
 	// This region, or the one that sent it, is fenced or drained.
 	Outcome_CODE_FENCED Outcome_Code = 9
+	// For too long this region has not heard from a majority of the regions.
+	Outcome_CODE_NO_REGION_MAJORITY Outcome_Code = 22
+	// No region has rights to use the code, or none for this customer.
+	Outcome_CODE_LIMIT_EXHAUSTED    Outcome_Code = 23
+	Outcome_CODE_CUSTOMER_EXHAUSTED Outcome_Code = 24
+	// Another region has rights, and was asked for some.
+	Outcome_CODE_LIMIT_ELSEWHERE Outcome_Code = 25
 )
 
 // Enum value maps for Outcome_Code.
 var (
 	Outcome_Code_name = map[int32]string{
-		0: "CODE_OK",
-		1: "CODE_LINE_NOT_FOUND",
-		2: "CODE_AMBIGUOUS_LINE",
-		3: "CODE_TOO_MANY_LINES",
-		4: "CODE_QUANTITY_TOO_LARGE",
-		5: "CODE_CURRENCY_MISMATCH",
-		6: "CODE_VERSION_CONFLICT",
-		7: "CODE_OP_ID_REUSED",
-		8: "CODE_GAP",
-		9: "CODE_FENCED",
+		0:  "CODE_OK",
+		1:  "CODE_LINE_NOT_FOUND",
+		2:  "CODE_AMBIGUOUS_LINE",
+		3:  "CODE_TOO_MANY_LINES",
+		4:  "CODE_QUANTITY_TOO_LARGE",
+		5:  "CODE_CURRENCY_MISMATCH",
+		6:  "CODE_VERSION_CONFLICT",
+		7:  "CODE_OP_ID_REUSED",
+		8:  "CODE_GAP",
+		9:  "CODE_FENCED",
+		22: "CODE_NO_REGION_MAJORITY",
+		23: "CODE_LIMIT_EXHAUSTED",
+		24: "CODE_CUSTOMER_EXHAUSTED",
+		25: "CODE_LIMIT_ELSEWHERE",
 	}
 	Outcome_Code_value = map[string]int32{
 		"CODE_OK":                 0,
@@ -122,6 +133,10 @@ var (
 		"CODE_OP_ID_REUSED":       7,
 		"CODE_GAP":                8,
 		"CODE_FENCED":             9,
+		"CODE_NO_REGION_MAJORITY": 22,
+		"CODE_LIMIT_EXHAUSTED":    23,
+		"CODE_CUSTOMER_EXHAUSTED": 24,
+		"CODE_LIMIT_ELSEWHERE":    25,
 	}
 )
 
@@ -301,6 +316,9 @@ type Command struct {
 	//	*Command_Reincarnate
 	//	*Command_Reissue
 	//	*Command_Collect
+	//	*Command_Spend
+	//	*Command_MoveRights
+	//	*Command_TendRights
 	Command       isCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -460,6 +478,33 @@ func (x *Command) GetCollect() *Collect {
 	return nil
 }
 
+func (x *Command) GetSpend() *Spend {
+	if x != nil {
+		if x, ok := x.Command.(*Command_Spend); ok {
+			return x.Spend
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetMoveRights() *MoveRights {
+	if x != nil {
+		if x, ok := x.Command.(*Command_MoveRights); ok {
+			return x.MoveRights
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetTendRights() *TendRights {
+	if x != nil {
+		if x, ok := x.Command.(*Command_TendRights); ok {
+			return x.TendRights
+		}
+	}
+	return nil
+}
+
 type isCommand_Command interface {
 	isCommand_Command()
 }
@@ -516,6 +561,18 @@ type Command_Collect struct {
 	Collect *Collect `protobuf:"bytes,13,opt,name=collect,proto3,oneof"`
 }
 
+type Command_Spend struct {
+	Spend *Spend `protobuf:"bytes,18,opt,name=spend,proto3,oneof"`
+}
+
+type Command_MoveRights struct {
+	MoveRights *MoveRights `protobuf:"bytes,19,opt,name=move_rights,json=moveRights,proto3,oneof"`
+}
+
+type Command_TendRights struct {
+	TendRights *TendRights `protobuf:"bytes,24,opt,name=tend_rights,json=tendRights,proto3,oneof"`
+}
+
 func (*Command_Edit) isCommand_Command() {}
 
 func (*Command_JoinRows) isCommand_Command() {}
@@ -541,6 +598,12 @@ func (*Command_Reincarnate) isCommand_Command() {}
 func (*Command_Reissue) isCommand_Command() {}
 
 func (*Command_Collect) isCommand_Command() {}
+
+func (*Command_Spend) isCommand_Command() {}
+
+func (*Command_MoveRights) isCommand_Command() {}
+
+func (*Command_TendRights) isCommand_Command() {}
 
 // Collect drops carts that are empty, and the entries of carts' contexts that
 // nobody can need any more: of those carts that still have the given digest.
@@ -1379,7 +1442,12 @@ type Outcome struct {
 	// For Prepare and Accept.
 	Vote *v1.Vote `protobuf:"bytes,11,opt,name=vote,proto3" json:"vote,omitempty"`
 	// Rows still to be written again, for Reissue.
-	Left          uint64 `protobuf:"varint,12,opt,name=left,proto3" json:"left,omitempty"`
+	Left uint64 `protobuf:"varint,12,opt,name=left,proto3" json:"left,omitempty"`
+	// For Spend: the row of the delta log that says so, 0 when another region's does;
+	// and the rights that are left, in this region and in all that it knows of.
+	Seq           uint64 `protobuf:"varint,22,opt,name=seq,proto3" json:"seq,omitempty"`
+	RightsHere    uint64 `protobuf:"varint,23,opt,name=rights_here,json=rightsHere,proto3" json:"rights_here,omitempty"`
+	RightsAll     uint64 `protobuf:"varint,24,opt,name=rights_all,json=rightsAll,proto3" json:"rights_all,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1494,6 +1562,27 @@ func (x *Outcome) GetVote() *v1.Vote {
 func (x *Outcome) GetLeft() uint64 {
 	if x != nil {
 		return x.Left
+	}
+	return 0
+}
+
+func (x *Outcome) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *Outcome) GetRightsHere() uint64 {
+	if x != nil {
+		return x.RightsHere
+	}
+	return 0
+}
+
+func (x *Outcome) GetRightsAll() uint64 {
+	if x != nil {
+		return x.RightsAll
 	}
 	return 0
 }
@@ -2529,6 +2618,218 @@ func (x *StatusResponse) GetState() v1.State {
 	return v1.State(0)
 }
 
+// Spend uses a code once for a customer. An outcome that is not OK spent nothing.
+type Spend struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Code  string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// The customer's cart.
+	Customer string `protobuf:"bytes,2,opt,name=customer,proto3" json:"customer,omitempty"`
+	// 16 bytes.
+	OpId        []byte `protobuf:"bytes,3,opt,name=op_id,json=opId,proto3" json:"op_id,omitempty"`
+	Fingerprint uint64 `protobuf:"fixed64,4,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	// The leader's: an entry that is later than this spends nothing. Milliseconds
+	// since the Unix epoch.
+	UntilMs       int64 `protobuf:"varint,5,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Spend) Reset() {
+	*x = Spend{}
+	mi := &file_region_v1_region_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Spend) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Spend) ProtoMessage() {}
+
+func (x *Spend) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Spend.ProtoReflect.Descriptor instead.
+func (*Spend) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Spend) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Spend) GetCustomer() string {
+	if x != nil {
+		return x.Customer
+	}
+	return ""
+}
+
+func (x *Spend) GetOpId() []byte {
+	if x != nil {
+		return x.OpId
+	}
+	return nil
+}
+
+func (x *Spend) GetFingerprint() uint64 {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return 0
+}
+
+func (x *Spend) GetUntilMs() int64 {
+	if x != nil {
+		return x.UntilMs
+	}
+	return 0
+}
+
+// MoveRights gives rights of a counter to a member region.
+type MoveRights struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CartId        string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	RegionId      uint32                 `protobuf:"varint,2,opt,name=region_id,json=regionId,proto3" json:"region_id,omitempty"`
+	Incarnation   uint32                 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	N             uint64                 `protobuf:"varint,4,opt,name=n,proto3" json:"n,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveRights) Reset() {
+	*x = MoveRights{}
+	mi := &file_region_v1_region_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveRights) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveRights) ProtoMessage() {}
+
+func (x *MoveRights) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveRights.ProtoReflect.Descriptor instead.
+func (*MoveRights) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *MoveRights) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *MoveRights) GetRegionId() uint32 {
+	if x != nil {
+		return x.RegionId
+	}
+	return 0
+}
+
+func (x *MoveRights) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *MoveRights) GetN() uint64 {
+	if x != nil {
+		return x.N
+	}
+	return 0
+}
+
+// TendRights does what the membership asks of a region for one counter. With a
+// limit it also says how many rights there shall be, and how many for one customer.
+type TendRights struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CartId        string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	Limit         uint64                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	PerCustomer   uint64                 `protobuf:"varint,3,opt,name=per_customer,json=perCustomer,proto3" json:"per_customer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TendRights) Reset() {
+	*x = TendRights{}
+	mi := &file_region_v1_region_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TendRights) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TendRights) ProtoMessage() {}
+
+func (x *TendRights) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TendRights.ProtoReflect.Descriptor instead.
+func (*TendRights) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *TendRights) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *TendRights) GetLimit() uint64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *TendRights) GetPerCustomer() uint64 {
+	if x != nil {
+		return x.PerCustomer
+	}
+	return 0
+}
+
 // Whether carts may be collected, as far as this region knows.
 type ShardRequest_Collectable struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2539,7 +2840,7 @@ type ShardRequest_Collectable struct {
 
 func (x *ShardRequest_Collectable) Reset() {
 	*x = ShardRequest_Collectable{}
-	mi := &file_region_v1_region_proto_msgTypes[30]
+	mi := &file_region_v1_region_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2551,7 +2852,7 @@ func (x *ShardRequest_Collectable) String() string {
 func (*ShardRequest_Collectable) ProtoMessage() {}
 
 func (x *ShardRequest_Collectable) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[30]
+	mi := &file_region_v1_region_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2583,7 +2884,7 @@ type ShardRequest_Standing struct {
 
 func (x *ShardRequest_Standing) Reset() {
 	*x = ShardRequest_Standing{}
-	mi := &file_region_v1_region_proto_msgTypes[31]
+	mi := &file_region_v1_region_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2595,7 +2896,7 @@ func (x *ShardRequest_Standing) String() string {
 func (*ShardRequest_Standing) ProtoMessage() {}
 
 func (x *ShardRequest_Standing) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[31]
+	mi := &file_region_v1_region_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2621,7 +2922,7 @@ type ShardRequest_Slots struct {
 
 func (x *ShardRequest_Slots) Reset() {
 	*x = ShardRequest_Slots{}
-	mi := &file_region_v1_region_proto_msgTypes[32]
+	mi := &file_region_v1_region_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2633,7 +2934,7 @@ func (x *ShardRequest_Slots) String() string {
 func (*ShardRequest_Slots) ProtoMessage() {}
 
 func (x *ShardRequest_Slots) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[32]
+	mi := &file_region_v1_region_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2674,7 +2975,7 @@ type ShardRequest_Bucket struct {
 
 func (x *ShardRequest_Bucket) Reset() {
 	*x = ShardRequest_Bucket{}
-	mi := &file_region_v1_region_proto_msgTypes[33]
+	mi := &file_region_v1_region_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2686,7 +2987,7 @@ func (x *ShardRequest_Bucket) String() string {
 func (*ShardRequest_Bucket) ProtoMessage() {}
 
 func (x *ShardRequest_Bucket) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[33]
+	mi := &file_region_v1_region_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2732,7 +3033,7 @@ type ShardRequest_Whole struct {
 
 func (x *ShardRequest_Whole) Reset() {
 	*x = ShardRequest_Whole{}
-	mi := &file_region_v1_region_proto_msgTypes[34]
+	mi := &file_region_v1_region_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2744,7 +3045,7 @@ func (x *ShardRequest_Whole) String() string {
 func (*ShardRequest_Whole) ProtoMessage() {}
 
 func (x *ShardRequest_Whole) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[34]
+	mi := &file_region_v1_region_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2778,7 +3079,7 @@ type ShardRequest_Stream struct {
 
 func (x *ShardRequest_Stream) Reset() {
 	*x = ShardRequest_Stream{}
-	mi := &file_region_v1_region_proto_msgTypes[35]
+	mi := &file_region_v1_region_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2790,7 +3091,7 @@ func (x *ShardRequest_Stream) String() string {
 func (*ShardRequest_Stream) ProtoMessage() {}
 
 func (x *ShardRequest_Stream) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[35]
+	mi := &file_region_v1_region_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2839,7 +3140,7 @@ type ShardRequest_Known struct {
 
 func (x *ShardRequest_Known) Reset() {
 	*x = ShardRequest_Known{}
-	mi := &file_region_v1_region_proto_msgTypes[36]
+	mi := &file_region_v1_region_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2851,7 +3152,7 @@ func (x *ShardRequest_Known) String() string {
 func (*ShardRequest_Known) ProtoMessage() {}
 
 func (x *ShardRequest_Known) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[36]
+	mi := &file_region_v1_region_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +3197,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_region_v1_region_proto_msgTypes[37]
+	mi := &file_region_v1_region_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2908,7 +3209,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[37]
+	mi := &file_region_v1_region_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3003,7 +3304,7 @@ type StatusResponse_Peer struct {
 
 func (x *StatusResponse_Peer) Reset() {
 	*x = StatusResponse_Peer{}
-	mi := &file_region_v1_region_proto_msgTypes[38]
+	mi := &file_region_v1_region_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3015,7 +3316,7 @@ func (x *StatusResponse_Peer) String() string {
 func (*StatusResponse_Peer) ProtoMessage() {}
 
 func (x *StatusResponse_Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[38]
+	mi := &file_region_v1_region_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3157,7 +3458,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x05lines\x18\x01 \x01(\rR\x05lines\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x1c\n" +
 	"\n" +
-	"op_life_ms\x18\x03 \x01(\x04R\bopLifeMs\"\xbe\x05\n" +
+	"op_life_ms\x18\x03 \x01(\x04R\bopLifeMs\"\xdc\x06\n" +
 	"\aCommand\x12%\n" +
 	"\x04edit\x18\x01 \x01(\v2\x0f.region.v1.EditH\x00R\x04edit\x122\n" +
 	"\tjoin_rows\x18\x02 \x01(\v2\x13.region.v1.JoinRowsH\x00R\bjoinRows\x122\n" +
@@ -3174,7 +3475,12 @@ const file_region_v1_region_proto_rawDesc = "" +
 	" \x01(\v2\x1c.membership.v1.AcceptRequestH\x00R\x06accept\x12:\n" +
 	"\vreincarnate\x18\v \x01(\v2\x16.region.v1.ReincarnateH\x00R\vreincarnate\x12.\n" +
 	"\areissue\x18\f \x01(\v2\x12.region.v1.ReissueH\x00R\areissue\x12.\n" +
-	"\acollect\x18\r \x01(\v2\x12.region.v1.CollectH\x00R\acollectB\t\n" +
+	"\acollect\x18\r \x01(\v2\x12.region.v1.CollectH\x00R\acollect\x12(\n" +
+	"\x05spend\x18\x12 \x01(\v2\x10.region.v1.SpendH\x00R\x05spend\x128\n" +
+	"\vmove_rights\x18\x13 \x01(\v2\x15.region.v1.MoveRightsH\x00R\n" +
+	"moveRights\x128\n" +
+	"\vtend_rights\x18\x18 \x01(\v2\x15.region.v1.TendRightsH\x00R\n" +
+	"tendRightsB\t\n" +
 	"\acommand\"6\n" +
 	"\aCollect\x12+\n" +
 	"\x05carts\x18\x01 \x03(\v2\x15.region.v1.CartDigestR\x05carts\"J\n" +
@@ -3241,7 +3547,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\aTrimLog\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"!\n" +
 	"\tExpireOps\x12\x14\n" +
-	"\x05limit\x18\x01 \x01(\rR\x05limit\"\xd9\x04\n" +
+	"\x05limit\x18\x01 \x01(\rR\x05limit\"\x99\x06\n" +
 	"\aOutcome\x12+\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x17.region.v1.Outcome.CodeR\x04code\x12\x16\n" +
 	"\x06change\x18\x02 \x01(\rR\x06change\x12\x18\n" +
@@ -3256,7 +3562,12 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x06digest\x18\n" +
 	" \x01(\fR\x06digest\x12'\n" +
 	"\x04vote\x18\v \x01(\v2\x13.membership.v1.VoteR\x04vote\x12\x12\n" +
-	"\x04left\x18\f \x01(\x04R\x04left\"\xe8\x01\n" +
+	"\x04left\x18\f \x01(\x04R\x04left\x12\x10\n" +
+	"\x03seq\x18\x16 \x01(\x04R\x03seq\x12\x1f\n" +
+	"\vrights_here\x18\x17 \x01(\x04R\n" +
+	"rightsHere\x12\x1d\n" +
+	"\n" +
+	"rights_all\x18\x18 \x01(\x04R\trightsAll\"\xd6\x02\n" +
 	"\x04Code\x12\v\n" +
 	"\aCODE_OK\x10\x00\x12\x17\n" +
 	"\x13CODE_LINE_NOT_FOUND\x10\x01\x12\x17\n" +
@@ -3267,7 +3578,11 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x15CODE_VERSION_CONFLICT\x10\x06\x12\x15\n" +
 	"\x11CODE_OP_ID_REUSED\x10\a\x12\f\n" +
 	"\bCODE_GAP\x10\b\x12\x0f\n" +
-	"\vCODE_FENCED\x10\t\"\xd8\x01\n" +
+	"\vCODE_FENCED\x10\t\x12\x1b\n" +
+	"\x17CODE_NO_REGION_MAJORITY\x10\x16\x12\x18\n" +
+	"\x14CODE_LIMIT_EXHAUSTED\x10\x17\x12\x1b\n" +
+	"\x17CODE_CUSTOMER_EXHAUSTED\x10\x18\x12\x18\n" +
+	"\x14CODE_LIMIT_ELSEWHERE\x10\x19\"\xd8\x01\n" +
 	"\vChangedLine\x12&\n" +
 	"\x04line\x18\x01 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x14\n" +
@@ -3396,7 +3711,24 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\n" +
 	"last_error\x18\x0e \x01(\tR\tlastError\x12-\n" +
 	"\x13repaired_all_ago_ms\x18\x10 \x01(\x03R\x10repairedAllAgoMs\x12\x10\n" +
-	"\x03via\x18\x0f \x01(\tR\x03viaB7Z5github.com/samecart/samecart/proto/region/v1;regionv1b\x06proto3"
+	"\x03via\x18\x0f \x01(\tR\x03via\"\x89\x01\n" +
+	"\x05Spend\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x1a\n" +
+	"\bcustomer\x18\x02 \x01(\tR\bcustomer\x12\x13\n" +
+	"\x05op_id\x18\x03 \x01(\fR\x04opId\x12 \n" +
+	"\vfingerprint\x18\x04 \x01(\x06R\vfingerprint\x12\x19\n" +
+	"\buntil_ms\x18\x05 \x01(\x03R\auntilMs\"r\n" +
+	"\n" +
+	"MoveRights\x12\x17\n" +
+	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x1b\n" +
+	"\tregion_id\x18\x02 \x01(\rR\bregionId\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\rR\vincarnation\x12\f\n" +
+	"\x01n\x18\x04 \x01(\x04R\x01n\"^\n" +
+	"\n" +
+	"TendRights\x12\x17\n" +
+	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x04R\x05limit\x12!\n" +
+	"\fper_customer\x18\x03 \x01(\x04R\vperCustomerB7Z5github.com/samecart/samecart/proto/region/v1;regionv1b\x06proto3"
 
 var (
 	file_region_v1_region_proto_rawDescOnce sync.Once
@@ -3411,7 +3743,7 @@ func file_region_v1_region_proto_rawDescGZIP() []byte {
 }
 
 var file_region_v1_region_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_region_v1_region_proto_goTypes = []any{
 	(Change_Kind)(0),                 // 0: region.v1.Change.Kind
 	(Outcome_Code)(0),                // 1: region.v1.Outcome.Code
@@ -3445,20 +3777,23 @@ var file_region_v1_region_proto_goTypes = []any{
 	(*AdmitResponse)(nil),            // 29: region.v1.AdmitResponse
 	(*StatusRequest)(nil),            // 30: region.v1.StatusRequest
 	(*StatusResponse)(nil),           // 31: region.v1.StatusResponse
-	(*ShardRequest_Collectable)(nil), // 32: region.v1.ShardRequest.Collectable
-	(*ShardRequest_Standing)(nil),    // 33: region.v1.ShardRequest.Standing
-	(*ShardRequest_Slots)(nil),       // 34: region.v1.ShardRequest.Slots
-	(*ShardRequest_Bucket)(nil),      // 35: region.v1.ShardRequest.Bucket
-	(*ShardRequest_Whole)(nil),       // 36: region.v1.ShardRequest.Whole
-	(*ShardRequest_Stream)(nil),      // 37: region.v1.ShardRequest.Stream
-	(*ShardRequest_Known)(nil),       // 38: region.v1.ShardRequest.Known
-	(*StatusResponse_Shard)(nil),     // 39: region.v1.StatusResponse.Shard
-	(*StatusResponse_Peer)(nil),      // 40: region.v1.StatusResponse.Peer
-	(*v1.PrepareRequest)(nil),        // 41: membership.v1.PrepareRequest
-	(*v1.AcceptRequest)(nil),         // 42: membership.v1.AcceptRequest
-	(*v1.Membership)(nil),            // 43: membership.v1.Membership
-	(*v1.Vote)(nil),                  // 44: membership.v1.Vote
-	(v1.State)(0),                    // 45: membership.v1.State
+	(*Spend)(nil),                    // 32: region.v1.Spend
+	(*MoveRights)(nil),               // 33: region.v1.MoveRights
+	(*TendRights)(nil),               // 34: region.v1.TendRights
+	(*ShardRequest_Collectable)(nil), // 35: region.v1.ShardRequest.Collectable
+	(*ShardRequest_Standing)(nil),    // 36: region.v1.ShardRequest.Standing
+	(*ShardRequest_Slots)(nil),       // 37: region.v1.ShardRequest.Slots
+	(*ShardRequest_Bucket)(nil),      // 38: region.v1.ShardRequest.Bucket
+	(*ShardRequest_Whole)(nil),       // 39: region.v1.ShardRequest.Whole
+	(*ShardRequest_Stream)(nil),      // 40: region.v1.ShardRequest.Stream
+	(*ShardRequest_Known)(nil),       // 41: region.v1.ShardRequest.Known
+	(*StatusResponse_Shard)(nil),     // 42: region.v1.StatusResponse.Shard
+	(*StatusResponse_Peer)(nil),      // 43: region.v1.StatusResponse.Peer
+	(*v1.PrepareRequest)(nil),        // 44: membership.v1.PrepareRequest
+	(*v1.AcceptRequest)(nil),         // 45: membership.v1.AcceptRequest
+	(*v1.Membership)(nil),            // 46: membership.v1.Membership
+	(*v1.Vote)(nil),                  // 47: membership.v1.Vote
+	(v1.State)(0),                    // 48: membership.v1.State
 }
 var file_region_v1_region_proto_depIdxs = []int32{
 	3,  // 0: region.v1.Entry.limits:type_name -> region.v1.Limits
@@ -3471,39 +3806,42 @@ var file_region_v1_region_proto_depIdxs = []int32{
 	9,  // 7: region.v1.Command.init:type_name -> region.v1.Init
 	17, // 8: region.v1.Command.expire_ops:type_name -> region.v1.ExpireOps
 	6,  // 9: region.v1.Command.set_membership:type_name -> region.v1.SetMembership
-	41, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
-	42, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
+	44, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
+	45, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
 	7,  // 12: region.v1.Command.reincarnate:type_name -> region.v1.Reincarnate
 	8,  // 13: region.v1.Command.reissue:type_name -> region.v1.Reissue
 	5,  // 14: region.v1.Command.collect:type_name -> region.v1.Collect
-	25, // 15: region.v1.Collect.carts:type_name -> region.v1.CartDigest
-	43, // 16: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
-	12, // 17: region.v1.Edit.changes:type_name -> region.v1.Change
-	0,  // 18: region.v1.Change.kind:type_name -> region.v1.Change.Kind
-	11, // 19: region.v1.Change.line:type_name -> region.v1.LineKey
-	1,  // 20: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
-	19, // 21: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
-	44, // 22: region.v1.Outcome.vote:type_name -> membership.v1.Vote
-	11, // 23: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
-	4,  // 24: region.v1.ProposeRequest.command:type_name -> region.v1.Command
-	34, // 25: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
-	35, // 26: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
-	36, // 27: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
-	37, // 28: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
-	38, // 29: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
-	33, // 30: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
-	32, // 31: region.v1.ShardRequest.collectable:type_name -> region.v1.ShardRequest.Collectable
-	25, // 32: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
-	43, // 33: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
-	39, // 34: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
-	45, // 35: region.v1.StatusResponse.state:type_name -> membership.v1.State
-	25, // 36: region.v1.ShardRequest.Collectable.carts:type_name -> region.v1.CartDigest
-	40, // 37: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	32, // 15: region.v1.Command.spend:type_name -> region.v1.Spend
+	33, // 16: region.v1.Command.move_rights:type_name -> region.v1.MoveRights
+	34, // 17: region.v1.Command.tend_rights:type_name -> region.v1.TendRights
+	25, // 18: region.v1.Collect.carts:type_name -> region.v1.CartDigest
+	46, // 19: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
+	12, // 20: region.v1.Edit.changes:type_name -> region.v1.Change
+	0,  // 21: region.v1.Change.kind:type_name -> region.v1.Change.Kind
+	11, // 22: region.v1.Change.line:type_name -> region.v1.LineKey
+	1,  // 23: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
+	19, // 24: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
+	47, // 25: region.v1.Outcome.vote:type_name -> membership.v1.Vote
+	11, // 26: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
+	4,  // 27: region.v1.ProposeRequest.command:type_name -> region.v1.Command
+	37, // 28: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
+	38, // 29: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
+	39, // 30: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
+	40, // 31: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
+	41, // 32: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
+	36, // 33: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
+	35, // 34: region.v1.ShardRequest.collectable:type_name -> region.v1.ShardRequest.Collectable
+	25, // 35: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
+	46, // 36: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
+	42, // 37: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
+	48, // 38: region.v1.StatusResponse.state:type_name -> membership.v1.State
+	25, // 39: region.v1.ShardRequest.Collectable.carts:type_name -> region.v1.CartDigest
+	43, // 40: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_region_v1_region_proto_init() }
@@ -3525,6 +3863,9 @@ func file_region_v1_region_proto_init() {
 		(*Command_Reincarnate)(nil),
 		(*Command_Reissue)(nil),
 		(*Command_Collect)(nil),
+		(*Command_Spend)(nil),
+		(*Command_MoveRights)(nil),
+		(*Command_TendRights)(nil),
 	}
 	file_region_v1_region_proto_msgTypes[21].OneofWrappers = []any{
 		(*ShardRequest_Digests)(nil),
@@ -3542,7 +3883,7 @@ func file_region_v1_region_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_region_v1_region_proto_rawDesc), len(file_region_v1_region_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   39,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -58,6 +58,10 @@ const (
 	AdminServiceImportProcedure = "/admin.v1.AdminService/Import"
 	// AdminServiceMemberProcedure is the fully-qualified name of the AdminService's Member RPC.
 	AdminServiceMemberProcedure = "/admin.v1.AdminService/Member"
+	// AdminServiceSetLimitProcedure is the fully-qualified name of the AdminService's SetLimit RPC.
+	AdminServiceSetLimitProcedure = "/admin.v1.AdminService/SetLimit"
+	// AdminServiceLimitProcedure is the fully-qualified name of the AdminService's Limit RPC.
+	AdminServiceLimitProcedure = "/admin.v1.AdminService/Limit"
 )
 
 // AdminServiceClient is a client for the admin.v1.AdminService service.
@@ -93,6 +97,11 @@ type AdminServiceClient interface {
 	// Member changes how a region stands; the regions decide it by majority. It
 	// answers when that is decided; Regions shows how it goes on.
 	Member(context.Context, *connect.Request[v1.MemberRequest]) (*connect.Response[v1.MemberResponse], error)
+	// SetLimit says how often a code may be used, in all regions together. It holds
+	// once all member regions have taken note. A limit can be raised, not lowered.
+	SetLimit(context.Context, *connect.Request[v1.SetLimitRequest]) (*connect.Response[v1.LimitResponse], error)
+	// Limit shows how the uses of a code are spread, as far as a region knows.
+	Limit(context.Context, *connect.Request[v1.LimitRequest]) (*connect.Response[v1.LimitResponse], error)
 }
 
 // NewAdminServiceClient constructs a client for the admin.v1.AdminService service. By default, it
@@ -178,6 +187,18 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("Member")),
 			connect.WithClientOptions(opts...),
 		),
+		setLimit: connect.NewClient[v1.SetLimitRequest, v1.LimitResponse](
+			httpClient,
+			baseURL+AdminServiceSetLimitProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("SetLimit")),
+			connect.WithClientOptions(opts...),
+		),
+		limit: connect.NewClient[v1.LimitRequest, v1.LimitResponse](
+			httpClient,
+			baseURL+AdminServiceLimitProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("Limit")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -195,6 +216,8 @@ type adminServiceClient struct {
 	export    *connect.Client[v1.ExportRequest, v1.ExportResponse]
 	_import   *connect.Client[v1.ImportRequest, v1.ImportResponse]
 	member    *connect.Client[v1.MemberRequest, v1.MemberResponse]
+	setLimit  *connect.Client[v1.SetLimitRequest, v1.LimitResponse]
+	limit     *connect.Client[v1.LimitRequest, v1.LimitResponse]
 }
 
 // Regions calls admin.v1.AdminService.Regions.
@@ -257,6 +280,16 @@ func (c *adminServiceClient) Member(ctx context.Context, req *connect.Request[v1
 	return c.member.CallUnary(ctx, req)
 }
 
+// SetLimit calls admin.v1.AdminService.SetLimit.
+func (c *adminServiceClient) SetLimit(ctx context.Context, req *connect.Request[v1.SetLimitRequest]) (*connect.Response[v1.LimitResponse], error) {
+	return c.setLimit.CallUnary(ctx, req)
+}
+
+// Limit calls admin.v1.AdminService.Limit.
+func (c *adminServiceClient) Limit(ctx context.Context, req *connect.Request[v1.LimitRequest]) (*connect.Response[v1.LimitResponse], error) {
+	return c.limit.CallUnary(ctx, req)
+}
+
 // AdminServiceHandler is an implementation of the admin.v1.AdminService service.
 type AdminServiceHandler interface {
 	// Regions shows regions, nodes, links, lag.
@@ -290,6 +323,11 @@ type AdminServiceHandler interface {
 	// Member changes how a region stands; the regions decide it by majority. It
 	// answers when that is decided; Regions shows how it goes on.
 	Member(context.Context, *connect.Request[v1.MemberRequest]) (*connect.Response[v1.MemberResponse], error)
+	// SetLimit says how often a code may be used, in all regions together. It holds
+	// once all member regions have taken note. A limit can be raised, not lowered.
+	SetLimit(context.Context, *connect.Request[v1.SetLimitRequest]) (*connect.Response[v1.LimitResponse], error)
+	// Limit shows how the uses of a code are spread, as far as a region knows.
+	Limit(context.Context, *connect.Request[v1.LimitRequest]) (*connect.Response[v1.LimitResponse], error)
 }
 
 // NewAdminServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -371,6 +409,18 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("Member")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceSetLimitHandler := connect.NewUnaryHandler(
+		AdminServiceSetLimitProcedure,
+		svc.SetLimit,
+		connect.WithSchema(adminServiceMethods.ByName("SetLimit")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceLimitHandler := connect.NewUnaryHandler(
+		AdminServiceLimitProcedure,
+		svc.Limit,
+		connect.WithSchema(adminServiceMethods.ByName("Limit")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/admin.v1.AdminService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AdminServiceRegionsProcedure:
@@ -397,6 +447,10 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceImportHandler.ServeHTTP(w, r)
 		case AdminServiceMemberProcedure:
 			adminServiceMemberHandler.ServeHTTP(w, r)
+		case AdminServiceSetLimitProcedure:
+			adminServiceSetLimitHandler.ServeHTTP(w, r)
+		case AdminServiceLimitProcedure:
+			adminServiceLimitHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -452,4 +506,12 @@ func (UnimplementedAdminServiceHandler) Import(context.Context, *connect.Request
 
 func (UnimplementedAdminServiceHandler) Member(context.Context, *connect.Request[v1.MemberRequest]) (*connect.Response[v1.MemberResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.Member is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) SetLimit(context.Context, *connect.Request[v1.SetLimitRequest]) (*connect.Response[v1.LimitResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.SetLimit is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) Limit(context.Context, *connect.Request[v1.LimitRequest]) (*connect.Response[v1.LimitResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.Limit is not implemented"))
 }

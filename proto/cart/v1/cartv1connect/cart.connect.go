@@ -57,6 +57,9 @@ const (
 	CartServiceWatchCartProcedure = "/cart.v1.CartService/WatchCart"
 	// CartServiceExplainCartProcedure is the fully-qualified name of the CartService's ExplainCart RPC.
 	CartServiceExplainCartProcedure = "/cart.v1.CartService/ExplainCart"
+	// CartServiceRedeemPromotionProcedure is the fully-qualified name of the CartService's
+	// RedeemPromotion RPC.
+	CartServiceRedeemPromotionProcedure = "/cart.v1.CartService/RedeemPromotion"
 )
 
 // CartServiceClient is a client for the cart.v1.CartService service.
@@ -79,6 +82,9 @@ type CartServiceClient interface {
 	WatchCart(context.Context, *connect.Request[v1.WatchCartRequest]) (*connect.ServerStreamForClient[v1.WatchCartResponse], error)
 	// ExplainCart returns the surviving writes behind every line.
 	ExplainCart(context.Context, *connect.Request[v1.ExplainCartRequest]) (*connect.Response[v1.ExplainCartResponse], error)
+	// RedeemPromotion uses a code of limited uses once, for the caller. Asked again
+	// with the same Idempotency-Key, it is the same use.
+	RedeemPromotion(context.Context, *connect.Request[v1.RedeemPromotionRequest]) (*connect.Response[v1.RedeemPromotionResponse], error)
 }
 
 // NewCartServiceClient constructs a client for the cart.v1.CartService service. By default, it uses
@@ -149,20 +155,27 @@ func NewCartServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		redeemPromotion: connect.NewClient[v1.RedeemPromotionRequest, v1.RedeemPromotionResponse](
+			httpClient,
+			baseURL+CartServiceRedeemPromotionProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("RedeemPromotion")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // cartServiceClient implements CartServiceClient.
 type cartServiceClient struct {
-	addItem     *connect.Client[v1.AddItemRequest, v1.ItemResponse]
-	setQuantity *connect.Client[v1.SetQuantityRequest, v1.ItemResponse]
-	removeItem  *connect.Client[v1.RemoveItemRequest, v1.CountResponse]
-	clearCart   *connect.Client[v1.ClearCartRequest, v1.CountResponse]
-	getCart     *connect.Client[v1.GetCartRequest, v1.Cart]
-	getCount    *connect.Client[v1.GetCountRequest, v1.CountResponse]
-	batchEdit   *connect.Client[v1.BatchEditRequest, v1.BatchEditResponse]
-	watchCart   *connect.Client[v1.WatchCartRequest, v1.WatchCartResponse]
-	explainCart *connect.Client[v1.ExplainCartRequest, v1.ExplainCartResponse]
+	addItem         *connect.Client[v1.AddItemRequest, v1.ItemResponse]
+	setQuantity     *connect.Client[v1.SetQuantityRequest, v1.ItemResponse]
+	removeItem      *connect.Client[v1.RemoveItemRequest, v1.CountResponse]
+	clearCart       *connect.Client[v1.ClearCartRequest, v1.CountResponse]
+	getCart         *connect.Client[v1.GetCartRequest, v1.Cart]
+	getCount        *connect.Client[v1.GetCountRequest, v1.CountResponse]
+	batchEdit       *connect.Client[v1.BatchEditRequest, v1.BatchEditResponse]
+	watchCart       *connect.Client[v1.WatchCartRequest, v1.WatchCartResponse]
+	explainCart     *connect.Client[v1.ExplainCartRequest, v1.ExplainCartResponse]
+	redeemPromotion *connect.Client[v1.RedeemPromotionRequest, v1.RedeemPromotionResponse]
 }
 
 // AddItem calls cart.v1.CartService.AddItem.
@@ -210,6 +223,11 @@ func (c *cartServiceClient) ExplainCart(ctx context.Context, req *connect.Reques
 	return c.explainCart.CallUnary(ctx, req)
 }
 
+// RedeemPromotion calls cart.v1.CartService.RedeemPromotion.
+func (c *cartServiceClient) RedeemPromotion(ctx context.Context, req *connect.Request[v1.RedeemPromotionRequest]) (*connect.Response[v1.RedeemPromotionResponse], error) {
+	return c.redeemPromotion.CallUnary(ctx, req)
+}
+
 // CartServiceHandler is an implementation of the cart.v1.CartService service.
 type CartServiceHandler interface {
 	// AddItem adds a quantity to a line, which it makes when there is none.
@@ -230,6 +248,9 @@ type CartServiceHandler interface {
 	WatchCart(context.Context, *connect.Request[v1.WatchCartRequest], *connect.ServerStream[v1.WatchCartResponse]) error
 	// ExplainCart returns the surviving writes behind every line.
 	ExplainCart(context.Context, *connect.Request[v1.ExplainCartRequest]) (*connect.Response[v1.ExplainCartResponse], error)
+	// RedeemPromotion uses a code of limited uses once, for the caller. Asked again
+	// with the same Idempotency-Key, it is the same use.
+	RedeemPromotion(context.Context, *connect.Request[v1.RedeemPromotionRequest]) (*connect.Response[v1.RedeemPromotionResponse], error)
 }
 
 // NewCartServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -296,6 +317,12 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	cartServiceRedeemPromotionHandler := connect.NewUnaryHandler(
+		CartServiceRedeemPromotionProcedure,
+		svc.RedeemPromotion,
+		connect.WithSchema(cartServiceMethods.ByName("RedeemPromotion")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/cart.v1.CartService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case CartServiceAddItemProcedure:
@@ -316,6 +343,8 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 			cartServiceWatchCartHandler.ServeHTTP(w, r)
 		case CartServiceExplainCartProcedure:
 			cartServiceExplainCartHandler.ServeHTTP(w, r)
+		case CartServiceRedeemPromotionProcedure:
+			cartServiceRedeemPromotionHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -359,4 +388,8 @@ func (UnimplementedCartServiceHandler) WatchCart(context.Context, *connect.Reque
 
 func (UnimplementedCartServiceHandler) ExplainCart(context.Context, *connect.Request[v1.ExplainCartRequest]) (*connect.Response[v1.ExplainCartResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.ExplainCart is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) RedeemPromotion(context.Context, *connect.Request[v1.RedeemPromotionRequest]) (*connect.Response[v1.RedeemPromotionResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.RedeemPromotion is not implemented"))
 }
