@@ -11,6 +11,7 @@
 //	router.go    Router: finds a cart's leader; Edit, Read, Wait
 //	sink.go      Router: what replication asks: cursors, joins, digests; Status
 //	standing.go  Router: how the region stands among the others, and changes of it
+//	rights.go    Router: limited uses of codes
 //	node.go      Node: a Router with shards, a database and links of its own
 //	form.go      how a region comes to be, and how a node joins it
 //	serve.go     what a node answers to others

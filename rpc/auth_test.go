@@ -203,6 +203,7 @@ func everyCall() [][3]string {
 		{"GET", "/api/v1/cart/watch", ""},
 		{"GET", "/api/v1/cart/explain", ""},
 		{"POST", "/api/v1/cart/batch", `{"edits":[{"clear":{}}]}`},
+		{"POST", redeemTEN, ""},
 	}
 	methods := cartv1.File_cart_v1_cart_proto.Services().ByName("CartService").Methods()
 	for i := range methods.Len() {

@@ -27,6 +27,10 @@ type contact struct {
 	acked  map[crdt.RegionID]uint64
 	stream crdt.Stream
 	moved  chan struct{} // closed and replaced when acked grows
+	// waited is the newest row that a majority was waited for to have, and since
+	// when nothing was heard of such rows.
+	waited uint64
+	since  time.Time
 }
 
 // Heard says that another region answered a call that was made at the given time.
@@ -52,10 +56,10 @@ func (s *Shard) AckedBy(stream crdt.Stream, region crdt.RegionID, seq uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.acked == nil || c.stream != stream {
-		c.acked, c.stream = make(map[crdt.RegionID]uint64), stream
+		c.acked, c.stream, c.waited = make(map[crdt.RegionID]uint64), stream, 0
 	}
 	if seq > c.acked[region] {
-		c.acked[region] = seq
+		c.acked[region], c.since = seq, time.Now()
 		if c.moved != nil {
 			close(c.moved)
 			c.moved = nil
@@ -129,6 +133,41 @@ func (s *Shard) known(seq uint64) (bool, <-chan struct{}) {
 	return ok && (alone || acked >= seq), c.moved
 }
 
+// stallAfter is how long the other regions may say nothing of rows that are waited for,
+// before this one uses no more rights: what it uses then, nobody may ever be told of.
+const stallAfter = time.Second
+
+// stalled reports whether that is so.
+func (s *Shard) stalled() bool {
+	c := &s.contact
+	c.mu.Lock()
+	waited, since := c.waited, c.since
+	c.mu.Unlock()
+	if waited == 0 || time.Since(since) < stallAfter {
+		return false
+	}
+	known, _ := s.known(waited)
+	return !known
+}
+
+// waits notes that a majority is waited for to have a row.
+func (s *Shard) waits(seq uint64) {
+	c := &s.contact
+	c.mu.Lock()
+	waited := c.waited
+	c.mu.Unlock()
+	before, _ := s.known(waited)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if before {
+		c.since = time.Now()
+	}
+	if stream := s.Stream(); c.stream != stream {
+		c.acked, c.stream, c.waited = make(map[crdt.RegionID]uint64), stream, 0
+	}
+	c.waited = max(c.waited, seq)
+}
+
 // recheck bounds how long a change of the membership goes unnoticed by who waits.
 const recheck = 200 * time.Millisecond
 
@@ -143,7 +182,7 @@ func (s *Shard) proposeSpend(ctx context.Context, spend *regionv1.Spend) (*regio
 		return nil, fmt.Errorf("%w: epoch %d", ErrFenced, m.GetEpoch())
 	}
 	left, ok := s.lease()
-	if !ok {
+	if !ok || s.stalled() {
 		return nil, fmt.Errorf("%w: shard %d", ErrNoRegionMajority, s.cfg.ID)
 	}
 	out, err := s.commit(ctx, &regionv1.Command{Command: &regionv1.Command_Spend{Spend: &regionv1.Spend{
@@ -159,6 +198,7 @@ func (s *Shard) proposeSpend(ctx context.Context, spend *regionv1.Spend) (*regio
 		}
 		return out, nil
 	}
+	s.waits(out.Seq)
 	timer := time.NewTicker(recheck)
 	defer timer.Stop()
 	for {
