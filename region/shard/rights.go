@@ -102,7 +102,8 @@ func (w *workspace) writeRights(id string, old *store.Record, row crdt.RightsRow
 // spend uses a code once for a customer, if this region has a right of the code's
 // and one of the customer's. Where it has not, it asks those who have.
 //
-//	N1  A use that is spent is in the row that says so: whoever has the row knows it.
+//	N1  The request is in both rows that say so: who refuses it for what a row
+//	    says knows it.
 //	N2  A request that another region's row brought is answered as used: that row is
 //	    from before this region refused its region, so this region's seal has it.
 func (w *workspace) spend(s *regionv1.Spend) (*regionv1.Outcome, error) {
@@ -119,6 +120,21 @@ func (w *workspace) spend(s *regionv1.Spend) (*regionv1.Outcome, error) {
 	if err != nil {
 		return nil, err
 	}
+	most, homes, granted := b.Customers()
+	customer := crdt.LimitID(s.Code, s.Customer)
+	var of crdt.Bounded
+	var oldOf *store.Record
+	if granted && most > 0 {
+		if oldOf, err = w.record(customer); err != nil {
+			return nil, err
+		}
+		of = stateOf(oldOf).Cart.Bounded().WithInitial(crdt.Home(homes, s.Customer), most)
+		if !known {
+			if memo, known, err = w.tx.Op(customer, op.ID, oldOf); err != nil {
+				return nil, err
+			}
+		}
+	}
 	if known {
 		return w.spentBefore(s, memo, b)
 	}
@@ -130,16 +146,6 @@ func (w *workspace) spend(s *regionv1.Spend) (*regionv1.Outcome, error) {
 	case !ok, regions.IsGone(self), w.at > crdt.TimestampAt(s.UntilMs):
 		out.Code = regionv1.Outcome_CODE_NO_REGION_MAJORITY
 		return out, nil
-	}
-	most, homes, granted := b.Customers()
-	customer := crdt.LimitID(s.Code, s.Customer)
-	var of crdt.Bounded
-	var oldOf *store.Record
-	if granted && most > 0 {
-		if oldOf, err = w.record(customer); err != nil {
-			return nil, err
-		}
-		of = stateOf(oldOf).Cart.Bounded().WithInitial(crdt.Home(homes, s.Customer), most)
 	}
 	switch {
 	case !granted && len(b.Holders()) == 0:
@@ -170,9 +176,10 @@ func (w *workspace) spend(s *regionv1.Spend) (*regionv1.Outcome, error) {
 	}
 	// The customer's row goes first: who has the code's row of a stream has both.
 	if most > 0 {
-		if err := w.writeRights(customer, oldOf, rowOf, nil); err != nil {
+		if err := w.writeRights(customer, oldOf, rowOf, &op); err != nil {
 			return nil, err
 		}
+		w.tx.PutOp(customer, op.ID, store.OpRecord{Fingerprint: op.Fingerprint, At: op.At}, w.at)
 	}
 	if err := w.writeRights(id, old, row, &op); err != nil {
 		return nil, err
