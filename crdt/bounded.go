@@ -293,7 +293,7 @@ func (b Bounded) Tend(self Holder, r Regions) (row RightsRow, changed bool) {
 		return row, changed
 	}
 	b = b.With(self, seq+1, row)
-	if !b.isSealed(self, r) {
+	if !b.isSealed(r) {
 		return row, changed
 	}
 	for _, gone := range b.Holders() {
@@ -332,7 +332,7 @@ func (b Bounded) Tend(self Holder, r Regions) (row RightsRow, changed bool) {
 // isSealed reports whether all that any member knows of those who are gone is known
 // here, and enough members there are that each use of a right that a majority of
 // regions had heard of is among it: see B4.
-func (b Bounded) isSealed(self Holder, r Regions) bool {
+func (b Bounded) isSealed(r Regions) bool {
 	voters := 0
 	for _, m := range r.Members {
 		row := b.at(m.Holder)

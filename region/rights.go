@@ -11,10 +11,6 @@ import (
 	"github.com/samecart/samecart/region/shard"
 )
 
-// ErrNoRegionMajority: this region has not heard from a majority of the regions for too
-// long, and the request was not taken. Go to another.
-var ErrNoRegionMajority = errors.New("no majority of the regions answers")
-
 // A use of a code for which another region has the rights waits for them: asked again
 // after elsewherePause, then twice that, and so on, for elsewhereMax of the time that
 // the caller waits.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -300,7 +301,7 @@ func (s *Shard) tend(ctx context.Context) {
 		}
 		if now := s.Membership().GetEpoch(); !looked || now != epoch {
 			if err := s.eachLimit(s.tending.touch); err != nil {
-				s.log.Warn("limits not read", "err", err)
+				s.log.Warn("limits not read", slog.Any("err", err))
 			} else {
 				looked, epoch = true, now
 			}
@@ -308,7 +309,7 @@ func (s *Shard) tend(ctx context.Context) {
 		ids := s.tending.take()
 		for _, id := range ids {
 			if err := s.tendOne(ctx, id); err != nil && ctx.Err() == nil {
-				s.log.Debug("limit not tended", "cart", id, "err", err)
+				s.log.Debug("limit not tended", slog.String("cart", id), slog.Any("err", err))
 				s.tending.touch(id)
 			}
 		}
