@@ -46,6 +46,16 @@
 // Remove, clear, expiry and checkout drop the dots they have seen. What comes of
 // every pair of operations, as regions make them, is in region/shard/PAIRS.md.
 //
+// What must never be exceeded, in whatever region and whatever is cut, is a
+// [Bounded] counter (bounded.go): an escrow of rights, each spent by the region
+// that holds it. It stands in the facts of a cart of its own (bounded_codec.go).
+//
+//	operations             outcome
+//	use ∥ use              both, while each region holds a right; never more than there are
+//	use ∥ move of rights   a region spends what it holds: what is on its way to it, later
+//	use ∥ fence            the use counts if a majority of the regions had heard of it
+//	fence ∥ fence          what is left is taken over once, by the first member
+//
 // Every write renews the line's presence dot, which carries all fields as
 // they were just after the write. If a concurrent remove dropped a register,
 // the value a surviving presence dot carries stands in.
@@ -75,9 +85,28 @@
 // Shapiro et al. 2011 (CRDTs); Bieniusa et al. arXiv:1210.3368 (optimized
 // OR-set); Almeida, Shoker, Baquero arXiv:1603.01529 (delta-CRDTs); Preguiça
 // et al. arXiv:1011.5808 (dotted version vectors); Kulkarni et al. 2014
-// (hybrid logical clocks).
+// (hybrid logical clocks); Balegas et al. SRDS 2015 (bounded counters).
 //
 // # Decisions
+//
+// Rights of who is gone are recovered by seals, not by a clock. DESIGN has them
+// recoverable a lease's time, and the drift of clocks, after the fence. But a
+// member that has begun to refuse the rows of who is gone, and says how much it
+// knew of them then, bounds what a majority can have heard: once all members have
+// said so, what is left is known exactly, whatever the clocks do. Cost: all member
+// regions must have answered, and a row of each for each counter and epoch. It
+// holds while fewer than half of the regions are gone at a time. The lease is kept
+// as well: it spares shoppers, not the bound.
+//
+// Rights are made by one region, the first member, and only once all members have
+// sealed under its epoch: two regions that were first one after the other know of
+// each other's. Cost: a limit is in force some round trips after it was set, and
+// never while a member region is cut off and not fenced. Rejected: a limit as a
+// value that all read, which two regions may set at once.
+//
+// One row for each holder, replaced whole. A row of a counter is a few numbers for
+// each region; a fact for each number would cost a dot each, and a use would no
+// longer be in the row that the shopper's answer waits for.
 //
 // Immutable values. Carts are shared between the goroutine that applies the
 // log and many readers, so a change copies the slice of line pointers and

@@ -21,6 +21,9 @@ var (
 	// ErrFenced: the region is fenced, drained, or not filled yet, or what was
 	// sent is of a region that is; the request was not taken. Go to another.
 	ErrFenced = errors.New("region is fenced")
+	// ErrNoRegionMajority: for too long this region has not heard from a majority of
+	// the regions, and the request was not taken. Go to another.
+	ErrNoRegionMajority = errors.New("no majority of the regions answers")
 	// ErrClosed: the node is shutting down and the request was not taken.
 	ErrClosed = errors.New("node is closed")
 )

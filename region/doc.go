@@ -13,6 +13,7 @@
 //	badge.go     Router: a cart's count without its lines
 //	kept.go      Router: what is kept of a cart beside its value; the cart elsewhere
 //	standing.go  Router: how the region stands among the others, and changes of it
+//	rights.go    Router: limited uses of codes
 //	node.go      Node: a Router with shards, a database and links of its own
 //	form.go      how a region comes to be, and how a node joins it
 //	serve.go     what a node answers to others

@@ -42,6 +42,7 @@ const (
 	codeUnknown
 	codeNotHere
 	codeFenced
+	codeNoRegionMajority
 )
 
 // Fetcher brings whole carts from other regions: what a causal token names
@@ -222,6 +223,8 @@ func (r *Router) atLeader(ctx context.Context, q request) ([]byte, error) {
 			}
 		case errors.As(err, &refused) && refused.Code == codeFenced:
 			return nil, q.failed(ErrFenced, err)
+		case errors.As(err, &refused) && refused.Code == codeNoRegionMajority:
+			return nil, q.failed(shard.ErrNoRegionMajority, err)
 		case errors.As(err, &refused) && refused.Code == codeOverloaded, errors.Is(err, link.ErrOverloaded):
 			return nil, q.failed(ErrOverloaded, err)
 		case errors.As(err, &refused) && refused.Code == codeNotHere,
@@ -564,6 +567,8 @@ func (r *Router) catchUp(ctx context.Context, id uint32, have View, want crdt.Ca
 
 // fetch joins another region's state of a cart, if it has one.
 func (r *Router) fetch(ctx context.Context, from crdt.RegionID, cartID string) error {
+	// As of before: what it had then may be refused when it comes here.
+	incarnation := r.Membership().Of(uint32(from)).GetIncarnation()
 	asking, cancel := context.WithTimeout(ctx, r.cfg.Attempt)
 	state, err := r.cfg.Fetcher.Fetch(asking, from, cartID)
 	cancel()
@@ -572,7 +577,7 @@ func (r *Router) fetch(ctx context.Context, from crdt.RegionID, cartID string) e
 	}
 	joining, cancel := context.WithTimeout(ctx, r.cfg.Attempt)
 	defer cancel()
-	return r.JoinCart(joining, cartID, state, from, 0)
+	return r.JoinCart(joining, cartID, state, from, incarnation)
 }
 
 // awaitCover returns the cart once it covers a context.

@@ -43,6 +43,8 @@ func crossing(err error) error {
 		return &link.Error{Code: codeNotLeader, Message: err.Error(), Detail: []byte(other.Leader)}
 	case errors.Is(err, shard.ErrFenced):
 		return &link.Error{Code: codeFenced, Message: err.Error()}
+	case errors.Is(err, shard.ErrNoRegionMajority):
+		return &link.Error{Code: codeNoRegionMajority, Message: err.Error()}
 	case errors.Is(err, shard.ErrOverloaded):
 		return &link.Error{Code: codeOverloaded, Message: err.Error()}
 	case errors.Is(err, shard.ErrOutcomeUnknown), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded),

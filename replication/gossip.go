@@ -283,7 +283,7 @@ func (l *link) do(ctx context.Context, m Message) {
 		l.work.Go(func() { l.post(ctx, prove(ctx, l.g.log, l.region.Transport, l.g.cfg.CallTimeout)) })
 	case Repair:
 		l.logger.Info("repair begins", slog.Int("slots", len(m.Slots)), slog.Bool("all", m.Slots == nil), slog.Bool("cursor", m.Cursor))
-		r := repairer{log: l.g.log, tr: l.region.Transport, hello: l.hello(), cfg: l.g.cfg, pause: l.pause}
+		r := repairer{log: l.g.log, tr: l.region.Transport, hello: l.hello(), peer: l.region.ID, cfg: l.g.cfg, pause: l.pause}
 		l.work.Go(func() { l.post(ctx, r.run(ctx, m)) })
 	default:
 		panic(fmt.Sprintf("replication: %T is no output of a Peer", m))

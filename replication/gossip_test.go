@@ -91,7 +91,7 @@ func (n *node) States(ctx context.Context, ids []string) ([]WholeCart, error) {
 	return n.r.States(ctx, ids)
 }
 
-func (n *node) JoinCarts(_ context.Context, carts []WholeCart) error {
+func (n *node) JoinCarts(_ context.Context, carts []WholeCart, _ crdt.RegionID) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.r.joinCarts(carts)

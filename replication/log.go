@@ -82,8 +82,10 @@ type Log interface {
 	Bucket(ctx context.Context, slot uint32, after string, limit int) (carts []CartDigest, more bool, err error)
 	// States returns whole carts. A cart that is gone is left out or has no data.
 	States(ctx context.Context, cartIDs []string) ([]WholeCart, error)
-	// JoinCarts commits a peer's whole carts here.
-	JoinCarts(ctx context.Context, carts []WholeCart) error
+	// JoinCarts commits whole carts here that come from a peer region. It refuses
+	// them when the peer is no member any more, in the incarnation that it had when
+	// the gossip with it began.
+	JoinCarts(ctx context.Context, carts []WholeCart, from crdt.RegionID) error
 }
 
 // ErrUnsupported is wrapped by a Transport when the peer does not answer such a

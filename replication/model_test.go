@@ -298,7 +298,7 @@ type near struct {
 	yield func(Message) bool
 }
 
-func (n near) JoinCarts(_ context.Context, carts []WholeCart) error {
+func (n near) JoinCarts(_ context.Context, carts []WholeCart, _ crdt.RegionID) error {
 	n.yield(nil)
 	n.w.taken += len(carts)
 	n.joinCarts(carts)

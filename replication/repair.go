@@ -16,6 +16,7 @@ type repairer struct {
 	log   Log
 	tr    Transport
 	hello Hello
+	peer  crdt.RegionID
 	cfg   Config
 	// pause waits after n bytes were sent or received.
 	pause func(ctx context.Context, n int) error
@@ -240,7 +241,7 @@ func (r *repairer) take(ctx context.Context, carts []WholeCart) (behind []WholeC
 	if _, err := ValidateCarts(carts, limits); err != nil {
 		return nil, err
 	}
-	if err := r.log.JoinCarts(ctx, carts); err != nil {
+	if err := r.log.JoinCarts(ctx, carts, r.peer); err != nil {
 		return nil, fmt.Errorf("join the peer's %d carts from %q: %w", len(carts), carts[0].CartID, err)
 	}
 	ids := make([]string, len(carts))

@@ -215,6 +215,7 @@ func everyCall() [][3]string {
 		{"POST", "/api/v1/cart/share", `{"mode":"live"}`},
 		{"DELETE", "/api/v1/cart/share/0123456789abcdef0123456789abcdef", ""},
 		{"POST", "/api/v1/shared/token/copy", ""},
+		{"POST", redeemTEN, ""},
 	}
 	methods := cartv1.File_cart_v1_cart_proto.Services().ByName("CartService").Methods()
 	for i := range methods.Len() {

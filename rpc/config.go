@@ -30,6 +30,9 @@ type Region interface {
 	MergeGuest(ctx context.Context, guestCart, userCart string) (*regionv1.Outcome, error)
 	// Ready returns nil when the region serves writes, else the reason.
 	Ready(ctx context.Context) error
+	// Redeem uses a code of limited uses once and returns the outcome, refusals
+	// included. Errors: those of Edit, and region.ErrNoRegionMajority.
+	Redeem(ctx context.Context, s *regionv1.Spend) (*regionv1.Outcome, error)
 }
 
 // Records are what the API needs to tell a shopper of all that is kept; a

@@ -56,14 +56,21 @@ const (
 	PromotionTooMany     Code = "PROMOTION_TOO_MANY"
 	Overloaded           Code = "OVERLOADED"
 	NoQuorum             Code = "NO_QUORUM"
+	NoRegionMajority     Code = "NO_REGION_MAJORITY"
 	RegionFenced         Code = "REGION_FENCED"
 	DependencyDown       Code = "DEPENDENCY_DOWN"
 	OutcomeUnknown       Code = "OUTCOME_UNKNOWN"
-	Canceled             Code = "CANCELED"
-	Internal             Code = "INTERNAL"
+
+	PromotionExhausted     Code = "PROMOTION_EXHAUSTED"
+	PromotionCustomerLimit Code = "PROMOTION_CUSTOMER_LIMIT"
+	PromotionNotLimited    Code = "PROMOTION_NOT_LIMITED"
+	PromotionElsewhere     Code = "PROMOTION_ELSEWHERE"
 
 	ShareNotFound Code = "SHARE_NOT_FOUND"
 	TooManyLinks  Code = "TOO_MANY_LINKS"
+
+	Canceled Code = "CANCELED"
+	Internal Code = "INTERNAL"
 )
 
 // wire says how a code travels: as an HTTP status in REST, as a Connect code
@@ -112,8 +119,13 @@ var wires = map[Code]wire{
 	Canceled:             {499, connect.CodeCanceled, 0},
 	Internal:             {500, connect.CodeInternal, 0},
 
-	ShareNotFound: {404, connect.CodeNotFound, 0},
-	TooManyLinks:  {422, connect.CodeFailedPrecondition, 0},
+	ShareNotFound:          {404, connect.CodeNotFound, 0},
+	TooManyLinks:           {422, connect.CodeFailedPrecondition, 0},
+	NoRegionMajority:       {503, connect.CodeUnavailable, 5 * time.Second},
+	PromotionExhausted:     {422, connect.CodeFailedPrecondition, 0},
+	PromotionCustomerLimit: {422, connect.CodeFailedPrecondition, 0},
+	PromotionNotLimited:    {422, connect.CodeFailedPrecondition, 0},
+	PromotionElsewhere:     {503, connect.CodeUnavailable, time.Second},
 }
 
 // causes is the only map from errors of the layers below to codes; the first
@@ -124,6 +136,7 @@ var causes = []struct {
 	message string
 }{
 	{region.ErrOutcomeUnknown, OutcomeUnknown, "the edit may or may not have been applied: send it again with the same Idempotency-Key"},
+	{region.ErrNoRegionMajority, NoRegionMajority, "this region does not reach a majority of the regions, and nothing was used: try again, or use another region"},
 	{region.ErrNoQuorum, NoQuorum, "this region cannot reach a majority of the nodes that hold the cart: try again, or use another region"},
 	{region.ErrFenced, RegionFenced, "this region takes no requests at the moment, and nothing was changed: use another region"},
 	{region.ErrOverloaded, Overloaded, "this region takes no more requests right now: try again later"},

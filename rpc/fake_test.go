@@ -105,6 +105,12 @@ func (r *fakeRegion) Read(ctx context.Context, id string, o region.ReadOptions) 
 	return v, nil
 }
 
+func (r *fakeRegion) Redeem(context.Context, *regionv1.Spend) (*regionv1.Outcome, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.badOutcome, r.editErr
+}
+
 func (r *fakeRegion) Wait(ctx context.Context, id string, seen region.Digest) (region.View, error) {
 	for {
 		r.mu.Lock()

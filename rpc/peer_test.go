@@ -387,7 +387,7 @@ func TestPeerPush(t *testing.T) {
 // peerLogFake is a region's fake as the log of its one shard.
 type peerLogFake struct{ *peerRegionFake }
 
-func (l peerLogFake) JoinCarts(ctx context.Context, carts []replication.WholeCart) error {
+func (l peerLogFake) JoinCarts(ctx context.Context, carts []replication.WholeCart, _ crdt.RegionID) error {
 	return l.peerRegionFake.JoinCarts(ctx, carts, crdt.Stream{})
 }
 

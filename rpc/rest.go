@@ -59,6 +59,7 @@ var restRoutes = []restRoute{
 	{"DELETE", "cart/share/{id}", access{shopper: true}, false, false, rest.revokeShare},
 	{"GET", "shared/{token}", access{public: true}, false, false, rest.shared},
 	{"POST", "shared/{token}/copy", access{shopper: true}, false, false, rest.copyShared},
+	{"POST", "cart/promotions/{code}/redeem", access{shopper: true}, false, false, rest.redeem},
 	{"GET", "regions", access{public: true}, false, false, rest.regions},
 }
 

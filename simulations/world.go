@@ -85,6 +85,7 @@ type node struct {
 // process is one run of a node's program.
 type process struct {
 	host   *network.Host
+	part   *member.Part
 	member *member.Member
 	stop   context.CancelFunc
 	served sync.WaitGroup
@@ -361,7 +362,7 @@ func (n *node) start() error {
 		p.host.Kill(false)
 		return err
 	}
-	p.member = m
+	p.part, p.member = part, m
 	part.Attach(m.Node.Router)
 	var ctx context.Context
 	ctx, p.stop = context.WithCancel(context.Background())

@@ -487,3 +487,31 @@ func (r fakeRegion) Region(_ context.Context, req *connect.Request[adminv1.Regio
 	}
 	return connect.NewResponse(&adminv1.RegionResponse{}), nil
 }
+
+// RedeemPromotion lets every code be used but GONE.
+func (r fakeRegion) RedeemPromotion(_ context.Context, req *connect.Request[cartv1.RedeemPromotionRequest]) (*connect.Response[cartv1.RedeemPromotionResponse], error) {
+	if _, err := owner(req.Header()); err != nil {
+		return nil, err
+	}
+	if req.Header().Get("Idempotency-Key") == "" {
+		return nil, apiError(connect.CodeInvalidArgument, "INVALID_HEADER", "this fake wants an Idempotency-Key")
+	}
+	if req.Msg.GetCode() == "GONE" {
+		return nil, apiError(connect.CodeFailedPrecondition, "PROMOTION_EXHAUSTED", `all uses of code "GONE" are gone`)
+	}
+	return connect.NewResponse(&cartv1.RedeemPromotionResponse{Code: req.Msg.GetCode(), Redeemed: true, LeftHere: 4}), nil
+}
+
+func (r fakeRegion) SetLimit(_ context.Context, req *connect.Request[adminv1.SetLimitRequest]) (*connect.Response[adminv1.LimitResponse], error) {
+	return connect.NewResponse(&adminv1.LimitResponse{Code: req.Msg.Code, Limit: req.Msg.Uses, PerCustomer: req.Msg.PerCustomer}), nil
+}
+
+func (r fakeRegion) Limit(_ context.Context, req *connect.Request[adminv1.LimitRequest]) (*connect.Response[adminv1.LimitResponse], error) {
+	if req.Msg.Code == "NOPE" {
+		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("code %s has no limit", req.Msg.Code))
+	}
+	return connect.NewResponse(&adminv1.LimitResponse{
+		Code: req.Msg.Code, Limit: 100, Granted: 100, Used: 7,
+		Holders: []*adminv1.LimitHolder{{RegionId: 1, Incarnation: 1, Rights: 93, Used: 7}},
+	}), nil
+}

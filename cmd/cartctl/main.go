@@ -65,6 +65,9 @@ type cli struct {
 
 	Share shareCmd `cmd:"" help:"Share a cart by a link; look at one, and copy it." group:"One cart"`
 
+	Redeem redeemCmd `cmd:"" help:"Use a code of limited uses once." group:"One cart"`
+	Limit  limitCmd  `cmd:"" help:"Set and show how often a code may be used." group:"Cluster"`
+
 	Regions regionsCmd `cmd:"" help:"Show regions, nodes, links and lag." group:"Cluster"`
 	Verify  verifyCmd  `cmd:"" help:"Compare every cart in every region." group:"Cluster"`
 	Backup  backupCmd  `cmd:"" help:"Back up a region; list and check backups." group:"Cluster"`

@@ -63,6 +63,7 @@ type operations interface {
 	catalogue() (*catalog.Catalog, error)
 	// member has the regions agree on a change of how one stands.
 	member(ctx context.Context, req *adminv1.MemberRequest) (*membershipv1.Membership, error)
+	limits(region string) (uses, error)
 }
 
 // admin is the admin service.
@@ -360,9 +361,13 @@ func (a admin) Import(ctx context.Context, req *connect.Request[adminv1.ImportRe
 	if err != nil {
 		return nil, adminError(err)
 	}
-	whole := make([]replication.WholeCart, len(req.Msg.Carts))
-	for i, c := range req.Msg.Carts {
-		whole[i] = replication.WholeCart{CartID: c.CartId, Data: c.State}
+	whole := make([]replication.WholeCart, 0, len(req.Msg.Carts))
+	for _, c := range req.Msg.Carts {
+		// What was used since a backup was made would be forgotten with it, and what
+		// regions know of one that is gone must not become more: see crdt.Bounded.
+		if !crdt.IsLimit(c.CartId) {
+			whole = append(whole, replication.WholeCart{CartID: c.CartId, Data: c.State})
+		}
 	}
 	limits := replication.DefaultLimits()
 	limits.Now = time.Now()

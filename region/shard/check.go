@@ -69,6 +69,12 @@ func (s *Shard) check(cmd *regionv1.Command) error {
 			return err
 		}
 		return s.checkVote(c.Accept.GetBallot())
+	case *regionv1.Command_Spend:
+		return s.checkSpend(c.Spend)
+	case *regionv1.Command_MoveRights:
+		return errors.Join(checkRegion(c.MoveRights.GetRegionId()), s.checkRights(c.MoveRights.GetCartId(), c.MoveRights.GetN()))
+	case *regionv1.Command_TendRights:
+		return s.checkRights(c.TendRights.GetCartId(), max(c.TendRights.GetLimit(), c.TendRights.GetPerCustomer()))
 	}
 	// Init is the leader's own, and does not come this way.
 	return fmt.Errorf("command %T is not known here; install the version that sends it", cmd.GetCommand())

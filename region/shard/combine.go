@@ -43,6 +43,13 @@ type result struct {
 // a majority has it on disk and this node has applied it. When ctx ends
 // after the command was taken, the error wraps ErrOutcomeUnknown.
 func (s *Shard) Propose(ctx context.Context, cmd *regionv1.Command) (*regionv1.Outcome, error) {
+	if spend := cmd.GetSpend(); spend != nil {
+		return s.proposeSpend(ctx, spend)
+	}
+	return s.commit(ctx, cmd)
+}
+
+func (s *Shard) commit(ctx context.Context, cmd *regionv1.Command) (*regionv1.Outcome, error) {
 	if !s.Leads() || s.draining.Load() {
 		return nil, s.notLeader()
 	}

@@ -14,6 +14,9 @@
 // membership.go is what the document of all regions means to one shard: whom it
 // refuses, its vote, and how it begins again. collect.go drops what carts leave behind,
 // expiry.go takes out of carts what nobody has edited for too long.
+// rights.go has what commands do with the rights of limited codes, lease.go what the
+// leader does: it spends under a lease, tells shoppers once a majority of the regions
+// knows, and moves rights before they are needed.
 //
 // What a command changes is decided by its entry alone. The leader writes its
 // clock, the limits and the format level into the entry, so every member mints
@@ -75,6 +78,17 @@
 // snapshot on one follower makes the leader commit a barrier and take a newer
 // snapshot, which ends the loop; a follower that just restarts often costs one
 // snapshot too many. Rejected: a patched library.
+//
+// A use of a limited code is told once a majority of the regions acknowledged its
+// row: what a region alone knows is lost, and given to others, when it is fenced. Cost:
+// a round trip to another region; and uses whose acknowledgement does not come count
+// without anybody being told, until they are asked for again: none are made any more
+// when the others have not acknowledged a row for a second. Rejected: telling at once
+// and recovering nothing, as the paper does.
+//
+// Customers' counters are in the slot of their code's, so that one entry takes from
+// both or from neither. Cost: a code's uses are one shard's work. Rejected: two
+// commands, and giving back what the first took, which a crash in between forgets.
 //
 // The leader checks commands before they are in the log. Applying cannot
 // fail, so an entry that no member can apply would end them all, and again at

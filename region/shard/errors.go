@@ -23,6 +23,9 @@ var (
 	// ErrFenced: the region, or the one that sent it, is fenced or drained;
 	// nothing was taken.
 	ErrFenced = errors.New("region is fenced")
+	// ErrNoRegionMajority: for too long no majority of the regions was heard from;
+	// nothing was taken.
+	ErrNoRegionMajority = errors.New("no majority of the regions was heard from")
 	// ErrMalformed: no member could apply the command; nothing was taken.
 	ErrMalformed = errors.New("malformed command")
 )

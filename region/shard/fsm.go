@@ -248,6 +248,12 @@ func (b *batch) command(w *workspace, c *regionv1.Command, place int) (*regionv1
 		return w.joinGuest(c.JoinGuest)
 	case *regionv1.Command_GuestForwarded:
 		return w.guestForwarded(c.GuestForwarded)
+	case *regionv1.Command_Spend:
+		return w.spend(c.Spend)
+	case *regionv1.Command_MoveRights:
+		return w.moveRights(c.MoveRights)
+	case *regionv1.Command_TendRights:
+		return w.tendRights(c.TendRights)
 	}
 	return nil, fmt.Errorf("command of unknown kind %T: install the newer binary", c.Command)
 }

@@ -177,6 +177,9 @@ type Shard struct {
 
 	ackedMu sync.Mutex // guards acked
 	acked   acked
+
+	contact contact
+	tending tending
 }
 
 // Open starts this node's member of the group: it follows, and leads when
@@ -186,13 +189,19 @@ func Open(cfg Config, space *store.Space, stores Stores, tr Transport, servers [
 	s := &Shard{
 		cfg: cfg, stores: stores, notify: make(chan bool, 16),
 		queue: make(chan *proposal, cfg.QueueMax), stopped: make(chan struct{}), log: cfg.Log.With(slog.Uint64("shard", uint64(cfg.ID))),
+		tending: tending{wake: make(chan struct{}, 1)},
 	}
 	if s.cfg.Clock == nil {
 		s.cfg.Clock = time.Now
 	}
 	var err error
 	s.fsm, err = newFSM(space, cfg.Slots, cfg.CacheBytes,
-		func(id string, r *store.Record, encoded []byte) { cfg.Published(id, r, encoded, s.Leads()) }, s.applied, cfg.Reborn, cfg.Fatal)
+		func(id string, r *store.Record, encoded []byte) {
+			cfg.Published(id, r, encoded, s.Leads())
+			if crdt.IsLimit(id) {
+				s.tending.touch(id)
+			}
+		}, s.applied, cfg.Reborn, cfg.Fatal)
 	if err != nil {
 		return nil, fmt.Errorf("shard %d: %w", cfg.ID, err)
 	}
@@ -324,6 +333,9 @@ func (s *Shard) lead(ctx context.Context) {
 	s.ready.Store(opened)
 	defer s.ready.Store(0) // stop may have cleared it just before
 	s.log.Info("leads", slog.Uint64("index", s.fsm.marker().Applied))
+	var tending sync.WaitGroup
+	tending.Go(func() { s.tend(ctx) })
+	defer tending.Wait()
 	if s.cfg.Lead != nil {
 		s.cfg.Lead(ctx, s)
 	}

@@ -1,6 +1,11 @@
 package shard
 
-import "hash/fnv"
+import (
+	"hash/fnv"
+	"strings"
+
+	"github.com/samecart/samecart/crdt"
+)
 
 // SlotCount is the number of slots that carts are spread over, in every
 // region and for ever.
@@ -17,8 +22,12 @@ func NewSlots(shards uint32) *Slots { return &Slots{shards} }
 // Shards returns the number of shards.
 func (s *Slots) Shards() uint32 { return s.shards }
 
-// Of returns the slot of a cart.
+// Of returns the slot of a cart. The counters of a code's customers are where the
+// code's is: one command spends of both.
 func (s *Slots) Of(cartID string) uint32 {
+	if crdt.IsLimit(cartID) {
+		cartID, _, _ = strings.Cut(cartID, "/")
+	}
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(cartID)) // never fails
 	v := h.Sum64()

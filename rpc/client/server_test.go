@@ -108,6 +108,11 @@ func (r *fakeRegion) Wait(ctx context.Context, id string, seen region.Digest) (r
 
 // MergeGuest implements rpc.Region; nobody merges here.
 func (r *fakeRegion) MergeGuest(context.Context, string, string) (*regionv1.Outcome, error) {
+	return nil, region.ErrClosed
+}
+
+// Redeem implements rpc.Region.
+func (r *fakeRegion) Redeem(context.Context, *regionv1.Spend) (*regionv1.Outcome, error) {
 	return nil, region.ErrNoQuorum
 }
 

@@ -56,16 +56,17 @@ const (
 // connection, else by the Connect code. A code of the API that is not here
 // goes by its Connect code: most are about the request, and final.
 var verdicts = map[string]verdict{
-	"NO_QUORUM":          {elsewhere, refused, true},
-	"NO_REGION_MAJORITY": {elsewhere, refused, true},
-	"REGION_FENCED":      {elsewhere, refused, true},
-	"DEPENDENCY_DOWN":    {elsewhere, refused, false}, // a catalogue; the region's carts are well
-	"OVERLOADED":         {elsewhere, refused, false}, // leaving it altogether would overload the next one
-	"RATE_LIMITED":       {later, refused, false},     // about the shopper, not the region
-	"OUTCOME_UNKNOWN":    {elsewhere, perhaps, true},
-	"INTERNAL":           {elsewhere, perhaps, true},
-	"CANCELED":           {elsewhere, perhaps, false}, // not by us: the server is going down
-	"PAYMENT_TIMEOUT":    {nowhere, perhaps, false},   // ask what became of it, do not pay again
+	"NO_QUORUM":           {elsewhere, refused, true},
+	"NO_REGION_MAJORITY":  {elsewhere, refused, true},
+	"REGION_FENCED":       {elsewhere, refused, true},
+	"DEPENDENCY_DOWN":     {elsewhere, refused, false}, // a catalogue; the region's carts are well
+	"OVERLOADED":          {elsewhere, refused, false}, // leaving it altogether would overload the next one
+	"PROMOTION_ELSEWHERE": {elsewhere, refused, false}, // another region holds what is left
+	"RATE_LIMITED":        {later, refused, false},     // about the shopper, not the region
+	"OUTCOME_UNKNOWN":     {elsewhere, perhaps, true},
+	"INTERNAL":            {elsewhere, perhaps, true},
+	"CANCELED":            {elsewhere, perhaps, false}, // not by us: the server is going down
+	"PAYMENT_TIMEOUT":     {nowhere, perhaps, false},   // ask what became of it, do not pay again
 
 	codeUnreachable: {elsewhere, unsent, true},
 	codeSilent:      {elsewhere, perhaps, true},

@@ -53,6 +53,7 @@ func apiCodes(t *testing.T) (names []string) {
 func TestEveryCodeHasItsVerdict(t *testing.T) {
 	again := map[string]connect.Code{
 		"OVERLOADED": connect.CodeResourceExhausted, "NO_QUORUM": connect.CodeUnavailable, "DEPENDENCY_DOWN": connect.CodeUnavailable, "REGION_FENCED": connect.CodeUnavailable,
+		"NO_REGION_MAJORITY": connect.CodeUnavailable, "PROMOTION_ELSEWHERE": connect.CodeUnavailable,
 		"OUTCOME_UNKNOWN": connect.CodeDeadlineExceeded, "CANCELED": connect.CodeCanceled, "INTERNAL": connect.CodeInternal,
 	}
 	final := map[string]bool{
@@ -62,6 +63,7 @@ func TestEveryCodeHasItsVerdict(t *testing.T) {
 		"BODY_TOO_LARGE": true, "UNSUPPORTED_MEDIA_TYPE": true, "UNKNOWN_SKU": true, "TOO_MANY_LINES": true,
 		"QUANTITY_TOO_LARGE": true, "CURRENCY_MISMATCH": true, "IDEMPOTENCY_KEY_REUSED": true,
 		"SHARE_NOT_FOUND": true, "TOO_MANY_LINKS": true,
+		"PROMOTION_EXHAUSTED": true, "PROMOTION_CUSTOMER_LIMIT": true, "PROMOTION_NOT_LIMITED": true,
 	}
 	for _, code := range apiCodes(t) {
 		_, inTable := verdicts[code]

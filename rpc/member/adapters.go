@@ -16,6 +16,8 @@ import (
 type deltaLog struct {
 	*shard.Shard
 	stream crdt.Stream // as it was when the gossip began
+	// incarnations are those of the peers, as they were then; 0: not known.
+	incarnations map[crdt.RegionID]uint32
 }
 
 var _ replication.Log = deltaLog{}
@@ -63,14 +65,17 @@ func (l deltaLog) States(_ context.Context, cartIDs []string) ([]replication.Who
 }
 
 // JoinCarts implements replication.Log.
-func (l deltaLog) JoinCarts(ctx context.Context, carts []replication.WholeCart) error {
+func (l deltaLog) JoinCarts(ctx context.Context, carts []replication.WholeCart, from crdt.RegionID) error {
 	return eachCart(carts, func(c replication.WholeCart) error {
 		if _, err := crdt.DecodeState(c.Data); err != nil {
 			return fmt.Errorf("join cart %q: %w", c.CartID, err) // in the log it would end every node
 		}
-		_, err := l.Propose(ctx, &regionv1.Command{Command: &regionv1.Command_JoinCart{
-			JoinCart: &regionv1.JoinCart{CartId: c.CartID, State: c.Data},
+		out, err := l.Propose(ctx, &regionv1.Command{Command: &regionv1.Command_JoinCart{
+			JoinCart: &regionv1.JoinCart{CartId: c.CartID, State: c.Data, RegionId: uint32(from), Incarnation: l.incarnations[from]},
 		}})
+		if err == nil && out.Code == regionv1.Outcome_CODE_FENCED {
+			err = fmt.Errorf("%w: cart %q of region %d", shard.ErrFenced, c.CartID, from)
+		}
 		return err
 	})
 }

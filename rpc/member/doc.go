@@ -30,7 +30,8 @@
 // then Stop the nodes, then end the context of Run.
 //
 // gossip.go runs with each leadership: it sends the shard's rows, repairs, and
-// frees what carts leave behind. adapters.go is a shard as a delta log and a region
+// frees what carts leave behind; rights.go tells the shard whom it hears from, and who
+// has its rows. adapters.go is a shard as a delta log and a region
 // as a sink, for replication. form.go asks the other regions before a region without
 // data is formed.
 //

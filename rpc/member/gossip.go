@@ -25,6 +25,7 @@ type gossipers struct {
 
 	mu      sync.Mutex // guards what follows
 	running map[uint32]*replication.Gossiper
+	heard   map[crdt.RegionID]heard
 	links   map[crdt.RegionID]*replication.Throttle
 }
 
@@ -53,6 +54,7 @@ func (g *gossipers) run(ctx context.Context, s *shard.Shard) {
 	if s.ID() == 0 {
 		keeping.Go(func() { _ = g.part.Roster.keeper.Run(ctx) }) // it returns nil
 	}
+	keeping.Go(func() { g.listen(ctx, s) })
 	for ctx.Err() == nil {
 		peers, changed, ok := g.part.Roster.gossip(s.Stream().Incarnation)
 		if !ok {
@@ -78,8 +80,8 @@ const notYet = 100 * time.Millisecond
 func (g *gossipers) with(ctx context.Context, s *shard.Shard, peers []replication.PeerRegion, changed <-chan struct{}) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	gossip, err := replication.New(deltaLog{s, s.Stream()}, g.part.Place.Region, peers, g.gossip, g.part.Place.Log,
-		replication.Options{Throttle: g.throttle, Links: g.bounds(peers), Seed: rand.Uint64(), Events: g.part.Place.Events.Gossip})
+	gossip, err := replication.New(deltaLog{s, s.Stream(), g.part.Roster.incarnations()}, g.part.Place.Region, peers, g.gossip, g.part.Place.Log,
+		replication.Options{Throttle: g.throttle, Links: g.bounds(peers), Seed: rand.Uint64(), Events: acking(g.part.Place.Events.Gossip, s)})
 	if err != nil {
 		g.part.Place.Log.Error("gossip not started", slog.Any("err", err))
 		<-ctx.Done()

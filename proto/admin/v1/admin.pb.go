@@ -2162,6 +2162,275 @@ func (x *PutProductResponse) GetProduct() *v11.Product {
 	return nil
 }
 
+type SetLimitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Code  string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// At least 1.
+	Uses uint64 `protobuf:"varint,2,opt,name=uses,proto3" json:"uses,omitempty"`
+	// Of one customer; 0: any number. It stays as it was set first.
+	PerCustomer   uint64 `protobuf:"varint,3,opt,name=per_customer,json=perCustomer,proto3" json:"per_customer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLimitRequest) Reset() {
+	*x = SetLimitRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLimitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLimitRequest) ProtoMessage() {}
+
+func (x *SetLimitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLimitRequest.ProtoReflect.Descriptor instead.
+func (*SetLimitRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *SetLimitRequest) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *SetLimitRequest) GetUses() uint64 {
+	if x != nil {
+		return x.Uses
+	}
+	return 0
+}
+
+func (x *SetLimitRequest) GetPerCustomer() uint64 {
+	if x != nil {
+		return x.PerCustomer
+	}
+	return 0
+}
+
+type LimitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The region that is asked.
+	Region        string `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	Code          string `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LimitRequest) Reset() {
+	*x = LimitRequest{}
+	mi := &file_admin_v1_admin_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LimitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LimitRequest) ProtoMessage() {}
+
+func (x *LimitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LimitRequest.ProtoReflect.Descriptor instead.
+func (*LimitRequest) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *LimitRequest) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *LimitRequest) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+type LimitResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Code  string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	Limit uint64                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Uses that regions were given so far: below the limit until all have taken note.
+	Granted       uint64         `protobuf:"varint,3,opt,name=granted,proto3" json:"granted,omitempty"`
+	Used          uint64         `protobuf:"varint,4,opt,name=used,proto3" json:"used,omitempty"`
+	PerCustomer   uint64         `protobuf:"varint,5,opt,name=per_customer,json=perCustomer,proto3" json:"per_customer,omitempty"`
+	Holders       []*LimitHolder `protobuf:"bytes,6,rep,name=holders,proto3" json:"holders,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LimitResponse) Reset() {
+	*x = LimitResponse{}
+	mi := &file_admin_v1_admin_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LimitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LimitResponse) ProtoMessage() {}
+
+func (x *LimitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LimitResponse.ProtoReflect.Descriptor instead.
+func (*LimitResponse) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *LimitResponse) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *LimitResponse) GetLimit() uint64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *LimitResponse) GetGranted() uint64 {
+	if x != nil {
+		return x.Granted
+	}
+	return 0
+}
+
+func (x *LimitResponse) GetUsed() uint64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *LimitResponse) GetPerCustomer() uint64 {
+	if x != nil {
+		return x.PerCustomer
+	}
+	return 0
+}
+
+func (x *LimitResponse) GetHolders() []*LimitHolder {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+// LimitHolder is what a region in one incarnation has of a limit.
+type LimitHolder struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RegionId      uint32                 `protobuf:"varint,1,opt,name=region_id,json=regionId,proto3" json:"region_id,omitempty"`
+	Incarnation   uint32                 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Rights        uint64                 `protobuf:"varint,3,opt,name=rights,proto3" json:"rights,omitempty"`
+	Used          uint64                 `protobuf:"varint,4,opt,name=used,proto3" json:"used,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LimitHolder) Reset() {
+	*x = LimitHolder{}
+	mi := &file_admin_v1_admin_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LimitHolder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LimitHolder) ProtoMessage() {}
+
+func (x *LimitHolder) ProtoReflect() protoreflect.Message {
+	mi := &file_admin_v1_admin_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LimitHolder.ProtoReflect.Descriptor instead.
+func (*LimitHolder) Descriptor() ([]byte, []int) {
+	return file_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *LimitHolder) GetRegionId() uint32 {
+	if x != nil {
+		return x.RegionId
+	}
+	return 0
+}
+
+func (x *LimitHolder) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *LimitHolder) GetRights() uint64 {
+	if x != nil {
+		return x.Rights
+	}
+	return 0
+}
+
+func (x *LimitHolder) GetUsed() uint64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
 type SettingsResponse_Setting struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2174,7 +2443,7 @@ type SettingsResponse_Setting struct {
 
 func (x *SettingsResponse_Setting) Reset() {
 	*x = SettingsResponse_Setting{}
-	mi := &file_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2455,7 @@ func (x *SettingsResponse_Setting) String() string {
 func (*SettingsResponse_Setting) ProtoMessage() {}
 
 func (x *SettingsResponse_Setting) ProtoReflect() protoreflect.Message {
-	mi := &file_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2386,7 +2655,26 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x06_stockB\x0f\n" +
 	"\r_weight_grams\"C\n" +
 	"\x12PutProductResponse\x12-\n" +
-	"\aproduct\x18\x01 \x01(\v2\x13.catalog.v1.ProductR\aproduct2\xf4\x06\n" +
+	"\aproduct\x18\x01 \x01(\v2\x13.catalog.v1.ProductR\aproduct\"\\\n" +
+	"\x0fSetLimitRequest\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
+	"\x04uses\x18\x02 \x01(\x04R\x04uses\x12!\n" +
+	"\fper_customer\x18\x03 \x01(\x04R\vperCustomer\":\n" +
+	"\fLimitRequest\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\tR\x04code\"\xbb\x01\n" +
+	"\rLimitResponse\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x04R\x05limit\x12\x18\n" +
+	"\agranted\x18\x03 \x01(\x04R\agranted\x12\x12\n" +
+	"\x04used\x18\x04 \x01(\x04R\x04used\x12!\n" +
+	"\fper_customer\x18\x05 \x01(\x04R\vperCustomer\x12/\n" +
+	"\aholders\x18\x06 \x03(\v2\x15.admin.v1.LimitHolderR\aholders\"x\n" +
+	"\vLimitHolder\x12\x1b\n" +
+	"\tregion_id\x18\x01 \x01(\rR\bregionId\x12 \n" +
+	"\vincarnation\x18\x02 \x01(\rR\vincarnation\x12\x16\n" +
+	"\x06rights\x18\x03 \x01(\x04R\x06rights\x12\x12\n" +
+	"\x04used\x18\x04 \x01(\x04R\x04used2\xee\a\n" +
 	"\fAdminService\x12>\n" +
 	"\aRegions\x12\x18.admin.v1.RegionsRequest\x1a\x19.admin.v1.RegionsResponse\x127\n" +
 	"\x04Scan\x12\x15.admin.v1.ScanRequest\x1a\x16.admin.v1.ScanResponse0\x01\x125\n" +
@@ -2402,7 +2690,9 @@ const file_admin_v1_admin_proto_rawDesc = "" +
 	"\x06Member\x12\x17.admin.v1.MemberRequest\x1a\x18.admin.v1.MemberResponse\x12A\n" +
 	"\bSettings\x12\x19.admin.v1.SettingsRequest\x1a\x1a.admin.v1.SettingsResponse\x12G\n" +
 	"\n" +
-	"PutProduct\x12\x1b.admin.v1.PutProductRequest\x1a\x1c.admin.v1.PutProductResponseB5Z3github.com/samecart/samecart/proto/admin/v1;adminv1b\x06proto3"
+	"PutProduct\x12\x1b.admin.v1.PutProductRequest\x1a\x1c.admin.v1.PutProductResponse\x12>\n" +
+	"\bSetLimit\x12\x19.admin.v1.SetLimitRequest\x1a\x17.admin.v1.LimitResponse\x128\n" +
+	"\x05Limit\x12\x16.admin.v1.LimitRequest\x1a\x17.admin.v1.LimitResponseB5Z3github.com/samecart/samecart/proto/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -2417,7 +2707,7 @@ func file_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_admin_v1_admin_proto_goTypes = []any{
 	(LinkRequest_Action)(0),          // 0: admin.v1.LinkRequest.Action
 	(NodeRequest_Action)(0),          // 1: admin.v1.NodeRequest.Action
@@ -2457,14 +2747,18 @@ var file_admin_v1_admin_proto_goTypes = []any{
 	(*SettingsResponse)(nil),         // 35: admin.v1.SettingsResponse
 	(*PutProductRequest)(nil),        // 36: admin.v1.PutProductRequest
 	(*PutProductResponse)(nil),       // 37: admin.v1.PutProductResponse
-	(*SettingsResponse_Setting)(nil), // 38: admin.v1.SettingsResponse.Setting
-	(*v1.Membership)(nil),            // 39: membership.v1.Membership
-	(*v11.Product)(nil),              // 40: catalog.v1.Product
+	(*SetLimitRequest)(nil),          // 38: admin.v1.SetLimitRequest
+	(*LimitRequest)(nil),             // 39: admin.v1.LimitRequest
+	(*LimitResponse)(nil),            // 40: admin.v1.LimitResponse
+	(*LimitHolder)(nil),              // 41: admin.v1.LimitHolder
+	(*SettingsResponse_Setting)(nil), // 42: admin.v1.SettingsResponse.Setting
+	(*v1.Membership)(nil),            // 43: membership.v1.Membership
+	(*v11.Product)(nil),              // 44: catalog.v1.Product
 }
 var file_admin_v1_admin_proto_depIdxs = []int32{
 	5,  // 0: admin.v1.RegionsResponse.regions:type_name -> admin.v1.RegionStatus
 	9,  // 1: admin.v1.RegionsResponse.links:type_name -> admin.v1.LinkStatus
-	39, // 2: admin.v1.RegionsResponse.membership:type_name -> membership.v1.Membership
+	43, // 2: admin.v1.RegionsResponse.membership:type_name -> membership.v1.Membership
 	6,  // 3: admin.v1.RegionStatus.nodes:type_name -> admin.v1.NodeStatus
 	7,  // 4: admin.v1.RegionStatus.shards:type_name -> admin.v1.ShardStatus
 	8,  // 5: admin.v1.ShardStatus.peers:type_name -> admin.v1.PeerStatus
@@ -2475,42 +2769,47 @@ var file_admin_v1_admin_proto_depIdxs = []int32{
 	28, // 10: admin.v1.ExportResponse.carts:type_name -> admin.v1.WholeCart
 	28, // 11: admin.v1.ImportRequest.carts:type_name -> admin.v1.WholeCart
 	2,  // 12: admin.v1.MemberRequest.action:type_name -> admin.v1.MemberRequest.Action
-	39, // 13: admin.v1.MemberResponse.membership:type_name -> membership.v1.Membership
-	38, // 14: admin.v1.SettingsResponse.settings:type_name -> admin.v1.SettingsResponse.Setting
-	40, // 15: admin.v1.PutProductResponse.product:type_name -> catalog.v1.Product
-	3,  // 16: admin.v1.AdminService.Regions:input_type -> admin.v1.RegionsRequest
-	10, // 17: admin.v1.AdminService.Scan:input_type -> admin.v1.ScanRequest
-	13, // 18: admin.v1.AdminService.Link:input_type -> admin.v1.LinkRequest
-	15, // 19: admin.v1.AdminService.Node:input_type -> admin.v1.NodeRequest
-	17, // 20: admin.v1.AdminService.Region:input_type -> admin.v1.RegionRequest
-	19, // 21: admin.v1.AdminService.Clock:input_type -> admin.v1.ClockRequest
-	21, // 22: admin.v1.AdminService.Repair:input_type -> admin.v1.RepairRequest
-	23, // 23: admin.v1.AdminService.Digests:input_type -> admin.v1.DigestsRequest
-	25, // 24: admin.v1.AdminService.Forgotten:input_type -> admin.v1.ForgottenRequest
-	27, // 25: admin.v1.AdminService.Export:input_type -> admin.v1.ExportRequest
-	30, // 26: admin.v1.AdminService.Import:input_type -> admin.v1.ImportRequest
-	32, // 27: admin.v1.AdminService.Member:input_type -> admin.v1.MemberRequest
-	34, // 28: admin.v1.AdminService.Settings:input_type -> admin.v1.SettingsRequest
-	36, // 29: admin.v1.AdminService.PutProduct:input_type -> admin.v1.PutProductRequest
-	4,  // 30: admin.v1.AdminService.Regions:output_type -> admin.v1.RegionsResponse
-	12, // 31: admin.v1.AdminService.Scan:output_type -> admin.v1.ScanResponse
-	14, // 32: admin.v1.AdminService.Link:output_type -> admin.v1.LinkResponse
-	16, // 33: admin.v1.AdminService.Node:output_type -> admin.v1.NodeResponse
-	18, // 34: admin.v1.AdminService.Region:output_type -> admin.v1.RegionResponse
-	20, // 35: admin.v1.AdminService.Clock:output_type -> admin.v1.ClockResponse
-	22, // 36: admin.v1.AdminService.Repair:output_type -> admin.v1.RepairResponse
-	24, // 37: admin.v1.AdminService.Digests:output_type -> admin.v1.DigestsResponse
-	26, // 38: admin.v1.AdminService.Forgotten:output_type -> admin.v1.ForgottenResponse
-	29, // 39: admin.v1.AdminService.Export:output_type -> admin.v1.ExportResponse
-	31, // 40: admin.v1.AdminService.Import:output_type -> admin.v1.ImportResponse
-	33, // 41: admin.v1.AdminService.Member:output_type -> admin.v1.MemberResponse
-	35, // 42: admin.v1.AdminService.Settings:output_type -> admin.v1.SettingsResponse
-	37, // 43: admin.v1.AdminService.PutProduct:output_type -> admin.v1.PutProductResponse
-	30, // [30:44] is the sub-list for method output_type
-	16, // [16:30] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	43, // 13: admin.v1.MemberResponse.membership:type_name -> membership.v1.Membership
+	42, // 14: admin.v1.SettingsResponse.settings:type_name -> admin.v1.SettingsResponse.Setting
+	44, // 15: admin.v1.PutProductResponse.product:type_name -> catalog.v1.Product
+	41, // 16: admin.v1.LimitResponse.holders:type_name -> admin.v1.LimitHolder
+	3,  // 17: admin.v1.AdminService.Regions:input_type -> admin.v1.RegionsRequest
+	10, // 18: admin.v1.AdminService.Scan:input_type -> admin.v1.ScanRequest
+	13, // 19: admin.v1.AdminService.Link:input_type -> admin.v1.LinkRequest
+	15, // 20: admin.v1.AdminService.Node:input_type -> admin.v1.NodeRequest
+	17, // 21: admin.v1.AdminService.Region:input_type -> admin.v1.RegionRequest
+	19, // 22: admin.v1.AdminService.Clock:input_type -> admin.v1.ClockRequest
+	21, // 23: admin.v1.AdminService.Repair:input_type -> admin.v1.RepairRequest
+	23, // 24: admin.v1.AdminService.Digests:input_type -> admin.v1.DigestsRequest
+	25, // 25: admin.v1.AdminService.Forgotten:input_type -> admin.v1.ForgottenRequest
+	27, // 26: admin.v1.AdminService.Export:input_type -> admin.v1.ExportRequest
+	30, // 27: admin.v1.AdminService.Import:input_type -> admin.v1.ImportRequest
+	32, // 28: admin.v1.AdminService.Member:input_type -> admin.v1.MemberRequest
+	34, // 29: admin.v1.AdminService.Settings:input_type -> admin.v1.SettingsRequest
+	36, // 30: admin.v1.AdminService.PutProduct:input_type -> admin.v1.PutProductRequest
+	38, // 31: admin.v1.AdminService.SetLimit:input_type -> admin.v1.SetLimitRequest
+	39, // 32: admin.v1.AdminService.Limit:input_type -> admin.v1.LimitRequest
+	4,  // 33: admin.v1.AdminService.Regions:output_type -> admin.v1.RegionsResponse
+	12, // 34: admin.v1.AdminService.Scan:output_type -> admin.v1.ScanResponse
+	14, // 35: admin.v1.AdminService.Link:output_type -> admin.v1.LinkResponse
+	16, // 36: admin.v1.AdminService.Node:output_type -> admin.v1.NodeResponse
+	18, // 37: admin.v1.AdminService.Region:output_type -> admin.v1.RegionResponse
+	20, // 38: admin.v1.AdminService.Clock:output_type -> admin.v1.ClockResponse
+	22, // 39: admin.v1.AdminService.Repair:output_type -> admin.v1.RepairResponse
+	24, // 40: admin.v1.AdminService.Digests:output_type -> admin.v1.DigestsResponse
+	26, // 41: admin.v1.AdminService.Forgotten:output_type -> admin.v1.ForgottenResponse
+	29, // 42: admin.v1.AdminService.Export:output_type -> admin.v1.ExportResponse
+	31, // 43: admin.v1.AdminService.Import:output_type -> admin.v1.ImportResponse
+	33, // 44: admin.v1.AdminService.Member:output_type -> admin.v1.MemberResponse
+	35, // 45: admin.v1.AdminService.Settings:output_type -> admin.v1.SettingsResponse
+	37, // 46: admin.v1.AdminService.PutProduct:output_type -> admin.v1.PutProductResponse
+	40, // 47: admin.v1.AdminService.SetLimit:output_type -> admin.v1.LimitResponse
+	40, // 48: admin.v1.AdminService.Limit:output_type -> admin.v1.LimitResponse
+	33, // [33:49] is the sub-list for method output_type
+	17, // [17:33] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_admin_v1_admin_proto_init() }
@@ -2525,7 +2824,7 @@ func file_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_admin_v1_admin_proto_rawDesc), len(file_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   36,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

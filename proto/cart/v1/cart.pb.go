@@ -3666,6 +3666,112 @@ func (x *SharedCart) GetExpiresAtMs() int64 {
 	return 0
 }
 
+type RedeemPromotionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 64 letters, digits and -_.
+	Code          string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedeemPromotionRequest) Reset() {
+	*x = RedeemPromotionRequest{}
+	mi := &file_cart_v1_cart_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedeemPromotionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedeemPromotionRequest) ProtoMessage() {}
+
+func (x *RedeemPromotionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedeemPromotionRequest.ProtoReflect.Descriptor instead.
+func (*RedeemPromotionRequest) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *RedeemPromotionRequest) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+type RedeemPromotionResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Code     string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	Redeemed bool                   `protobuf:"varint,2,opt,name=redeemed,proto3" json:"redeemed,omitempty"`
+	// Uses that this region can give away without asking another one.
+	LeftHere      uint64 `protobuf:"varint,3,opt,name=left_here,json=leftHere,proto3" json:"left_here,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedeemPromotionResponse) Reset() {
+	*x = RedeemPromotionResponse{}
+	mi := &file_cart_v1_cart_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedeemPromotionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedeemPromotionResponse) ProtoMessage() {}
+
+func (x *RedeemPromotionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cart_v1_cart_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedeemPromotionResponse.ProtoReflect.Descriptor instead.
+func (*RedeemPromotionResponse) Descriptor() ([]byte, []int) {
+	return file_cart_v1_cart_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *RedeemPromotionResponse) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *RedeemPromotionResponse) GetRedeemed() bool {
+	if x != nil {
+		return x.Redeemed
+	}
+	return false
+}
+
+func (x *RedeemPromotionResponse) GetLeftHere() uint64 {
+	if x != nil {
+		return x.LeftHere
+	}
+	return 0
+}
+
 var File_cart_v1_cart_proto protoreflect.FileDescriptor
 
 const file_cart_v1_cart_proto_rawDesc = "" +
@@ -3967,7 +4073,13 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\bwarnings\x18\b \x03(\tR\bwarnings\x12\"\n" +
 	"\rcreated_at_ms\x18\t \x01(\x03R\vcreatedAtMs\x12\"\n" +
 	"\rexpires_at_ms\x18\n" +
-	" \x01(\x03R\vexpiresAtMs2\xcd\f\n" +
+	" \x01(\x03R\vexpiresAtMs\",\n" +
+	"\x16RedeemPromotionRequest\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\"f\n" +
+	"\x17RedeemPromotionResponse\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x1a\n" +
+	"\bredeemed\x18\x02 \x01(\bR\bredeemed\x12\x1b\n" +
+	"\tleft_here\x18\x03 \x01(\x04R\bleftHere2\xa3\r\n" +
 	"\vCartService\x129\n" +
 	"\aAddItem\x12\x17.cart.v1.AddItemRequest\x1a\x15.cart.v1.ItemResponse\x12A\n" +
 	"\vSetQuantity\x12\x1b.cart.v1.SetQuantityRequest\x1a\x15.cart.v1.ItemResponse\x12@\n" +
@@ -3995,7 +4107,8 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\vRevokeShare\x12\x1b.cart.v1.RevokeShareRequest\x1a\x1c.cart.v1.RevokeShareResponse\x12@\n" +
 	"\tGetShared\x12\x19.cart.v1.GetSharedRequest\x1a\x13.cart.v1.SharedCart\"\x03\x90\x02\x01\x127\n" +
 	"\n" +
-	"CopyShared\x12\x1a.cart.v1.CopySharedRequest\x1a\r.cart.v1.CartB3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
+	"CopyShared\x12\x1a.cart.v1.CopySharedRequest\x1a\r.cart.v1.Cart\x12T\n" +
+	"\x0fRedeemPromotion\x12\x1f.cart.v1.RedeemPromotionRequest\x1a .cart.v1.RedeemPromotionResponseB3Z1github.com/samecart/samecart/proto/cart/v1;cartv1b\x06proto3"
 
 var (
 	file_cart_v1_cart_proto_rawDescOnce sync.Once
@@ -4009,7 +4122,7 @@ func file_cart_v1_cart_proto_rawDescGZIP() []byte {
 	return file_cart_v1_cart_proto_rawDescData
 }
 
-var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
+var file_cart_v1_cart_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
 var file_cart_v1_cart_proto_goTypes = []any{
 	(*Money)(nil),                     // 0: cart.v1.Money
 	(*LineRef)(nil),                   // 1: cart.v1.LineRef
@@ -4066,38 +4179,40 @@ var file_cart_v1_cart_proto_goTypes = []any{
 	(*GetSharedRequest)(nil),          // 52: cart.v1.GetSharedRequest
 	(*CopySharedRequest)(nil),         // 53: cart.v1.CopySharedRequest
 	(*SharedCart)(nil),                // 54: cart.v1.SharedCart
-	nil,                               // 55: cart.v1.LineRef.OptionsEntry
-	nil,                               // 56: cart.v1.AddItemRequest.AttributesEntry
-	nil,                               // 57: cart.v1.SetQuantityRequest.AttributesEntry
-	nil,                               // 58: cart.v1.DescribeItemRequest.AttributesEntry
-	nil,                               // 59: cart.v1.Item.OptionsEntry
-	nil,                               // 60: cart.v1.Item.AttributesEntry
-	nil,                               // 61: cart.v1.ExplainedLine.OptionsEntry
-	nil,                               // 62: cart.v1.ErrorDetail.DetailsEntry
-	nil,                               // 63: cart.v1.ShippingEstimate.OptionsEntry
+	(*RedeemPromotionRequest)(nil),    // 55: cart.v1.RedeemPromotionRequest
+	(*RedeemPromotionResponse)(nil),   // 56: cart.v1.RedeemPromotionResponse
+	nil,                               // 57: cart.v1.LineRef.OptionsEntry
+	nil,                               // 58: cart.v1.AddItemRequest.AttributesEntry
+	nil,                               // 59: cart.v1.SetQuantityRequest.AttributesEntry
+	nil,                               // 60: cart.v1.DescribeItemRequest.AttributesEntry
+	nil,                               // 61: cart.v1.Item.OptionsEntry
+	nil,                               // 62: cart.v1.Item.AttributesEntry
+	nil,                               // 63: cart.v1.ExplainedLine.OptionsEntry
+	nil,                               // 64: cart.v1.ErrorDetail.DetailsEntry
+	nil,                               // 65: cart.v1.ShippingEstimate.OptionsEntry
 }
 var file_cart_v1_cart_proto_depIdxs = []int32{
-	55, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
+	57, // 0: cart.v1.LineRef.options:type_name -> cart.v1.LineRef.OptionsEntry
 	1,  // 1: cart.v1.AddItemRequest.line:type_name -> cart.v1.LineRef
 	0,  // 2: cart.v1.AddItemRequest.price:type_name -> cart.v1.Money
-	56, // 3: cart.v1.AddItemRequest.attributes:type_name -> cart.v1.AddItemRequest.AttributesEntry
+	58, // 3: cart.v1.AddItemRequest.attributes:type_name -> cart.v1.AddItemRequest.AttributesEntry
 	1,  // 4: cart.v1.SetQuantityRequest.line:type_name -> cart.v1.LineRef
-	57, // 5: cart.v1.SetQuantityRequest.attributes:type_name -> cart.v1.SetQuantityRequest.AttributesEntry
+	59, // 5: cart.v1.SetQuantityRequest.attributes:type_name -> cart.v1.SetQuantityRequest.AttributesEntry
 	1,  // 6: cart.v1.SaveItemRequest.line:type_name -> cart.v1.LineRef
 	1,  // 7: cart.v1.MoveItemRequest.line:type_name -> cart.v1.LineRef
 	1,  // 8: cart.v1.DescribeItemRequest.line:type_name -> cart.v1.LineRef
-	58, // 9: cart.v1.DescribeItemRequest.attributes:type_name -> cart.v1.DescribeItemRequest.AttributesEntry
+	60, // 9: cart.v1.DescribeItemRequest.attributes:type_name -> cart.v1.DescribeItemRequest.AttributesEntry
 	21, // 10: cart.v1.ExportCartResponse.cart:type_name -> cart.v1.Cart
 	32, // 11: cart.v1.ExportCartResponse.facts:type_name -> cart.v1.ExplainedFact
 	10, // 12: cart.v1.ExportCartResponse.requests:type_name -> cart.v1.RememberedRequest
 	18, // 13: cart.v1.ExportCartResponse.removed_items:type_name -> cart.v1.Item
 	13, // 14: cart.v1.EraseCartResponse.regions:type_name -> cart.v1.EraseReceipt
 	1,  // 15: cart.v1.RemoveItemRequest.line:type_name -> cart.v1.LineRef
-	59, // 16: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
+	61, // 16: cart.v1.Item.options:type_name -> cart.v1.Item.OptionsEntry
 	0,  // 17: cart.v1.Item.price_at_add:type_name -> cart.v1.Money
 	0,  // 18: cart.v1.Item.current_price:type_name -> cart.v1.Money
 	0,  // 19: cart.v1.Item.price:type_name -> cart.v1.Money
-	60, // 20: cart.v1.Item.attributes:type_name -> cart.v1.Item.AttributesEntry
+	62, // 20: cart.v1.Item.attributes:type_name -> cart.v1.Item.AttributesEntry
 	0,  // 21: cart.v1.SellerTotal.subtotal:type_name -> cart.v1.Money
 	0,  // 22: cart.v1.SellerTotal.discount:type_name -> cart.v1.Money
 	18, // 23: cart.v1.Cart.items:type_name -> cart.v1.Item
@@ -4124,16 +4239,16 @@ var file_cart_v1_cart_proto_depIdxs = []int32{
 	33, // 44: cart.v1.ExplainCartResponse.lines:type_name -> cart.v1.ExplainedLine
 	32, // 45: cart.v1.ExplainCartResponse.facts:type_name -> cart.v1.ExplainedFact
 	35, // 46: cart.v1.ExplainedFact.writes:type_name -> cart.v1.ExplainedWrite
-	61, // 47: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
+	63, // 47: cart.v1.ExplainedLine.options:type_name -> cart.v1.ExplainedLine.OptionsEntry
 	34, // 48: cart.v1.ExplainedLine.fields:type_name -> cart.v1.ExplainedField
 	35, // 49: cart.v1.ExplainedField.writes:type_name -> cart.v1.ExplainedWrite
-	62, // 50: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
+	64, // 50: cart.v1.ErrorDetail.details:type_name -> cart.v1.ErrorDetail.DetailsEntry
 	21, // 51: cart.v1.ErrorDetail.cart:type_name -> cart.v1.Cart
 	19, // 52: cart.v1.MergeCartResponse.conflicts:type_name -> cart.v1.Conflict
 	38, // 53: cart.v1.MergeCartResponse.guest_session:type_name -> cart.v1.GuestSession
 	43, // 54: cart.v1.EstimateShippingResponse.items:type_name -> cart.v1.ShippingEstimate
 	0,  // 55: cart.v1.EstimateShippingResponse.total:type_name -> cart.v1.Money
-	63, // 56: cart.v1.ShippingEstimate.options:type_name -> cart.v1.ShippingEstimate.OptionsEntry
+	65, // 56: cart.v1.ShippingEstimate.options:type_name -> cart.v1.ShippingEstimate.OptionsEntry
 	0,  // 57: cart.v1.ShippingEstimate.cost:type_name -> cart.v1.Money
 	0,  // 58: cart.v1.Promotion.discount:type_name -> cart.v1.Money
 	18, // 59: cart.v1.SharedCart.items:type_name -> cart.v1.Item
@@ -4163,32 +4278,34 @@ var file_cart_v1_cart_proto_depIdxs = []int32{
 	50, // 83: cart.v1.CartService.RevokeShare:input_type -> cart.v1.RevokeShareRequest
 	52, // 84: cart.v1.CartService.GetShared:input_type -> cart.v1.GetSharedRequest
 	53, // 85: cart.v1.CartService.CopyShared:input_type -> cart.v1.CopySharedRequest
-	23, // 86: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
-	23, // 87: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
-	24, // 88: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
-	24, // 89: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
-	21, // 90: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
-	24, // 91: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
-	27, // 92: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
-	29, // 93: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
-	31, // 94: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
-	38, // 95: cart.v1.CartService.CreateGuestSession:output_type -> cart.v1.GuestSession
-	40, // 96: cart.v1.CartService.MergeCart:output_type -> cart.v1.MergeCartResponse
-	21, // 97: cart.v1.CartService.SaveItem:output_type -> cart.v1.Cart
-	21, // 98: cart.v1.CartService.MoveItem:output_type -> cart.v1.Cart
-	23, // 99: cart.v1.CartService.DescribeItem:output_type -> cart.v1.ItemResponse
-	21, // 100: cart.v1.CartService.Undo:output_type -> cart.v1.Cart
-	9,  // 101: cart.v1.CartService.ExportCart:output_type -> cart.v1.ExportCartResponse
-	12, // 102: cart.v1.CartService.EraseCart:output_type -> cart.v1.EraseCartResponse
-	42, // 103: cart.v1.CartService.EstimateShipping:output_type -> cart.v1.EstimateShippingResponse
-	21, // 104: cart.v1.CartService.ApplyPromotion:output_type -> cart.v1.Cart
-	21, // 105: cart.v1.CartService.RemovePromotion:output_type -> cart.v1.Cart
-	49, // 106: cart.v1.CartService.ShareCart:output_type -> cart.v1.ShareCartResponse
-	51, // 107: cart.v1.CartService.RevokeShare:output_type -> cart.v1.RevokeShareResponse
-	54, // 108: cart.v1.CartService.GetShared:output_type -> cart.v1.SharedCart
-	21, // 109: cart.v1.CartService.CopyShared:output_type -> cart.v1.Cart
-	86, // [86:110] is the sub-list for method output_type
-	62, // [62:86] is the sub-list for method input_type
+	55, // 86: cart.v1.CartService.RedeemPromotion:input_type -> cart.v1.RedeemPromotionRequest
+	23, // 87: cart.v1.CartService.AddItem:output_type -> cart.v1.ItemResponse
+	23, // 88: cart.v1.CartService.SetQuantity:output_type -> cart.v1.ItemResponse
+	24, // 89: cart.v1.CartService.RemoveItem:output_type -> cart.v1.CountResponse
+	24, // 90: cart.v1.CartService.ClearCart:output_type -> cart.v1.CountResponse
+	21, // 91: cart.v1.CartService.GetCart:output_type -> cart.v1.Cart
+	24, // 92: cart.v1.CartService.GetCount:output_type -> cart.v1.CountResponse
+	27, // 93: cart.v1.CartService.BatchEdit:output_type -> cart.v1.BatchEditResponse
+	29, // 94: cart.v1.CartService.WatchCart:output_type -> cart.v1.WatchCartResponse
+	31, // 95: cart.v1.CartService.ExplainCart:output_type -> cart.v1.ExplainCartResponse
+	38, // 96: cart.v1.CartService.CreateGuestSession:output_type -> cart.v1.GuestSession
+	40, // 97: cart.v1.CartService.MergeCart:output_type -> cart.v1.MergeCartResponse
+	21, // 98: cart.v1.CartService.SaveItem:output_type -> cart.v1.Cart
+	21, // 99: cart.v1.CartService.MoveItem:output_type -> cart.v1.Cart
+	23, // 100: cart.v1.CartService.DescribeItem:output_type -> cart.v1.ItemResponse
+	21, // 101: cart.v1.CartService.Undo:output_type -> cart.v1.Cart
+	9,  // 102: cart.v1.CartService.ExportCart:output_type -> cart.v1.ExportCartResponse
+	12, // 103: cart.v1.CartService.EraseCart:output_type -> cart.v1.EraseCartResponse
+	42, // 104: cart.v1.CartService.EstimateShipping:output_type -> cart.v1.EstimateShippingResponse
+	21, // 105: cart.v1.CartService.ApplyPromotion:output_type -> cart.v1.Cart
+	21, // 106: cart.v1.CartService.RemovePromotion:output_type -> cart.v1.Cart
+	49, // 107: cart.v1.CartService.ShareCart:output_type -> cart.v1.ShareCartResponse
+	51, // 108: cart.v1.CartService.RevokeShare:output_type -> cart.v1.RevokeShareResponse
+	54, // 109: cart.v1.CartService.GetShared:output_type -> cart.v1.SharedCart
+	21, // 110: cart.v1.CartService.CopyShared:output_type -> cart.v1.Cart
+	56, // 111: cart.v1.CartService.RedeemPromotion:output_type -> cart.v1.RedeemPromotionResponse
+	87, // [87:112] is the sub-list for method output_type
+	62, // [62:87] is the sub-list for method input_type
 	62, // [62:62] is the sub-list for extension type_name
 	62, // [62:62] is the sub-list for extension extendee
 	0,  // [0:62] is the sub-list for field type_name
@@ -4216,7 +4333,7 @@ func file_cart_v1_cart_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cart_v1_cart_proto_rawDesc), len(file_cart_v1_cart_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   64,
+			NumMessages:   66,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -200,6 +200,13 @@ const (
 	Outcome_CODE_TOO_MANY_SHARES Outcome_Code = 19
 	// UNSHARE of a link that the cart does not have.
 	Outcome_CODE_SHARE_NOT_FOUND Outcome_Code = 20
+	// For too long this region has not heard from a majority of the regions.
+	Outcome_CODE_NO_REGION_MAJORITY Outcome_Code = 22
+	// No region has rights to use the code, or none for this customer.
+	Outcome_CODE_LIMIT_EXHAUSTED    Outcome_Code = 23
+	Outcome_CODE_CUSTOMER_EXHAUSTED Outcome_Code = 24
+	// Another region has rights, and was asked for some.
+	Outcome_CODE_LIMIT_ELSEWHERE Outcome_Code = 25
 )
 
 // Enum value maps for Outcome_Code.
@@ -222,6 +229,10 @@ var (
 		27: "CODE_GUEST_EXPIRED",
 		19: "CODE_TOO_MANY_SHARES",
 		20: "CODE_SHARE_NOT_FOUND",
+		22: "CODE_NO_REGION_MAJORITY",
+		23: "CODE_LIMIT_EXHAUSTED",
+		24: "CODE_CUSTOMER_EXHAUSTED",
+		25: "CODE_LIMIT_ELSEWHERE",
 	}
 	Outcome_Code_value = map[string]int32{
 		"CODE_OK":                 0,
@@ -241,6 +252,10 @@ var (
 		"CODE_GUEST_EXPIRED":      27,
 		"CODE_TOO_MANY_SHARES":    19,
 		"CODE_SHARE_NOT_FOUND":    20,
+		"CODE_NO_REGION_MAJORITY": 22,
+		"CODE_LIMIT_EXHAUSTED":    23,
+		"CODE_CUSTOMER_EXHAUSTED": 24,
+		"CODE_LIMIT_ELSEWHERE":    25,
 	}
 )
 
@@ -468,6 +483,9 @@ type Command struct {
 	//	*Command_GuestForwarded
 	//	*Command_Scrub
 	//	*Command_Expire
+	//	*Command_Spend
+	//	*Command_MoveRights
+	//	*Command_TendRights
 	Command       isCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -672,6 +690,33 @@ func (x *Command) GetExpire() *Expire {
 	return nil
 }
 
+func (x *Command) GetSpend() *Spend {
+	if x != nil {
+		if x, ok := x.Command.(*Command_Spend); ok {
+			return x.Spend
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetMoveRights() *MoveRights {
+	if x != nil {
+		if x, ok := x.Command.(*Command_MoveRights); ok {
+			return x.MoveRights
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetTendRights() *TendRights {
+	if x != nil {
+		if x, ok := x.Command.(*Command_TendRights); ok {
+			return x.TendRights
+		}
+	}
+	return nil
+}
+
 type isCommand_Command interface {
 	isCommand_Command()
 }
@@ -749,6 +794,18 @@ type Command_Expire struct {
 	Expire *Expire `protobuf:"bytes,17,opt,name=expire,proto3,oneof"`
 }
 
+type Command_Spend struct {
+	Spend *Spend `protobuf:"bytes,18,opt,name=spend,proto3,oneof"`
+}
+
+type Command_MoveRights struct {
+	MoveRights *MoveRights `protobuf:"bytes,19,opt,name=move_rights,json=moveRights,proto3,oneof"`
+}
+
+type Command_TendRights struct {
+	TendRights *TendRights `protobuf:"bytes,24,opt,name=tend_rights,json=tendRights,proto3,oneof"`
+}
+
 func (*Command_Edit) isCommand_Command() {}
 
 func (*Command_JoinRows) isCommand_Command() {}
@@ -784,6 +841,12 @@ func (*Command_GuestForwarded) isCommand_Command() {}
 func (*Command_Scrub) isCommand_Command() {}
 
 func (*Command_Expire) isCommand_Command() {}
+
+func (*Command_Spend) isCommand_Command() {}
+
+func (*Command_MoveRights) isCommand_Command() {}
+
+func (*Command_TendRights) isCommand_Command() {}
 
 // Collect drops carts that are empty, and the entries of carts' contexts that
 // nobody can need any more: of those carts that still have the given digest.
@@ -1831,7 +1894,12 @@ type Outcome struct {
 	// What came with the guest, for JoinGuest.
 	Merged *MergedGuest `protobuf:"bytes,14,opt,name=merged,proto3" json:"merged,omitempty"`
 	// Carts of which something expired, for Expire.
-	Expired       uint32 `protobuf:"varint,25,opt,name=expired,proto3" json:"expired,omitempty"`
+	Expired uint32 `protobuf:"varint,25,opt,name=expired,proto3" json:"expired,omitempty"`
+	// For Spend: the row of the delta log that says so, 0 when another region's does;
+	// and the rights that are left, in this region and in all that it knows of.
+	Seq           uint64 `protobuf:"varint,22,opt,name=seq,proto3" json:"seq,omitempty"`
+	RightsHere    uint64 `protobuf:"varint,23,opt,name=rights_here,json=rightsHere,proto3" json:"rights_here,omitempty"`
+	RightsAll     uint64 `protobuf:"varint,24,opt,name=rights_all,json=rightsAll,proto3" json:"rights_all,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1967,6 +2035,27 @@ func (x *Outcome) GetMerged() *MergedGuest {
 func (x *Outcome) GetExpired() uint32 {
 	if x != nil {
 		return x.Expired
+	}
+	return 0
+}
+
+func (x *Outcome) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *Outcome) GetRightsHere() uint64 {
+	if x != nil {
+		return x.RightsHere
+	}
+	return 0
+}
+
+func (x *Outcome) GetRightsAll() uint64 {
+	if x != nil {
+		return x.RightsAll
 	}
 	return 0
 }
@@ -3575,6 +3664,218 @@ func (x *DueCart) GetActiveRegion() uint32 {
 	return 0
 }
 
+// Spend uses a code once for a customer. An outcome that is not OK spent nothing.
+type Spend struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Code  string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// The customer's cart.
+	Customer string `protobuf:"bytes,2,opt,name=customer,proto3" json:"customer,omitempty"`
+	// 16 bytes.
+	OpId        []byte `protobuf:"bytes,3,opt,name=op_id,json=opId,proto3" json:"op_id,omitempty"`
+	Fingerprint uint64 `protobuf:"fixed64,4,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	// The leader's: an entry that is later than this spends nothing. Milliseconds
+	// since the Unix epoch.
+	UntilMs       int64 `protobuf:"varint,5,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Spend) Reset() {
+	*x = Spend{}
+	mi := &file_region_v1_region_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Spend) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Spend) ProtoMessage() {}
+
+func (x *Spend) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Spend.ProtoReflect.Descriptor instead.
+func (*Spend) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *Spend) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Spend) GetCustomer() string {
+	if x != nil {
+		return x.Customer
+	}
+	return ""
+}
+
+func (x *Spend) GetOpId() []byte {
+	if x != nil {
+		return x.OpId
+	}
+	return nil
+}
+
+func (x *Spend) GetFingerprint() uint64 {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return 0
+}
+
+func (x *Spend) GetUntilMs() int64 {
+	if x != nil {
+		return x.UntilMs
+	}
+	return 0
+}
+
+// MoveRights gives rights of a counter to a member region.
+type MoveRights struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CartId        string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	RegionId      uint32                 `protobuf:"varint,2,opt,name=region_id,json=regionId,proto3" json:"region_id,omitempty"`
+	Incarnation   uint32                 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	N             uint64                 `protobuf:"varint,4,opt,name=n,proto3" json:"n,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveRights) Reset() {
+	*x = MoveRights{}
+	mi := &file_region_v1_region_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveRights) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveRights) ProtoMessage() {}
+
+func (x *MoveRights) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveRights.ProtoReflect.Descriptor instead.
+func (*MoveRights) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *MoveRights) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *MoveRights) GetRegionId() uint32 {
+	if x != nil {
+		return x.RegionId
+	}
+	return 0
+}
+
+func (x *MoveRights) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *MoveRights) GetN() uint64 {
+	if x != nil {
+		return x.N
+	}
+	return 0
+}
+
+// TendRights does what the membership asks of a region for one counter. With a
+// limit it also says how many rights there shall be, and how many for one customer.
+type TendRights struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CartId        string                 `protobuf:"bytes,1,opt,name=cart_id,json=cartId,proto3" json:"cart_id,omitempty"`
+	Limit         uint64                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	PerCustomer   uint64                 `protobuf:"varint,3,opt,name=per_customer,json=perCustomer,proto3" json:"per_customer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TendRights) Reset() {
+	*x = TendRights{}
+	mi := &file_region_v1_region_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TendRights) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TendRights) ProtoMessage() {}
+
+func (x *TendRights) ProtoReflect() protoreflect.Message {
+	mi := &file_region_v1_region_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TendRights.ProtoReflect.Descriptor instead.
+func (*TendRights) Descriptor() ([]byte, []int) {
+	return file_region_v1_region_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *TendRights) GetCartId() string {
+	if x != nil {
+		return x.CartId
+	}
+	return ""
+}
+
+func (x *TendRights) GetLimit() uint64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *TendRights) GetPerCustomer() uint64 {
+	if x != nil {
+		return x.PerCustomer
+	}
+	return 0
+}
+
 // A cart as another region has it, which the caller may not reach.
 type ShardRequest_Elsewhere struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3586,7 +3887,7 @@ type ShardRequest_Elsewhere struct {
 
 func (x *ShardRequest_Elsewhere) Reset() {
 	*x = ShardRequest_Elsewhere{}
-	mi := &file_region_v1_region_proto_msgTypes[40]
+	mi := &file_region_v1_region_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3598,7 +3899,7 @@ func (x *ShardRequest_Elsewhere) String() string {
 func (*ShardRequest_Elsewhere) ProtoMessage() {}
 
 func (x *ShardRequest_Elsewhere) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[40]
+	mi := &file_region_v1_region_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3638,7 +3939,7 @@ type ShardRequest_Collectable struct {
 
 func (x *ShardRequest_Collectable) Reset() {
 	*x = ShardRequest_Collectable{}
-	mi := &file_region_v1_region_proto_msgTypes[41]
+	mi := &file_region_v1_region_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3650,7 +3951,7 @@ func (x *ShardRequest_Collectable) String() string {
 func (*ShardRequest_Collectable) ProtoMessage() {}
 
 func (x *ShardRequest_Collectable) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[41]
+	mi := &file_region_v1_region_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3682,7 +3983,7 @@ type ShardRequest_Standing struct {
 
 func (x *ShardRequest_Standing) Reset() {
 	*x = ShardRequest_Standing{}
-	mi := &file_region_v1_region_proto_msgTypes[42]
+	mi := &file_region_v1_region_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3694,7 +3995,7 @@ func (x *ShardRequest_Standing) String() string {
 func (*ShardRequest_Standing) ProtoMessage() {}
 
 func (x *ShardRequest_Standing) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[42]
+	mi := &file_region_v1_region_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3720,7 +4021,7 @@ type ShardRequest_Slots struct {
 
 func (x *ShardRequest_Slots) Reset() {
 	*x = ShardRequest_Slots{}
-	mi := &file_region_v1_region_proto_msgTypes[43]
+	mi := &file_region_v1_region_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3732,7 +4033,7 @@ func (x *ShardRequest_Slots) String() string {
 func (*ShardRequest_Slots) ProtoMessage() {}
 
 func (x *ShardRequest_Slots) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[43]
+	mi := &file_region_v1_region_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3773,7 +4074,7 @@ type ShardRequest_Bucket struct {
 
 func (x *ShardRequest_Bucket) Reset() {
 	*x = ShardRequest_Bucket{}
-	mi := &file_region_v1_region_proto_msgTypes[44]
+	mi := &file_region_v1_region_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3785,7 +4086,7 @@ func (x *ShardRequest_Bucket) String() string {
 func (*ShardRequest_Bucket) ProtoMessage() {}
 
 func (x *ShardRequest_Bucket) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[44]
+	mi := &file_region_v1_region_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3831,7 +4132,7 @@ type ShardRequest_Whole struct {
 
 func (x *ShardRequest_Whole) Reset() {
 	*x = ShardRequest_Whole{}
-	mi := &file_region_v1_region_proto_msgTypes[45]
+	mi := &file_region_v1_region_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3843,7 +4144,7 @@ func (x *ShardRequest_Whole) String() string {
 func (*ShardRequest_Whole) ProtoMessage() {}
 
 func (x *ShardRequest_Whole) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[45]
+	mi := &file_region_v1_region_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3877,7 +4178,7 @@ type ShardRequest_Stream struct {
 
 func (x *ShardRequest_Stream) Reset() {
 	*x = ShardRequest_Stream{}
-	mi := &file_region_v1_region_proto_msgTypes[46]
+	mi := &file_region_v1_region_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3889,7 +4190,7 @@ func (x *ShardRequest_Stream) String() string {
 func (*ShardRequest_Stream) ProtoMessage() {}
 
 func (x *ShardRequest_Stream) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[46]
+	mi := &file_region_v1_region_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3938,7 +4239,7 @@ type ShardRequest_Known struct {
 
 func (x *ShardRequest_Known) Reset() {
 	*x = ShardRequest_Known{}
-	mi := &file_region_v1_region_proto_msgTypes[47]
+	mi := &file_region_v1_region_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3950,7 +4251,7 @@ func (x *ShardRequest_Known) String() string {
 func (*ShardRequest_Known) ProtoMessage() {}
 
 func (x *ShardRequest_Known) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[47]
+	mi := &file_region_v1_region_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3995,7 +4296,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_region_v1_region_proto_msgTypes[48]
+	mi := &file_region_v1_region_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4007,7 +4308,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[48]
+	mi := &file_region_v1_region_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4102,7 +4403,7 @@ type StatusResponse_Peer struct {
 
 func (x *StatusResponse_Peer) Reset() {
 	*x = StatusResponse_Peer{}
-	mi := &file_region_v1_region_proto_msgTypes[49]
+	mi := &file_region_v1_region_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4114,7 +4415,7 @@ func (x *StatusResponse_Peer) String() string {
 func (*StatusResponse_Peer) ProtoMessage() {}
 
 func (x *StatusResponse_Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_region_v1_region_proto_msgTypes[49]
+	mi := &file_region_v1_region_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4263,7 +4564,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	" \x01(\x04R\vguestLifeMs\x12 \n" +
 	"\fuser_life_ms\x18\v \x01(\x04R\n" +
 	"userLifeMs\x12\"\n" +
-	"\rsaved_life_ms\x18\f \x01(\x04R\vsavedLifeMs\"\xcc\a\n" +
+	"\rsaved_life_ms\x18\f \x01(\x04R\vsavedLifeMs\"\xea\b\n" +
 	"\aCommand\x12%\n" +
 	"\x04edit\x18\x01 \x01(\v2\x0f.region.v1.EditH\x00R\x04edit\x122\n" +
 	"\tjoin_rows\x18\x02 \x01(\v2\x13.region.v1.JoinRowsH\x00R\bjoinRows\x122\n" +
@@ -4287,7 +4588,12 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"join_guest\x18\x0f \x01(\v2\x14.region.v1.JoinGuestH\x00R\tjoinGuest\x12D\n" +
 	"\x0fguest_forwarded\x18\x10 \x01(\v2\x19.region.v1.GuestForwardedH\x00R\x0eguestForwarded\x12(\n" +
 	"\x05scrub\x18\x19 \x01(\v2\x10.region.v1.ScrubH\x00R\x05scrub\x12+\n" +
-	"\x06expire\x18\x11 \x01(\v2\x11.region.v1.ExpireH\x00R\x06expireB\t\n" +
+	"\x06expire\x18\x11 \x01(\v2\x11.region.v1.ExpireH\x00R\x06expire\x12(\n" +
+	"\x05spend\x18\x12 \x01(\v2\x10.region.v1.SpendH\x00R\x05spend\x128\n" +
+	"\vmove_rights\x18\x13 \x01(\v2\x15.region.v1.MoveRightsH\x00R\n" +
+	"moveRights\x128\n" +
+	"\vtend_rights\x18\x18 \x01(\v2\x15.region.v1.TendRightsH\x00R\n" +
+	"tendRightsB\t\n" +
 	"\acommand\"6\n" +
 	"\aCollect\x12+\n" +
 	"\x05carts\x18\x01 \x03(\v2\x15.region.v1.CartDigestR\x05carts\"d\n" +
@@ -4389,7 +4695,7 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"9\n" +
 	"\tExpireOps\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x16\n" +
-	"\x06undone\x18\x0f \x03(\tR\x06undone\"\xed\x06\n" +
+	"\x06undone\x18\x0f \x03(\tR\x06undone\"\xad\b\n" +
 	"\aOutcome\x12+\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x17.region.v1.Outcome.CodeR\x04code\x12\x16\n" +
 	"\x06change\x18\x02 \x01(\rR\x06change\x12\x18\n" +
@@ -4408,7 +4714,12 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\vguest_state\x18\r \x01(\fR\n" +
 	"guestState\x12.\n" +
 	"\x06merged\x18\x0e \x01(\v2\x16.region.v1.MergedGuestR\x06merged\x12\x18\n" +
-	"\aexpired\x18\x19 \x01(\rR\aexpired\"\x91\x03\n" +
+	"\aexpired\x18\x19 \x01(\rR\aexpired\x12\x10\n" +
+	"\x03seq\x18\x16 \x01(\x04R\x03seq\x12\x1f\n" +
+	"\vrights_here\x18\x17 \x01(\x04R\n" +
+	"rightsHere\x12\x1d\n" +
+	"\n" +
+	"rights_all\x18\x18 \x01(\x04R\trightsAll\"\xff\x03\n" +
 	"\x04Code\x12\v\n" +
 	"\aCODE_OK\x10\x00\x12\x17\n" +
 	"\x13CODE_LINE_NOT_FOUND\x10\x01\x12\x17\n" +
@@ -4427,7 +4738,11 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\x13CODE_TOO_MANY_CODES\x10\r\x12\x16\n" +
 	"\x12CODE_GUEST_EXPIRED\x10\x1b\x12\x18\n" +
 	"\x14CODE_TOO_MANY_SHARES\x10\x13\x12\x18\n" +
-	"\x14CODE_SHARE_NOT_FOUND\x10\x14\"\xf8\x01\n" +
+	"\x14CODE_SHARE_NOT_FOUND\x10\x14\x12\x1b\n" +
+	"\x17CODE_NO_REGION_MAJORITY\x10\x16\x12\x18\n" +
+	"\x14CODE_LIMIT_EXHAUSTED\x10\x17\x12\x1b\n" +
+	"\x17CODE_CUSTOMER_EXHAUSTED\x10\x18\x12\x18\n" +
+	"\x14CODE_LIMIT_ELSEWHERE\x10\x19\"\xf8\x01\n" +
 	"\vChangedLine\x12&\n" +
 	"\x04line\x18\x01 \x01(\v2\x12.region.v1.LineKeyR\x04line\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\rR\bquantity\x12\x14\n" +
@@ -4600,7 +4915,24 @@ const file_region_v1_region_proto_rawDesc = "" +
 	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x1b\n" +
 	"\tactive_at\x18\x03 \x01(\x04R\bactiveAt\x12#\n" +
-	"\ractive_region\x18\x04 \x01(\rR\factiveRegion*J\n" +
+	"\ractive_region\x18\x04 \x01(\rR\factiveRegion\"\x89\x01\n" +
+	"\x05Spend\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x1a\n" +
+	"\bcustomer\x18\x02 \x01(\tR\bcustomer\x12\x13\n" +
+	"\x05op_id\x18\x03 \x01(\fR\x04opId\x12 \n" +
+	"\vfingerprint\x18\x04 \x01(\x06R\vfingerprint\x12\x19\n" +
+	"\buntil_ms\x18\x05 \x01(\x03R\auntilMs\"r\n" +
+	"\n" +
+	"MoveRights\x12\x17\n" +
+	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x1b\n" +
+	"\tregion_id\x18\x02 \x01(\rR\bregionId\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\rR\vincarnation\x12\f\n" +
+	"\x01n\x18\x04 \x01(\x04R\x01n\"^\n" +
+	"\n" +
+	"TendRights\x12\x17\n" +
+	"\acart_id\x18\x01 \x01(\tR\x06cartId\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x04R\x05limit\x12!\n" +
+	"\fper_customer\x18\x03 \x01(\x04R\vperCustomer*J\n" +
 	"\tMergeRule\x12\x12\n" +
 	"\x0eMERGE_RULE_MAX\x10\x00\x12\x12\n" +
 	"\x0eMERGE_RULE_SUM\x10\x01\x12\x15\n" +
@@ -4619,7 +4951,7 @@ func file_region_v1_region_proto_rawDescGZIP() []byte {
 }
 
 var file_region_v1_region_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_region_v1_region_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_region_v1_region_proto_goTypes = []any{
 	(MergeRule)(0),                   // 0: region.v1.MergeRule
 	(Change_Kind)(0),                 // 1: region.v1.Change.Kind
@@ -4664,21 +4996,24 @@ var file_region_v1_region_proto_goTypes = []any{
 	(*Indexed)(nil),                  // 40: region.v1.Indexed
 	(*Expirable)(nil),                // 41: region.v1.Expirable
 	(*DueCart)(nil),                  // 42: region.v1.DueCart
-	(*ShardRequest_Elsewhere)(nil),   // 43: region.v1.ShardRequest.Elsewhere
-	(*ShardRequest_Collectable)(nil), // 44: region.v1.ShardRequest.Collectable
-	(*ShardRequest_Standing)(nil),    // 45: region.v1.ShardRequest.Standing
-	(*ShardRequest_Slots)(nil),       // 46: region.v1.ShardRequest.Slots
-	(*ShardRequest_Bucket)(nil),      // 47: region.v1.ShardRequest.Bucket
-	(*ShardRequest_Whole)(nil),       // 48: region.v1.ShardRequest.Whole
-	(*ShardRequest_Stream)(nil),      // 49: region.v1.ShardRequest.Stream
-	(*ShardRequest_Known)(nil),       // 50: region.v1.ShardRequest.Known
-	(*StatusResponse_Shard)(nil),     // 51: region.v1.StatusResponse.Shard
-	(*StatusResponse_Peer)(nil),      // 52: region.v1.StatusResponse.Peer
-	(*v1.PrepareRequest)(nil),        // 53: membership.v1.PrepareRequest
-	(*v1.AcceptRequest)(nil),         // 54: membership.v1.AcceptRequest
-	(*v1.Membership)(nil),            // 55: membership.v1.Membership
-	(*v1.Vote)(nil),                  // 56: membership.v1.Vote
-	(v1.State)(0),                    // 57: membership.v1.State
+	(*Spend)(nil),                    // 43: region.v1.Spend
+	(*MoveRights)(nil),               // 44: region.v1.MoveRights
+	(*TendRights)(nil),               // 45: region.v1.TendRights
+	(*ShardRequest_Elsewhere)(nil),   // 46: region.v1.ShardRequest.Elsewhere
+	(*ShardRequest_Collectable)(nil), // 47: region.v1.ShardRequest.Collectable
+	(*ShardRequest_Standing)(nil),    // 48: region.v1.ShardRequest.Standing
+	(*ShardRequest_Slots)(nil),       // 49: region.v1.ShardRequest.Slots
+	(*ShardRequest_Bucket)(nil),      // 50: region.v1.ShardRequest.Bucket
+	(*ShardRequest_Whole)(nil),       // 51: region.v1.ShardRequest.Whole
+	(*ShardRequest_Stream)(nil),      // 52: region.v1.ShardRequest.Stream
+	(*ShardRequest_Known)(nil),       // 53: region.v1.ShardRequest.Known
+	(*StatusResponse_Shard)(nil),     // 54: region.v1.StatusResponse.Shard
+	(*StatusResponse_Peer)(nil),      // 55: region.v1.StatusResponse.Peer
+	(*v1.PrepareRequest)(nil),        // 56: membership.v1.PrepareRequest
+	(*v1.AcceptRequest)(nil),         // 57: membership.v1.AcceptRequest
+	(*v1.Membership)(nil),            // 58: membership.v1.Membership
+	(*v1.Vote)(nil),                  // 59: membership.v1.Vote
+	(v1.State)(0),                    // 60: membership.v1.State
 }
 var file_region_v1_region_proto_depIdxs = []int32{
 	4,  // 0: region.v1.Entry.limits:type_name -> region.v1.Limits
@@ -4691,8 +5026,8 @@ var file_region_v1_region_proto_depIdxs = []int32{
 	11, // 7: region.v1.Command.init:type_name -> region.v1.Init
 	20, // 8: region.v1.Command.expire_ops:type_name -> region.v1.ExpireOps
 	8,  // 9: region.v1.Command.set_membership:type_name -> region.v1.SetMembership
-	53, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
-	54, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
+	56, // 10: region.v1.Command.prepare:type_name -> membership.v1.PrepareRequest
+	57, // 11: region.v1.Command.accept:type_name -> membership.v1.AcceptRequest
 	9,  // 12: region.v1.Command.reincarnate:type_name -> region.v1.Reincarnate
 	10, // 13: region.v1.Command.reissue:type_name -> region.v1.Reissue
 	6,  // 14: region.v1.Command.collect:type_name -> region.v1.Collect
@@ -4701,43 +5036,46 @@ var file_region_v1_region_proto_depIdxs = []int32{
 	37, // 17: region.v1.Command.guest_forwarded:type_name -> region.v1.GuestForwarded
 	7,  // 18: region.v1.Command.scrub:type_name -> region.v1.Scrub
 	39, // 19: region.v1.Command.expire:type_name -> region.v1.Expire
-	28, // 20: region.v1.Collect.carts:type_name -> region.v1.CartDigest
-	55, // 21: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
-	14, // 22: region.v1.Edit.changes:type_name -> region.v1.Change
-	1,  // 23: region.v1.Change.kind:type_name -> region.v1.Change.Kind
-	13, // 24: region.v1.Change.line:type_name -> region.v1.LineKey
-	15, // 25: region.v1.Change.shared:type_name -> region.v1.SharedLine
-	13, // 26: region.v1.SharedLine.line:type_name -> region.v1.LineKey
-	2,  // 27: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
-	22, // 28: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
-	56, // 29: region.v1.Outcome.vote:type_name -> membership.v1.Vote
-	38, // 30: region.v1.Outcome.merged:type_name -> region.v1.MergedGuest
-	13, // 31: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
-	5,  // 32: region.v1.ProposeRequest.command:type_name -> region.v1.Command
-	46, // 33: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
-	47, // 34: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
-	48, // 35: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
-	49, // 36: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
-	50, // 37: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
-	45, // 38: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
-	44, // 39: region.v1.ShardRequest.collectable:type_name -> region.v1.ShardRequest.Collectable
-	41, // 40: region.v1.ShardRequest.expirable:type_name -> region.v1.Expirable
-	43, // 41: region.v1.ShardRequest.elsewhere:type_name -> region.v1.ShardRequest.Elsewhere
-	28, // 42: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
-	55, // 43: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
-	51, // 44: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
-	57, // 45: region.v1.StatusResponse.state:type_name -> membership.v1.State
-	0,  // 46: region.v1.JoinGuest.rule:type_name -> region.v1.MergeRule
-	28, // 47: region.v1.Expire.carts:type_name -> region.v1.CartDigest
-	40, // 48: region.v1.Expire.moved:type_name -> region.v1.Indexed
-	42, // 49: region.v1.Expirable.carts:type_name -> region.v1.DueCart
-	28, // 50: region.v1.ShardRequest.Collectable.carts:type_name -> region.v1.CartDigest
-	52, // 51: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
-	52, // [52:52] is the sub-list for method output_type
-	52, // [52:52] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	43, // 20: region.v1.Command.spend:type_name -> region.v1.Spend
+	44, // 21: region.v1.Command.move_rights:type_name -> region.v1.MoveRights
+	45, // 22: region.v1.Command.tend_rights:type_name -> region.v1.TendRights
+	28, // 23: region.v1.Collect.carts:type_name -> region.v1.CartDigest
+	58, // 24: region.v1.SetMembership.membership:type_name -> membership.v1.Membership
+	14, // 25: region.v1.Edit.changes:type_name -> region.v1.Change
+	1,  // 26: region.v1.Change.kind:type_name -> region.v1.Change.Kind
+	13, // 27: region.v1.Change.line:type_name -> region.v1.LineKey
+	15, // 28: region.v1.Change.shared:type_name -> region.v1.SharedLine
+	13, // 29: region.v1.SharedLine.line:type_name -> region.v1.LineKey
+	2,  // 30: region.v1.Outcome.code:type_name -> region.v1.Outcome.Code
+	22, // 31: region.v1.Outcome.lines:type_name -> region.v1.ChangedLine
+	59, // 32: region.v1.Outcome.vote:type_name -> membership.v1.Vote
+	38, // 33: region.v1.Outcome.merged:type_name -> region.v1.MergedGuest
+	13, // 34: region.v1.ChangedLine.line:type_name -> region.v1.LineKey
+	5,  // 35: region.v1.ProposeRequest.command:type_name -> region.v1.Command
+	49, // 36: region.v1.ShardRequest.digests:type_name -> region.v1.ShardRequest.Slots
+	50, // 37: region.v1.ShardRequest.bucket:type_name -> region.v1.ShardRequest.Bucket
+	51, // 38: region.v1.ShardRequest.whole:type_name -> region.v1.ShardRequest.Whole
+	52, // 39: region.v1.ShardRequest.cursor:type_name -> region.v1.ShardRequest.Stream
+	53, // 40: region.v1.ShardRequest.known:type_name -> region.v1.ShardRequest.Known
+	48, // 41: region.v1.ShardRequest.standing:type_name -> region.v1.ShardRequest.Standing
+	47, // 42: region.v1.ShardRequest.collectable:type_name -> region.v1.ShardRequest.Collectable
+	41, // 43: region.v1.ShardRequest.expirable:type_name -> region.v1.Expirable
+	46, // 44: region.v1.ShardRequest.elsewhere:type_name -> region.v1.ShardRequest.Elsewhere
+	28, // 45: region.v1.ShardResponse.carts:type_name -> region.v1.CartDigest
+	58, // 46: region.v1.ShardResponse.membership:type_name -> membership.v1.Membership
+	54, // 47: region.v1.StatusResponse.shards:type_name -> region.v1.StatusResponse.Shard
+	60, // 48: region.v1.StatusResponse.state:type_name -> membership.v1.State
+	0,  // 49: region.v1.JoinGuest.rule:type_name -> region.v1.MergeRule
+	28, // 50: region.v1.Expire.carts:type_name -> region.v1.CartDigest
+	40, // 51: region.v1.Expire.moved:type_name -> region.v1.Indexed
+	42, // 52: region.v1.Expirable.carts:type_name -> region.v1.DueCart
+	28, // 53: region.v1.ShardRequest.Collectable.carts:type_name -> region.v1.CartDigest
+	55, // 54: region.v1.StatusResponse.Shard.peers:type_name -> region.v1.StatusResponse.Peer
+	55, // [55:55] is the sub-list for method output_type
+	55, // [55:55] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_region_v1_region_proto_init() }
@@ -4764,6 +5102,9 @@ func file_region_v1_region_proto_init() {
 		(*Command_GuestForwarded)(nil),
 		(*Command_Scrub)(nil),
 		(*Command_Expire)(nil),
+		(*Command_Spend)(nil),
+		(*Command_MoveRights)(nil),
+		(*Command_TendRights)(nil),
 	}
 	file_region_v1_region_proto_msgTypes[11].OneofWrappers = []any{}
 	file_region_v1_region_proto_msgTypes[23].OneofWrappers = []any{
@@ -4785,7 +5126,7 @@ func file_region_v1_region_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_region_v1_region_proto_rawDesc), len(file_region_v1_region_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   50,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

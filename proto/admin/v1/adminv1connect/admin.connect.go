@@ -62,6 +62,10 @@ const (
 	AdminServiceSettingsProcedure = "/admin.v1.AdminService/Settings"
 	// AdminServicePutProductProcedure is the fully-qualified name of the AdminService's PutProduct RPC.
 	AdminServicePutProductProcedure = "/admin.v1.AdminService/PutProduct"
+	// AdminServiceSetLimitProcedure is the fully-qualified name of the AdminService's SetLimit RPC.
+	AdminServiceSetLimitProcedure = "/admin.v1.AdminService/SetLimit"
+	// AdminServiceLimitProcedure is the fully-qualified name of the AdminService's Limit RPC.
+	AdminServiceLimitProcedure = "/admin.v1.AdminService/Limit"
 )
 
 // AdminServiceClient is a client for the admin.v1.AdminService service.
@@ -103,6 +107,11 @@ type AdminServiceClient interface {
 	// PutProduct changes a product of the embedded catalogue, or adds one. Only
 	// where all regions share one: in cartd dev.
 	PutProduct(context.Context, *connect.Request[v1.PutProductRequest]) (*connect.Response[v1.PutProductResponse], error)
+	// SetLimit says how often a code may be used, in all regions together. It holds
+	// once all member regions have taken note. A limit can be raised, not lowered.
+	SetLimit(context.Context, *connect.Request[v1.SetLimitRequest]) (*connect.Response[v1.LimitResponse], error)
+	// Limit shows how the uses of a code are spread, as far as a region knows.
+	Limit(context.Context, *connect.Request[v1.LimitRequest]) (*connect.Response[v1.LimitResponse], error)
 }
 
 // NewAdminServiceClient constructs a client for the admin.v1.AdminService service. By default, it
@@ -200,6 +209,18 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("PutProduct")),
 			connect.WithClientOptions(opts...),
 		),
+		setLimit: connect.NewClient[v1.SetLimitRequest, v1.LimitResponse](
+			httpClient,
+			baseURL+AdminServiceSetLimitProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("SetLimit")),
+			connect.WithClientOptions(opts...),
+		),
+		limit: connect.NewClient[v1.LimitRequest, v1.LimitResponse](
+			httpClient,
+			baseURL+AdminServiceLimitProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("Limit")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -219,6 +240,8 @@ type adminServiceClient struct {
 	member     *connect.Client[v1.MemberRequest, v1.MemberResponse]
 	settings   *connect.Client[v1.SettingsRequest, v1.SettingsResponse]
 	putProduct *connect.Client[v1.PutProductRequest, v1.PutProductResponse]
+	setLimit   *connect.Client[v1.SetLimitRequest, v1.LimitResponse]
+	limit      *connect.Client[v1.LimitRequest, v1.LimitResponse]
 }
 
 // Regions calls admin.v1.AdminService.Regions.
@@ -291,6 +314,16 @@ func (c *adminServiceClient) PutProduct(ctx context.Context, req *connect.Reques
 	return c.putProduct.CallUnary(ctx, req)
 }
 
+// SetLimit calls admin.v1.AdminService.SetLimit.
+func (c *adminServiceClient) SetLimit(ctx context.Context, req *connect.Request[v1.SetLimitRequest]) (*connect.Response[v1.LimitResponse], error) {
+	return c.setLimit.CallUnary(ctx, req)
+}
+
+// Limit calls admin.v1.AdminService.Limit.
+func (c *adminServiceClient) Limit(ctx context.Context, req *connect.Request[v1.LimitRequest]) (*connect.Response[v1.LimitResponse], error) {
+	return c.limit.CallUnary(ctx, req)
+}
+
 // AdminServiceHandler is an implementation of the admin.v1.AdminService service.
 type AdminServiceHandler interface {
 	// Regions shows regions, nodes, links, lag.
@@ -330,6 +363,11 @@ type AdminServiceHandler interface {
 	// PutProduct changes a product of the embedded catalogue, or adds one. Only
 	// where all regions share one: in cartd dev.
 	PutProduct(context.Context, *connect.Request[v1.PutProductRequest]) (*connect.Response[v1.PutProductResponse], error)
+	// SetLimit says how often a code may be used, in all regions together. It holds
+	// once all member regions have taken note. A limit can be raised, not lowered.
+	SetLimit(context.Context, *connect.Request[v1.SetLimitRequest]) (*connect.Response[v1.LimitResponse], error)
+	// Limit shows how the uses of a code are spread, as far as a region knows.
+	Limit(context.Context, *connect.Request[v1.LimitRequest]) (*connect.Response[v1.LimitResponse], error)
 }
 
 // NewAdminServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -423,6 +461,18 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(adminServiceMethods.ByName("PutProduct")),
 		connect.WithHandlerOptions(opts...),
 	)
+	adminServiceSetLimitHandler := connect.NewUnaryHandler(
+		AdminServiceSetLimitProcedure,
+		svc.SetLimit,
+		connect.WithSchema(adminServiceMethods.ByName("SetLimit")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceLimitHandler := connect.NewUnaryHandler(
+		AdminServiceLimitProcedure,
+		svc.Limit,
+		connect.WithSchema(adminServiceMethods.ByName("Limit")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/admin.v1.AdminService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AdminServiceRegionsProcedure:
@@ -453,6 +503,10 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceSettingsHandler.ServeHTTP(w, r)
 		case AdminServicePutProductProcedure:
 			adminServicePutProductHandler.ServeHTTP(w, r)
+		case AdminServiceSetLimitProcedure:
+			adminServiceSetLimitHandler.ServeHTTP(w, r)
+		case AdminServiceLimitProcedure:
+			adminServiceLimitHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -516,4 +570,12 @@ func (UnimplementedAdminServiceHandler) Settings(context.Context, *connect.Reque
 
 func (UnimplementedAdminServiceHandler) PutProduct(context.Context, *connect.Request[v1.PutProductRequest]) (*connect.Response[v1.PutProductResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.PutProduct is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) SetLimit(context.Context, *connect.Request[v1.SetLimitRequest]) (*connect.Response[v1.LimitResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.SetLimit is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) Limit(context.Context, *connect.Request[v1.LimitRequest]) (*connect.Response[v1.LimitResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("admin.v1.AdminService.Limit is not implemented"))
 }

@@ -92,6 +92,9 @@ const (
 	CartServiceGetSharedProcedure = "/cart.v1.CartService/GetShared"
 	// CartServiceCopySharedProcedure is the fully-qualified name of the CartService's CopyShared RPC.
 	CartServiceCopySharedProcedure = "/cart.v1.CartService/CopyShared"
+	// CartServiceRedeemPromotionProcedure is the fully-qualified name of the CartService's
+	// RedeemPromotion RPC.
+	CartServiceRedeemPromotionProcedure = "/cart.v1.CartService/RedeemPromotion"
 )
 
 // CartServiceClient is a client for the cart.v1.CartService service.
@@ -151,6 +154,9 @@ type CartServiceClient interface {
 	// CopyShared adds what a link shares to the caller's cart, at the catalogue's
 	// prices: all of it, or nothing.
 	CopyShared(context.Context, *connect.Request[v1.CopySharedRequest]) (*connect.Response[v1.Cart], error)
+	// RedeemPromotion uses a code of limited uses once, for the caller. Asked again
+	// with the same Idempotency-Key, it is the same use.
+	RedeemPromotion(context.Context, *connect.Request[v1.RedeemPromotionRequest]) (*connect.Response[v1.RedeemPromotionResponse], error)
 }
 
 // NewCartServiceClient constructs a client for the cart.v1.CartService service. By default, it uses
@@ -314,6 +320,12 @@ func NewCartServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(cartServiceMethods.ByName("CopyShared")),
 			connect.WithClientOptions(opts...),
 		),
+		redeemPromotion: connect.NewClient[v1.RedeemPromotionRequest, v1.RedeemPromotionResponse](
+			httpClient,
+			baseURL+CartServiceRedeemPromotionProcedure,
+			connect.WithSchema(cartServiceMethods.ByName("RedeemPromotion")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -343,6 +355,7 @@ type cartServiceClient struct {
 	revokeShare        *connect.Client[v1.RevokeShareRequest, v1.RevokeShareResponse]
 	getShared          *connect.Client[v1.GetSharedRequest, v1.SharedCart]
 	copyShared         *connect.Client[v1.CopySharedRequest, v1.Cart]
+	redeemPromotion    *connect.Client[v1.RedeemPromotionRequest, v1.RedeemPromotionResponse]
 }
 
 // AddItem calls cart.v1.CartService.AddItem.
@@ -465,6 +478,11 @@ func (c *cartServiceClient) CopyShared(ctx context.Context, req *connect.Request
 	return c.copyShared.CallUnary(ctx, req)
 }
 
+// RedeemPromotion calls cart.v1.CartService.RedeemPromotion.
+func (c *cartServiceClient) RedeemPromotion(ctx context.Context, req *connect.Request[v1.RedeemPromotionRequest]) (*connect.Response[v1.RedeemPromotionResponse], error) {
+	return c.redeemPromotion.CallUnary(ctx, req)
+}
+
 // CartServiceHandler is an implementation of the cart.v1.CartService service.
 type CartServiceHandler interface {
 	// AddItem adds a quantity to a line, which it makes when there is none.
@@ -522,6 +540,9 @@ type CartServiceHandler interface {
 	// CopyShared adds what a link shares to the caller's cart, at the catalogue's
 	// prices: all of it, or nothing.
 	CopyShared(context.Context, *connect.Request[v1.CopySharedRequest]) (*connect.Response[v1.Cart], error)
+	// RedeemPromotion uses a code of limited uses once, for the caller. Asked again
+	// with the same Idempotency-Key, it is the same use.
+	RedeemPromotion(context.Context, *connect.Request[v1.RedeemPromotionRequest]) (*connect.Response[v1.RedeemPromotionResponse], error)
 }
 
 // NewCartServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -681,6 +702,12 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(cartServiceMethods.ByName("CopyShared")),
 		connect.WithHandlerOptions(opts...),
 	)
+	cartServiceRedeemPromotionHandler := connect.NewUnaryHandler(
+		CartServiceRedeemPromotionProcedure,
+		svc.RedeemPromotion,
+		connect.WithSchema(cartServiceMethods.ByName("RedeemPromotion")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/cart.v1.CartService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case CartServiceAddItemProcedure:
@@ -731,6 +758,8 @@ func NewCartServiceHandler(svc CartServiceHandler, opts ...connect.HandlerOption
 			cartServiceGetSharedHandler.ServeHTTP(w, r)
 		case CartServiceCopySharedProcedure:
 			cartServiceCopySharedHandler.ServeHTTP(w, r)
+		case CartServiceRedeemPromotionProcedure:
+			cartServiceRedeemPromotionHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -834,4 +863,8 @@ func (UnimplementedCartServiceHandler) GetShared(context.Context, *connect.Reque
 
 func (UnimplementedCartServiceHandler) CopyShared(context.Context, *connect.Request[v1.CopySharedRequest]) (*connect.Response[v1.Cart], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.CopyShared is not implemented"))
+}
+
+func (UnimplementedCartServiceHandler) RedeemPromotion(context.Context, *connect.Request[v1.RedeemPromotionRequest]) (*connect.Response[v1.RedeemPromotionResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cart.v1.CartService.RedeemPromotion is not implemented"))
 }
