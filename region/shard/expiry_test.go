@@ -48,7 +48,7 @@ func expireNow(t fataler, r *expiring, ids ...string) *regionv1.Command {
 	return &regionv1.Command{Command: &regionv1.Command_Expire{Expire: c}}
 }
 
-func save(r *expiring, id, sku string) {
+func putAside(r *expiring, id, sku string) {
 	r.t.Helper()
 	// As another region does it: its row.
 	s := r.state(id)
@@ -71,7 +71,7 @@ func joinRowsOf(region crdt.RegionID, lo uint64, rows ...crdt.Row) *regionv1.Com
 func TestExpire(t *testing.T) {
 	r := newExpiring(t, tempStore(t), 1)
 	r.ok(edit("u", add("s", "a", 2), add("s", "b", 1)))
-	save(r, "u", "b")
+	putAside(r, "u", "b")
 	for _, step := range []struct {
 		after time.Duration
 		want  map[string]uint32
@@ -253,7 +253,7 @@ func TestDueIndexFollowsTheCart(t *testing.T) {
 	r.open() // a restart
 	s.fsm = r.fsm
 	look(401*time.Second, 1)
-	save(r, "u", "a")
+	putAside(r, "u", "a")
 	want("set aside", store.Indexed{CartID: "u", At: at(400 * time.Second)})
 	look(401*time.Second, 0, store.Indexed{CartID: "u", At: at(400 * time.Second)})
 	want("looked at again", store.Indexed{CartID: "u", At: at(1000 * time.Second)})

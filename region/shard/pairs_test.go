@@ -47,10 +47,10 @@ var operations = []operation{
 	{"remove", "removes tea", commands(remove("s", "tea")), nil, []string{"tea"}, false},
 	{"remove saved", "removes the cup, which is put aside", commands(remove("s", "cup")), nil, []string{"cup"}, false},
 	{"clear", "removes all lines", commands(clearAll()), nil, []string{"tea", "pot", "cup"}, false},
-	{"save", "puts tea aside", mutates(place("tea", crdt.Saved)), map[string]uint32{"tea": 0}, nil, false},
-	{"move", "puts the cup back into the cart", mutates(place("cup", crdt.InCart)), map[string]uint32{"cup": 0}, nil, false},
-	{"save, move", "puts tea aside and back", mutates(place("tea", crdt.Saved), place("tea", crdt.InCart)), map[string]uint32{"tea": 0}, nil, false},
-	{"describe", "writes a note for tea", mutates(describe), map[string]uint32{"tea": 0}, nil, false},
+	{"save", "puts tea aside", mutates(placed("tea", crdt.Saved)), map[string]uint32{"tea": 0}, nil, false},
+	{"move", "puts the cup back into the cart", mutates(placed("cup", crdt.InCart)), map[string]uint32{"cup": 0}, nil, false},
+	{"save, move", "puts tea aside and back", mutates(placed("tea", crdt.Saved), placed("tea", crdt.InCart)), map[string]uint32{"tea": 0}, nil, false},
+	{"describe", "writes a note for tea", mutates(noted), map[string]uint32{"tea": 0}, nil, false},
 	{"renew", "adds a tea, at another price", commands(renewed(add("s", "tea", 1), 2499)), map[string]uint32{"tea": 3}, nil, false},
 	{"add code", "gives the code TEN", mutates(func(c *crdt.Cart, w crdt.Writer) []crdt.Delta {
 		return []crdt.Delta{c.SetFact(w, crdt.FactCode, "TEN", "")}
@@ -109,12 +109,12 @@ func mutates(steps ...mutator) func(*rig, string) {
 
 func line(sku string) crdt.LineKey { return crdt.LineKey{Seller: "s", SKU: sku} }
 
-func place(sku string, p crdt.Placement) mutator {
+func placed(sku string, p crdt.Placement) mutator {
 	return func(c *crdt.Cart, w crdt.Writer) []crdt.Delta { return []crdt.Delta{c.SetPlacement(w, line(sku), p)} }
 }
 
 // describe's note says which region wrote it.
-func describe(c *crdt.Cart, w crdt.Writer) []crdt.Delta {
+func noted(c *crdt.Cart, w crdt.Writer) []crdt.Delta {
 	note := map[string]string{"note": map[crdt.RegionID]string{1: "us", 2: "eu"}[w.Replica.Region]}
 	return []crdt.Delta{c.SetAttributes(w, line("tea"), crdt.CanonicalPairs(note))}
 }
@@ -166,7 +166,7 @@ func TestPairs(t *testing.T) {
 			id := pairID(a, b)
 			ids = append(ids, id)
 			us.ok(edit(id, pairsBefore...))
-			mutates(place("cup", crdt.Saved), func(c *crdt.Cart, w crdt.Writer) []crdt.Delta {
+			mutates(placed("cup", crdt.Saved), func(c *crdt.Cart, w crdt.Writer) []crdt.Delta {
 				return []crdt.Delta{c.SetFact(w, crdt.FactCode, "SHIP", "")}
 			})(us, id)
 		}

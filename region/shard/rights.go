@@ -84,7 +84,7 @@ func (w *workspace) writeRights(id string, old *store.Record, row crdt.RightsRow
 	if err != nil {
 		return err
 	}
-	out := crdt.Row{CartID: id, At: writer.At, Delta: d, Ops: opsIn(state.Ops, d.Context)}
+	out := crdt.Row{CartID: id, At: writer.At, Age: writer.At, Delta: d, Ops: opsIn(state.Ops, d.Context)}
 	var made []crdt.Op
 	if op != nil {
 		op.Dot, op.At = d.Dots[0], writer.At
@@ -95,7 +95,7 @@ func (w *workspace) writeRights(id string, old *store.Record, row crdt.RightsRow
 		}
 	}
 	w.tx.AppendRow(out)
-	w.put(id, old, crdt.State{Cart: cart, Ops: w.nextOps(state.Ops, made, d, cart)}, asked)
+	w.put(id, old, crdt.State{Cart: cart, Ops: w.nextOps(state.Ops, made, d, cart), Active: state.Active}, asked)
 	return nil
 }
 

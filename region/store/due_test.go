@@ -12,7 +12,7 @@ func TestDueIndex(t *testing.T) {
 	s := newStore(t)
 	sp := openSpace(t, s, 3)
 	record := func(id string, due uint32) *Record {
-		r := NewRecord(id, 1, cartOf(1), Asked{})
+		r := NewRecord(id, 1, cartOf(1), Asked{}, Head{})
 		r.SetDue(due)
 		return r
 	}

@@ -42,6 +42,14 @@ func (s shelf) Wait(context.Context, string, region.Digest) (region.View, error)
 	return region.View{}, errors.ErrUnsupported
 }
 
+func (s shelf) MergeGuest(context.Context, string, string) (*regionv1.Outcome, error) {
+	return nil, errors.ErrUnsupported
+}
+
+func (s shelf) Redeem(context.Context, *regionv1.Spend) (*regionv1.Outcome, error) {
+	return nil, errors.ErrUnsupported
+}
+
 func (s shelf) Ready(context.Context) error { return nil }
 
 // Every invoice of the orders costs, as the API shows it, what the files say: to
