@@ -113,7 +113,7 @@ func placed(sku string, p crdt.Placement) mutator {
 	return func(c *crdt.Cart, w crdt.Writer) []crdt.Delta { return []crdt.Delta{c.SetPlacement(w, line(sku), p)} }
 }
 
-// describe's note says which region wrote it.
+// noted's note says which region wrote it.
 func noted(c *crdt.Cart, w crdt.Writer) []crdt.Delta {
 	note := map[string]string{"note": map[crdt.RegionID]string{1: "us", 2: "eu"}[w.Replica.Region]}
 	return []crdt.Delta{c.SetAttributes(w, line("tea"), crdt.CanonicalPairs(note))}
