@@ -173,6 +173,7 @@ func (m *model) write(v *view, line int, d crdt.Dot, at crdt.Timestamp, e crdtte
 		put(attributes)
 		w.after.Attributes = crdt.Attributes{Pairs: e.Pairs, At: at}
 	case crdttest.Remove, crdttest.Clear:
+	case crdttest.SetFact, crdttest.DropFact, crdttest.Erase: // its histories have none
 	}
 	me := set(1) << len(m.writes)
 	m.writes = append(m.writes, w)
