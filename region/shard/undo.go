@@ -24,11 +24,13 @@ import (
 // and took it out were combined on their way. Then the region where it was taken out
 // can undo that, and this one cannot.
 
-// head is what a cart's new record says of it.
+// head is what a cart's new record says of it. Whether something is kept is read, not
+// taken from the record before: where members commit between two commands differs, and
+// what they store must not.
 func (w *workspace) head(id string, old *store.Record, cart *crdt.Cart) store.Head {
 	return store.Head{
 		Count: uint32(min(cart.ItemCount(w.limits.GetQuantity()), math.MaxUint32)),
-		Undo:  w.tx.MayUndo(id, old),
+		Undo:  w.tx.Removed(id, old) != nil,
 	}
 }
 

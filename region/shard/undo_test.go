@@ -5,6 +5,8 @@ import (
 	"io"
 	"testing"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/samecart/samecart/crdt"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 )
@@ -259,5 +261,31 @@ func TestUndoAfterARestore(t *testing.T) {
 	}
 	if r.content() != other.content() {
 		t.Fatal("members differ")
+	}
+}
+
+// Where members commit is their own matter: what they store is not.
+func TestForgottenRemovalsAreStoredEqually(t *testing.T) {
+	var all []string
+	for _, split := range []bool{false, true} {
+		r := newTestRig(t)
+		r.ok(edit("c", add("s", "tea", 2), add("s", "cup", 1)))
+		r.ok(edit("c", remove("s", "tea")))
+		r.pass(r.limits.UndoMs + 1)
+		logs := []*regionv1.Command{
+			{Command: &regionv1.Command_ExpireOps{ExpireOps: &regionv1.ExpireOps{Limit: 10, Undone: []string{"c"}}}},
+			editCommand(edit("c", add("s", "cup", 1))),
+		}
+		a, b := r.log(logs[0]), r.log(logs[1])
+		if split {
+			r.fsm.Apply(a)
+			r.fsm.Apply(b)
+		} else {
+			r.fsm.ApplyBatch([]*raft.Log{a, b})
+		}
+		all = append(all, r.content())
+	}
+	if all[0] != all[1] {
+		t.Errorf("two members store\n%s and\n%s", all[0], all[1])
 	}
 }
