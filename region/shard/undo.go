@@ -191,15 +191,12 @@ func lastMerge(cart *crdt.Cart) (guest string, at crdt.Timestamp) {
 }
 
 // unmerge takes out what a guest's cart brought: a line that nobody else wrote goes,
-// another shows again what it shows without the guest's writes.
+// another shows again what it would show without the guest.
 func unmerge(cart *crdt.Cart, writer crdt.Writer, guest string) (deltas []crdt.Delta) {
-	for _, e := range cart.Lines {
-		if e.Key.IsFact() || !e.Line.IsThere() || !e.Line.HasLineage(guest) {
-			continue
-		}
-		d := cart.Remove(writer, e.Key)
-		if rest := e.Line.Without(guest); rest.IsThere() {
-			d = cart.Put(writer, e.Key, rest.Visible())
+	for _, l := range cart.Unmerge(guest, writer.QuantityMax) {
+		d := cart.Remove(writer, l.Key)
+		if !l.Gone {
+			d = cart.Put(writer, l.Key, l.Was)
 		}
 		cart = cart.Apply(d)
 		deltas = append(deltas, d)

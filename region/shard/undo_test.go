@@ -289,3 +289,23 @@ func TestForgottenRemovalsAreStoredEqually(t *testing.T) {
 		t.Errorf("two members store\n%s and\n%s", all[0], all[1])
 	}
 }
+
+// The undo of a merge takes out what the shop's rule made of a line that both had.
+func TestUndoOfAMergeUnderARule(t *testing.T) {
+	for _, rule := range []crdt.MergeRule{crdt.MergeMax, crdt.MergeSum, crdt.MergeLatest} {
+		r := newTestRig(t)
+		r.limits.Lines = 10
+		r.ok(edit("c", add("s", "tea", 2), add("s", "pot", 1), add("s", "own", 4), add("s", "same", 6)))
+		r.pass(1000)
+		r.ok(edit("guest:g", add("s", "tea", 3), add("s", "pot", 3), add("s", "jam", 1), add("s", "same", 6)))
+		r.apply(closeGuest("guest:g", "c"))
+		j := joinGuest("c", "guest:g", r.state("guest:g"))
+		j.GetJoinGuest().Rule = regionv1.MergeRule(rule)
+		r.apply(j)
+		r.pass(1000)
+		r.ok(edit("c", set("s", "pot", 8))) // the shopper's own since
+		r.ok(edit("c", undo()))
+		r.want("c", map[string]uint32{"s/tea/": 2, "s/pot/": 8, "s/own/": 4, "s/same/": 6})
+		r.refuse(regionv1.Outcome_CODE_NOTHING_TO_UNDO, edit("c", undo()))
+	}
+}
