@@ -102,7 +102,7 @@ func (r Row) IsErasure() bool { return r.Delta.Key == erasedKey }
 // comes behind it in its stream is joined as before, and the cart's erasure is there.
 func (r Row) Scrubbed() Row {
 	return Row{
-		Seq: r.Seq, Last: r.Last, CartID: r.CartID, At: r.At,
+		Seq: r.Seq, Last: r.Last, CartID: r.CartID, At: r.At, Age: r.Age,
 		Delta: Delta{Key: erasedKey, Dots: r.Delta.Dots, Context: r.Delta.Context},
 	}
 }

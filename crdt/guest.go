@@ -197,13 +197,14 @@ func (s State) MergeGuest(w Writer, g Guest, rule MergeRule) Merge {
 			if ours != nil {
 				d := Decision{k, ours.quantity(), theirs.Quantity}
 				decided = append(decided, d)
-				if d.User != d.Guest {
+				// The same quantity of both is no conflict, but a sum of it is to be undone.
+				if d.User != d.Guest || note.rule == MergeSum {
 					note.decided[h] = d
 				}
 			}
 		}
 		switch l := joined.Find(k); {
-		case note.has(h) && l != nil:
+		case note.differs(h) && l != nil:
 			d := note.decided[h]
 			out.Decided = append(out.Decided, Decision{k, d.User, d.Guest})
 		case l.isContested(g.ID):
@@ -288,6 +289,22 @@ type guestNote struct {
 func (n guestNote) has(line uint64) bool {
 	_, ok := n.decided[line]
 	return ok
+}
+
+// differs reports whether the rule had different quantities to decide between.
+func (n guestNote) differs(line uint64) bool {
+	d := n.decided[line]
+	return d.User != d.Guest
+}
+
+// before is the quantity that a line had before the merge, when the one that it shows
+// is what the rule made of it.
+func (n guestNote) before(line uint64, shown, limit uint32) uint32 {
+	d, ok := n.decided[line]
+	if ok && (shown == n.rule.decide(limit, d, true) || shown == n.rule.decide(limit, d, false)) {
+		return d.User
+	}
+	return shown
 }
 
 // What FactGuest remembers is bounded, so that it fits a cart: twice as many lines

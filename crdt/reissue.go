@@ -24,6 +24,8 @@ import "slices"
 //	    several such incarnations, when the region was fenced again on its way.
 //	I8  What stands in lost's line of other writers stays in it: a dot may
 //	    stand in several registers of which lost wrote only some.
+//	I9  Of an erased cart nothing is written but that lost was seen, and nothing
+//	    takes its erasure out.
 //
 // Writes are made anew in the order of the log, and before the incarnation makes
 // any other in the cart. They keep their lineage.
@@ -31,13 +33,16 @@ func (c *Cart) Reissue(w Writer, lost Delta) (d Delta, ok bool) {
 	if !slices.ContainsFunc(lost.Dots, func(dot Dot) bool { return !c.Context.Has(dot) }) {
 		return Delta{}, false
 	}
+	if c.IsErased() && lost.Key != erasedKey {
+		lost = Row{Delta: lost}.Scrubbed().Delta // I9
+	}
 	old := c.Lines.Find(lost.Key)
 	was := lost.Dots[len(lost.Dots)-1].Replica
 	w.Replica.Lineage = was.Lineage
 	dot := c.next(w)
 	gone := append([]Dot{dot}, lost.Dots...)
 	for _, standing := range old.appendDots(nil) {
-		if standing.Replica.madeAnew(was) {
+		if standing.Replica.madeAnew(was) && lost.Key != erasedKey {
 			gone = append(gone, standing)
 		}
 	}

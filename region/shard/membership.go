@@ -172,6 +172,13 @@ func (w *workspace) reissueRow(row crdt.Row) error {
 		return nil
 	}
 	cart := state.Cart.Apply(d)
+	active := row.Active(m.Region) // not now: it was written then
+	out := crdt.Row{CartID: row.CartID, At: at, Age: at - min(at, active.At), Delta: d}
+	if w.forgets(row.CartID, old, cart) {
+		w.tx.AppendRow(out)
+		w.put(row.CartID, old, crdt.State{Cart: cart}, store.Asked{})
+		return nil
+	}
 	var made []crdt.Op // the requests behind the lost dots are now behind the new one
 	for _, o := range row.Ops {
 		if row.Delta.Has(o.Dot) {
@@ -179,10 +186,8 @@ func (w *workspace) reissueRow(row crdt.Row) error {
 			made = append(made, o)
 		}
 	}
-	active := row.Active(m.Region) // not now: it was written then
-	w.tx.AppendRow(crdt.Row{
-		CartID: row.CartID, At: at, Age: at - min(at, active.At), Delta: d, Ops: joinOps(opsIn(state.Ops, d.Context), made),
-	})
+	out.Ops = joinOps(opsIn(state.Ops, d.Context), made)
+	w.tx.AppendRow(out)
 	asked, err := w.asked(row.CartID, old)
 	if err == nil {
 		asked, err = w.learnOps(row.CartID, made, asked)

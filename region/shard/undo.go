@@ -24,11 +24,13 @@ import (
 // and took it out were combined on their way. Then the region where it was taken out
 // can undo that, and this one cannot.
 
-// head is what a cart's new record says of it.
+// head is what a cart's new record says of it. Whether something is kept is read, not
+// taken from the record before: where members commit between two commands differs, and
+// what they store must not.
 func (w *workspace) head(id string, old *store.Record, cart *crdt.Cart) store.Head {
 	return store.Head{
 		Count: uint32(min(cart.ItemCount(w.limits.GetQuantity()), math.MaxUint32)),
-		Undo:  w.tx.MayUndo(id, old),
+		Undo:  w.tx.Removed(id, old) != nil,
 	}
 }
 
@@ -189,15 +191,12 @@ func lastMerge(cart *crdt.Cart) (guest string, at crdt.Timestamp) {
 }
 
 // unmerge takes out what a guest's cart brought: a line that nobody else wrote goes,
-// another shows again what it shows without the guest's writes.
+// another shows again what it would show without the guest.
 func unmerge(cart *crdt.Cart, writer crdt.Writer, guest string) (deltas []crdt.Delta) {
-	for _, e := range cart.Lines {
-		if e.Key.IsFact() || !e.Line.IsThere() || !e.Line.HasLineage(guest) {
-			continue
-		}
-		d := cart.Remove(writer, e.Key)
-		if rest := e.Line.Without(guest); rest.IsThere() {
-			d = cart.Put(writer, e.Key, rest.Visible())
+	for _, l := range cart.Unmerge(guest, writer.QuantityMax) {
+		d := cart.Remove(writer, l.Key)
+		if !l.Gone {
+			d = cart.Put(writer, l.Key, l.Was)
 		}
 		cart = cart.Apply(d)
 		deltas = append(deltas, d)

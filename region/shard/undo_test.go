@@ -5,6 +5,8 @@ import (
 	"io"
 	"testing"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/samecart/samecart/crdt"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 )
@@ -259,5 +261,51 @@ func TestUndoAfterARestore(t *testing.T) {
 	}
 	if r.content() != other.content() {
 		t.Fatal("members differ")
+	}
+}
+
+// Where members commit is their own matter: what they store is not.
+func TestForgottenRemovalsAreStoredEqually(t *testing.T) {
+	var all []string
+	for _, split := range []bool{false, true} {
+		r := newTestRig(t)
+		r.ok(edit("c", add("s", "tea", 2), add("s", "cup", 1)))
+		r.ok(edit("c", remove("s", "tea")))
+		r.pass(r.limits.UndoMs + 1)
+		logs := []*regionv1.Command{
+			{Command: &regionv1.Command_ExpireOps{ExpireOps: &regionv1.ExpireOps{Limit: 10, Undone: []string{"c"}}}},
+			editCommand(edit("c", add("s", "cup", 1))),
+		}
+		a, b := r.log(logs[0]), r.log(logs[1])
+		if split {
+			r.fsm.Apply(a)
+			r.fsm.Apply(b)
+		} else {
+			r.fsm.ApplyBatch([]*raft.Log{a, b})
+		}
+		all = append(all, r.content())
+	}
+	if all[0] != all[1] {
+		t.Errorf("two members store\n%s and\n%s", all[0], all[1])
+	}
+}
+
+// The undo of a merge takes out what the shop's rule made of a line that both had.
+func TestUndoOfAMergeUnderARule(t *testing.T) {
+	for _, rule := range []crdt.MergeRule{crdt.MergeMax, crdt.MergeSum, crdt.MergeLatest} {
+		r := newTestRig(t)
+		r.limits.Lines = 10
+		r.ok(edit("c", add("s", "tea", 2), add("s", "pot", 1), add("s", "own", 4), add("s", "same", 6)))
+		r.pass(1000)
+		r.ok(edit("guest:g", add("s", "tea", 3), add("s", "pot", 3), add("s", "jam", 1), add("s", "same", 6)))
+		r.apply(closeGuest("guest:g", "c"))
+		j := joinGuest("c", "guest:g", r.state("guest:g"))
+		j.GetJoinGuest().Rule = regionv1.MergeRule(rule)
+		r.apply(j)
+		r.pass(1000)
+		r.ok(edit("c", set("s", "pot", 8))) // the shopper's own since
+		r.ok(edit("c", undo()))
+		r.want("c", map[string]uint32{"s/tea/": 2, "s/pot/": 8, "s/own/": 4, "s/same/": 6})
+		r.refuse(regionv1.Outcome_CODE_NOTHING_TO_UNDO, edit("c", undo()))
 	}
 }
