@@ -197,13 +197,13 @@ func (s State) MergeGuest(w Writer, g Guest, rule MergeRule) Merge {
 			if ours != nil {
 				d := Decision{k, ours.quantity(), theirs.Quantity}
 				decided = append(decided, d)
-				if d.User != d.Guest {
+				if d.differs() || note.rule == MergeSum {
 					note.decided[h] = d
 				}
 			}
 		}
 		switch l := joined.Find(k); {
-		case note.has(h) && l != nil:
+		case note.decided[h].differs() && l != nil:
 			d := note.decided[h]
 			out.Decided = append(out.Decided, Decision{k, d.User, d.Guest})
 		case l.isContested(g.ID):
@@ -280,8 +280,8 @@ type guestNote struct {
 	// rule asks.
 	lines  []uint64
 	shared bool
-	// decided is what the rule decided between, by the line's hash: once it is
-	// written, nothing else tells. Keys are not known.
+	// decided is what the rule decided between or summed up, by the line's hash: once
+	// it is written, nothing else tells. Keys are not known.
 	decided map[uint64]Decision
 }
 
@@ -339,6 +339,9 @@ func (c *Cart) guestNote(id string) (n guestNote, known bool) {
 	}
 	return n, true
 }
+
+// differs reports whether there was something to decide.
+func (d Decision) differs() bool { return d.User != d.Guest }
 
 func (d Decision) before(o Decision) bool {
 	return d.User < o.User || d.User == o.User && d.Guest < o.Guest

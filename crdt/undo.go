@@ -35,6 +35,23 @@ func (l *Line) Without(lineage string) *Line {
 	return out
 }
 
+// BeforeMerge is what a line would show if the guest's cart had not been merged: it
+// is without the guest's writes, and without the quantity that the merge rule wrote,
+// if nobody has written another since. ok is false when nothing of the line is left.
+func (c *Cart) BeforeMerge(w Writer, guest string, k LineKey) (v Carried, ok bool) {
+	rest := c.Lines.Find(k).Without(guest)
+	if !rest.IsThere() {
+		return v, false
+	}
+	v = rest.Visible()
+	note, _ := c.guestNote(guest)
+	// Where the user's quantity was the latest, it is what the rule wrote.
+	if d, decided := note.decided[hashOf(k)]; decided && v.Quantity == note.rule.decide(w.QuantityMax, d, true) {
+		v.Quantity = d.User
+	}
+	return v, true
+}
+
 func without[V comparable](r Register[V], lineage string) Register[V] {
 	var out Register[V]
 	for _, w := range r {

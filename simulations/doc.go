@@ -9,7 +9,9 @@
 //	steps.go     the durable steps at which nodes are made to crash
 //	totals.go    what was done, added up over runs
 //	trace.go     what happened, as one hash
-//	scenario.go  plays scripts of testdata/, a case each, and writes down the answers
+//	scenario.go  plays scripts of testdata/, a case each, and writes down the answers:
+//	             scenario_calls.go what shoppers do, scenario_world.go faults, time and
+//	             settings, scenario_text.go what a transcript says
 //	network/     net.Conn with latency, loss, cuts; in virtual time
 //	disk/        files that are slow, fail, fill up, and forget what was not synced
 //	check/       the judges, which know nothing of the system

@@ -191,8 +191,8 @@ func unmerge(cart *crdt.Cart, writer crdt.Writer, guest string) (deltas []crdt.D
 			continue
 		}
 		d := cart.Remove(writer, e.Key)
-		if rest := e.Line.Without(guest); rest.IsThere() {
-			d = cart.Put(writer, e.Key, rest.Visible())
+		if v, ok := cart.BeforeMerge(writer, guest, e.Key); ok {
+			d = cart.Put(writer, e.Key, v)
 		}
 		cart = cart.Apply(d)
 		deltas = append(deltas, d)

@@ -235,6 +235,42 @@ func TestUndoOfAMerge(t *testing.T) {
 	r.refuse(regionv1.Outcome_CODE_NOTHING_TO_UNDO, edit("f", undo()))
 }
 
+// Where the rule wrote a quantity for both, the undo shows what the user had, unless
+// somebody has written another since.
+func TestUndoOfAMergeUnderARule(t *testing.T) {
+	for _, c := range []struct {
+		name                            string
+		rule                            regionv1.MergeRule
+		user, guest, merged, set, after uint32
+	}{
+		{"sum", regionv1.MergeRule_MERGE_RULE_SUM, 2, 3, 5, 0, 2},
+		{"sum of the same", regionv1.MergeRule_MERGE_RULE_SUM, 2, 2, 4, 0, 2},
+		{"sum, and edited since", regionv1.MergeRule_MERGE_RULE_SUM, 2, 3, 5, 4, 4},
+		{"the guest's is the latest", regionv1.MergeRule_MERGE_RULE_LATEST, 5, 2, 2, 0, 5},
+		{"the guest's is the latest and larger", regionv1.MergeRule_MERGE_RULE_LATEST, 2, 5, 5, 0, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newTestRig(t)
+			r.ok(edit("cart:u", add("s", "tea", c.user)))
+			r.pass(1000)
+			r.ok(edit("guest:g", add("s", "tea", c.guest)))
+			cmd := joinGuest("cart:u", "guest:g", r.state("guest:g"))
+			cmd.GetJoinGuest().Rule = c.rule
+			r.apply(cmd)
+			r.want("cart:u", map[string]uint32{"s/tea/": c.merged})
+			r.pass(1000)
+			if c.set > 0 {
+				r.ok(edit("cart:u", set("s", "tea", c.set)))
+			}
+			r.ok(edit("cart:u", undo()))
+			r.want("cart:u", map[string]uint32{"s/tea/": c.after})
+			r.pass(1000)
+			r.apply(cmd) // once more, after the undo
+			r.want("cart:u", map[string]uint32{"s/tea/": c.after})
+		})
+	}
+}
+
 // What is kept survives a restart and a snapshot.
 func TestUndoAfterARestore(t *testing.T) {
 	r := newTestRig(t)
