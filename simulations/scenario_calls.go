@@ -33,10 +33,6 @@ type call struct {
 	guest    string // whose cart is merged
 }
 
-// guestCart is what the name of a guest's cart begins with; the rest is the guest
-// session. Other carts are of users.
-const guestCart = "guest:"
-
 // edit is a verb of a call, or of a batch.
 type edit struct {
 	verb       string
@@ -252,7 +248,7 @@ func (st *stage) door(at string) *door {
 func (st *stage) call(c call) string {
 	d := st.door(c.at)
 	s := d.client.Session(func(_ context.Context, h http.Header) error {
-		if guest, ok := strings.CutPrefix(c.cart, guestCart); ok {
+		if guest, ok := strings.CutPrefix(c.cart, guestsCarts); ok {
 			h.Set("X-Guest-Session", guest)
 		} else {
 			h.Set("X-User-Id", c.cart)
@@ -267,7 +263,7 @@ func (st *stage) call(c call) string {
 	st.named(c.cart)
 	token := st.tokens[device]
 	if token == "" && c.verb == "merge" { // at the login it has seen the guest's cart alone
-		token = st.tokens[guestCart+c.guest+" "+c.device]
+		token = st.tokens[guestsCarts+c.guest+" "+c.device]
 	}
 	st.mu.Unlock()
 	if c.device != "" && token != "" {
