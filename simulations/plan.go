@@ -165,6 +165,7 @@ func PlanOf(seed uint64, shape Shape, safety time.Duration) Plan {
 	}
 	p.Writers *= shape.Regions
 	p.Guests = shape.Regions + rng.IntN(2)
+	p.Think += p.Think * time.Duration(p.Guests) / time.Duration(2*p.Writers) // about as many calls as without guests
 	p.Rule = []check.Rule{check.Max, check.Max, check.Sum, check.Latest}[rng.IntN(4)]
 	gap := safety / time.Duration(4+rng.IntN(12))
 	for at := time.Duration(rng.Int64N(int64(gap))); at < safety; at += time.Duration(rng.Int64N(int64(2*gap)) + 1) {
