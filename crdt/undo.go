@@ -37,7 +37,8 @@ func (l *Line) Without(lineage string) *Line {
 
 // BeforeMerge is what a line would show if the guest's cart had not been merged: it
 // is without the guest's writes, and without the quantity that the merge rule wrote,
-// if nobody has written another since. ok is false when nothing of the line is left.
+// if that write alone survives. A concurrent one may be of the same quantity, and
+// somebody's own: then both stay. ok is false when nothing of the line is left.
 func (c *Cart) BeforeMerge(w Writer, guest string, k LineKey) (v Carried, ok bool) {
 	rest := c.Lines.Find(k).Without(guest)
 	if !rest.IsThere() {
@@ -46,7 +47,7 @@ func (c *Cart) BeforeMerge(w Writer, guest string, k LineKey) (v Carried, ok boo
 	v = rest.Visible()
 	note, _ := c.guestNote(guest)
 	// Where the user's quantity was the latest, it is what the rule wrote.
-	if d, decided := note.decided[hashOf(k)]; decided && v.Quantity == note.rule.decide(w.QuantityMax, d, true) {
+	if d, decided := note.decided[hashOf(k)]; decided && len(rest.Quantity) == 1 && v.Quantity == note.rule.decide(w.QuantityMax, d, true) {
 		v.Quantity = d.User
 	}
 	return v, true

@@ -271,6 +271,25 @@ func TestUndoOfAMergeUnderARule(t *testing.T) {
 	}
 }
 
+// What somebody wrote in another region at the same time is not taken for what the
+// rule wrote, though it is as much.
+func TestUndoOfAMergeLeavesAConcurrentWrite(t *testing.T) {
+	p := newPair(t)
+	p.a.ok(edit("cart:u", add("s", "tea", 2)))
+	p.a.ok(edit("guest:g", add("s", "tea", 3)))
+	p.sync()
+	cmd := joinGuest("cart:u", "guest:g", p.a.state("guest:g"))
+	cmd.GetJoinGuest().Rule = regionv1.MergeRule_MERGE_RULE_SUM
+	p.a.apply(cmd)
+	p.b.ok(edit("cart:u", add("s", "tea", 3)))
+	p.sync()
+	p.sync()
+	p.a.ok(edit("cart:u", undo()))
+	p.a.want("cart:u", map[string]uint32{"s/tea/": 5})
+	p.sync()
+	p.b.want("cart:u", map[string]uint32{"s/tea/": 5})
+}
+
 // What is kept survives a restart and a snapshot.
 func TestUndoAfterARestore(t *testing.T) {
 	r := newTestRig(t)
