@@ -35,10 +35,19 @@
 //	save ∥ move            in the cart, where both saw it aside
 //	describe ∥ describe    the newest
 //	undo ∥ write of L      as two writes of L; of quantities the larger
-//	merge ∥ any write      as if the guest's writes were of one more region
-//	merge ∥ merge          the guest's lines once
-//	merge ∥ guest's write  the write comes later, and counts by maximum
-//	remove ∥ merge         the guest's line stays; a remove after the merge sticks
+//	undo ∥ remove          the line stays
+//	note ∥ quantity        both take effect
+//	note ∥ remove          the line stays, with its quantity and the note
+//	merge ∥ merge          of the same guest: as one, in whatever regions
+//	merge ∥ write of L     as two writes of L; of quantities the larger
+//	merge ∥ remove         what the remove has not seen of the guest's stays
+//	merge ∥ clear          the guest's lines stay, all that only the user had go
+//	merge, then remove     gone; the same merge again brings nothing back
+//	merge, then a write    it comes into the user's cart too, when it arrives
+//	  of the guest's
+//	merge ∥ merge of the   both users have the guest's lines, and are told
+//	  guest by another
+//	undo of merge ∥ write  what the undo has not seen stays
 //
 //	give code ∥ drop code  the code stays; codes are facts, see [FactKey]
 //	give code ∥ clear      all lines gone, the code stays

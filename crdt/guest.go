@@ -197,14 +197,13 @@ func (s State) MergeGuest(w Writer, g Guest, rule MergeRule) Merge {
 			if ours != nil {
 				d := Decision{k, ours.quantity(), theirs.Quantity}
 				decided = append(decided, d)
-				// The same quantity of both is no conflict, but a sum of it is to be undone.
-				if d.User != d.Guest || note.rule == MergeSum {
+				if d.differs() || note.rule == MergeSum {
 					note.decided[h] = d
 				}
 			}
 		}
 		switch l := joined.Find(k); {
-		case note.differs(h) && l != nil:
+		case note.decided[h].differs() && l != nil:
 			d := note.decided[h]
 			out.Decided = append(out.Decided, Decision{k, d.User, d.Guest})
 		case l.isContested(g.ID):
@@ -281,30 +280,14 @@ type guestNote struct {
 	// rule asks.
 	lines  []uint64
 	shared bool
-	// decided is what the rule decided between, by the line's hash: once it is
-	// written, nothing else tells. Keys are not known.
+	// decided is what the rule decided between or summed up, by the line's hash: once
+	// it is written, nothing else tells. Keys are not known.
 	decided map[uint64]Decision
 }
 
 func (n guestNote) has(line uint64) bool {
 	_, ok := n.decided[line]
 	return ok
-}
-
-// differs reports whether the rule had different quantities to decide between.
-func (n guestNote) differs(line uint64) bool {
-	d := n.decided[line]
-	return d.User != d.Guest
-}
-
-// before is the quantity that a line had before the merge, when the one that it shows
-// is what the rule made of it.
-func (n guestNote) before(line uint64, shown, limit uint32) uint32 {
-	d, ok := n.decided[line]
-	if ok && (shown == n.rule.decide(limit, d, true) || shown == n.rule.decide(limit, d, false)) {
-		return d.User
-	}
-	return shown
 }
 
 // What FactGuest remembers is bounded, so that it fits a cart: twice as many lines
@@ -356,6 +339,9 @@ func (c *Cart) guestNote(id string) (n guestNote, known bool) {
 	}
 	return n, true
 }
+
+// differs reports whether there was something to decide.
+func (d Decision) differs() bool { return d.User != d.Guest }
 
 func (d Decision) before(o Decision) bool {
 	return d.User < o.User || d.User == o.User && d.Guest < o.Guest

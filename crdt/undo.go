@@ -35,6 +35,24 @@ func (l *Line) Without(lineage string) *Line {
 	return out
 }
 
+// BeforeMerge is what a line would show if the guest's cart had not been merged: it
+// is without the guest's writes, and without the quantity that the merge rule wrote,
+// if that write alone survives. A concurrent one may be of the same quantity, and
+// somebody's own: then both stay. ok is false when nothing of the line is left.
+func (c *Cart) BeforeMerge(w Writer, guest string, k LineKey) (v Carried, ok bool) {
+	rest := c.Lines.Find(k).Without(guest)
+	if !rest.IsThere() {
+		return v, false
+	}
+	v = rest.Visible()
+	note, _ := c.guestNote(guest)
+	// Where the user's quantity was the latest, it is what the rule wrote.
+	if d, decided := note.decided[hashOf(k)]; decided && len(rest.Quantity) == 1 && v.Quantity == note.rule.decide(w.QuantityMax, d, true) {
+		v.Quantity = d.User
+	}
+	return v, true
+}
+
 func without[V comparable](r Register[V], lineage string) Register[V] {
 	var out Register[V]
 	for _, w := range r {
@@ -43,36 +61,6 @@ func without[V comparable](r Register[V], lineage string) Register[V] {
 		}
 	}
 	return out
-}
-
-// Unmerged is a line as it would be if a guest's cart had not been merged.
-type Unmerged struct {
-	Key  LineKey
-	Gone bool    // nobody else wrote it
-	Was  Carried // where it is not gone
-}
-
-// Unmerge lists the lines that a guest's cart changed, as they would be without it:
-// without its writes, and, where the line still has the quantity that the shop's rule
-// made of both carts', with the user's own. limit is the largest quantity that shows.
-func (c *Cart) Unmerge(guest string, limit uint32) (lines []Unmerged) {
-	note, _ := c.guestNote(guest)
-	for _, e := range c.Lines {
-		h := hashOf(e.Key)
-		if e.Key.IsFact() || !e.Line.IsThere() || !e.Line.HasLineage(guest) && !note.has(h) {
-			continue
-		}
-		u := Unmerged{Key: e.Key, Gone: true}
-		if rest := e.Line.Without(guest); rest.IsThere() {
-			u.Gone, u.Was = false, rest.Visible()
-			u.Was.Quantity = note.before(h, u.Was.Quantity, limit)
-			if !e.Line.HasLineage(guest) && u.Was == e.Line.Visible() {
-				continue
-			}
-		}
-		lines = append(lines, u)
-	}
-	return lines
 }
 
 // HasLineage reports whether a write of a guest's cart survives in the line.

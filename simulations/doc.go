@@ -9,7 +9,9 @@
 //	steps.go     the durable steps at which nodes are made to crash
 //	totals.go    what was done, added up over runs
 //	trace.go     what happened, as one hash
-//	scenario.go  plays scripts of testdata/, a case each, and writes down the answers
+//	scenario.go  plays scripts of testdata/, a case each, and writes down the answers:
+//	             scenario_calls.go what shoppers do, scenario_world.go faults, time and
+//	             settings, scenario_text.go what a transcript says
 //	network/     net.Conn with latency, loss, cuts; in virtual time
 //	disk/        files that are slow, fail, fill up, and forget what was not synced
 //	check/       the judges, which know nothing of the system
@@ -30,13 +32,17 @@
 // # What is judged
 //
 //	content            acknowledged writes are there unless something took them out
-//	                   later; nothing came back; nothing counts twice
+//	                   later, those of merged guests in the users' carts too; the last
+//	                   save, move and note show; nothing came back, by a second merge
+//	                   neither; nothing counts twice
 //	session            a session sees what it wrote and saw, or is told that it may not
-//	linear             one region's edits and strong reads of a cart have one order
+//	linear             one region's edits and strong reads of a cart have one order; of
+//	                   carts that no guest's was merged into
 //	dots               a dot stands for one line and one request, everywhere
 //	applied            what a process has applied only grows
 //	equal              nodes and regions hold the same in the end, slot for slot
-//	bounded            a cart's context has an entry a region, and no exceptions
+//	bounded            a cart's context has an entry a region, and no more for each
+//	                   guest merged into it; no exceptions
 //	liveness           regions serve, and become equal, in time
 //	snapshot loop      no snapshot is installed once all is equal
 //	replay of the log  a node without its database gets it back from its log
@@ -68,6 +74,12 @@
 // call that went elsewhere would be another case. Rejected: the mutators of crdt alone,
 // which have no op ids, tokens or links.
 //
-// Expiry, guests, checkout and what else the service has not yet are not simulated
-// yet; they come with their features.
+// Carts are not all treated alike, as some of what shoppers do leaves little to be
+// judged: one cart is cleared, and undone; guests' are merged into others, into one of
+// which that is undone; one has neither, so that its sessions and its order are judged
+// in full. Of guests there are two at a time, in four times of a run, and of the time
+// before one is edited now and then: by a tab that is still open.
+//
+// Expiry, promotion codes, shared carts, checkout and what else the service has not
+// yet are not simulated yet; they come with their features.
 package simulations

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/samecart/samecart/simulations/check"
 	"github.com/samecart/samecart/simulations/disk"
 )
 
@@ -38,6 +39,8 @@ type Plan struct {
 	Carts   int
 	Writers int           // sessions, spread over carts and regions
 	Think   time.Duration // from one call of a session to its next, on average
+	Guests  int           // sessions of guests, spread over regions
+	Rule    check.Rule    // for merges of guests' carts
 
 	Latency time.Duration // one way, between regions; within one it is a fiftieth
 	Jitter  time.Duration
@@ -110,8 +113,8 @@ func (f Fault) String() string {
 // String prints a plan, a fault a line.
 func (p Plan) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed=%d shape=%v safety=%v carts=%d writers=%d think=%v latency=%v jitter=%v loss=%.3f double=%.2f snapshot-after=%d trailing=%d segment=%d heartbeat=%v skew=%v\n",
-		p.Seed, p.Shape, p.Safety, p.Carts, p.Writers, p.Think, p.Latency, p.Jitter, p.Loss, p.Double, p.SnapshotAfter, p.Trailing, p.Segment, p.Heartbeat, p.Skew)
+	fmt.Fprintf(&b, "seed=%d shape=%v safety=%v carts=%d writers=%d guests=%d rule=%s think=%v latency=%v jitter=%v loss=%.3f double=%.2f snapshot-after=%d trailing=%d segment=%d heartbeat=%v skew=%v\n",
+		p.Seed, p.Shape, p.Safety, p.Carts, p.Writers, p.Guests, p.Rule, p.Think, p.Latency, p.Jitter, p.Loss, p.Double, p.SnapshotAfter, p.Trailing, p.Segment, p.Heartbeat, p.Skew)
 	for _, f := range p.Faults {
 		fmt.Fprintf(&b, "%v\n", f)
 	}
@@ -161,6 +164,9 @@ func PlanOf(seed uint64, shape Shape, safety time.Duration) Plan {
 		p.Loss = rng.Float64() / 50
 	}
 	p.Writers *= shape.Regions
+	p.Guests = shape.Regions + rng.IntN(2)
+	p.Think += p.Think * time.Duration(p.Guests) / time.Duration(2*p.Writers) // about as many calls as without guests
+	p.Rule = []check.Rule{check.Max, check.Max, check.Sum, check.Latest}[rng.IntN(4)]
 	gap := safety / time.Duration(4+rng.IntN(12))
 	for at := time.Duration(rng.Int64N(int64(gap))); at < safety; at += time.Duration(rng.Int64N(int64(2*gap)) + 1) {
 		f := faultOf(rng, shape, at)

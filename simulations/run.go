@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/samecart/samecart/crdt"
+	"github.com/samecart/samecart/region"
 	"github.com/samecart/samecart/region/store"
 	"github.com/samecart/samecart/simulations/check"
 )
@@ -100,6 +101,9 @@ func (w *world) run() (err error) {
 	if err := w.startAll(ctx); err != nil {
 		return err
 	}
+	if err := w.setRule(ctx); err != nil {
+		return err
+	}
 	var all []*shoppers
 	defer func() {
 		for _, s := range all {
@@ -120,6 +124,10 @@ func (w *world) run() (err error) {
 	for i := range w.plan.Writers {
 		wr := all[i%len(all)].writer(i)
 		writers.Go(func() { wr.run(writing) })
+	}
+	for i := range w.plan.Guests {
+		g := all[i%len(all)].guest(w.plan.Writers + i)
+		writers.Go(func() { g.run(writing) })
 	}
 	n := w.newNemesis()
 	n.run()
@@ -238,7 +246,14 @@ func (p *process) content(shards uint32) (applied string, digests [][16]byte, er
 // judge holds what was seen, and what there is, against what was promised.
 func (w *world) judge(ctx context.Context) {
 	ops := w.hist.Ops()
-	final := make(map[string]map[string]uint64)
+	final := make(map[string]map[string]check.Item)
+	carts := make(map[string]bool)
+	for cart := range w.plan.Carts {
+		carts[cartOf(cart)] = true
+	}
+	for _, o := range ops {
+		carts[o.Cart] = true
+	}
 	var dots check.Dots
 	for r := range w.plan.Shape.Regions {
 		region := regionNames[r]
@@ -247,8 +262,7 @@ func (w *world) judge(ctx context.Context) {
 			w.violated(check.Violation{Check: "content", Text: region + ": " + errNobody.Error()})
 			continue
 		}
-		for cart := range w.plan.Carts {
-			id := cartOf(cart)
+		for _, id := range slices.Sorted(maps.Keys(carts)) {
 			s, lines, err := p.whole(ctx, id)
 			if err != nil {
 				w.violated(check.Violation{Check: "content", Text: fmt.Sprintf("read %s in %s: %v", id, region, err)})
@@ -266,10 +280,10 @@ func (w *world) judge(ctx context.Context) {
 			w.trace.add(w.now(), "final %s %s %v %v", region, id, lines, s.Cart.Context)
 		}
 	}
-	v, n := check.Content(ops, final)
+	v, n := check.Content(ops, final, w.plan.Rule)
 	w.violated(v...)
 	w.totals.evaluated("content", n)
-	v, n = check.Sessions(ops)
+	v, n = check.Sessions(ops, w.plan.Rule)
 	w.violated(v...)
 	w.totals.evaluated("session", n)
 	if w.plan.Shape.Regions == 1 {
@@ -280,14 +294,14 @@ func (w *world) judge(ctx context.Context) {
 }
 
 // whole reads a cart from a region.
-func (p *process) whole(ctx context.Context, cart string) (s crdt.State, lines map[string]uint64, err error) {
+func (p *process) whole(ctx context.Context, cart string) (s crdt.State, lines map[string]check.Item, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	states, err := p.member.Node.States(ctx, []string{cart})
 	if err != nil {
 		return s, nil, err
 	}
-	lines = make(map[string]uint64)
+	lines = make(map[string]check.Item)
 	s.Cart = &crdt.Cart{}
 	if states[0] == nil {
 		return s, lines, nil
@@ -296,16 +310,46 @@ func (p *process) whole(ctx context.Context, cart string) (s crdt.State, lines m
 		return s, nil, err
 	}
 	for key, carried := range s.Cart.Visible() {
-		lines[key.SKU] += uint64(carried.Quantity)
+		lines[key.SKU] = check.Item{
+			N: uint64(carried.Quantity), Saved: carried.Placement == crdt.Saved, Note: crdt.Pairs(carried.Attributes.Pairs)[noteName],
+		}
 	}
 	return s, lines, nil
 }
 
-// bounded checks that a cart's context has one entry a region and incarnation, and
-// no exceptions once all is delivered.
+// setRule sets the shop's rule for merges, and waits until all regions have it.
+func (w *world) setRule(ctx context.Context) error {
+	if w.plan.Rule == check.Max {
+		return nil
+	}
+	if err := w.anyOf(regionNames[0]).member.Node.SetSetting(ctx, region.SettingMergeRule, string(w.plan.Rule)); err != nil {
+		return err
+	}
+	return w.await(ctx, time.Minute, func(ctx context.Context) error {
+		for _, name := range w.names {
+			rule, err := w.nodes[name].running().member.Node.MergeRule(ctx)
+			if err == nil && rule.String() != string(w.plan.Rule) {
+				err = fmt.Errorf("rule %v", rule)
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+		return nil
+	})
+}
+
+// bounded checks that a cart's context has one entry a region and incarnation, for
+// its own edits and for those of each guest, and no exceptions once all is delivered.
 func bounded(where, cart string, s crdt.State, plan Plan) (out []check.Violation) {
-	if n := len(s.Cart.Context.Replicas()); n > plan.Shape.Regions {
-		out = append(out, check.Violation{Check: "bounded", Text: fmt.Sprintf("%s has %s with %d replicas, of %d regions", where, cart, n, plan.Shape.Regions)})
+	replicas := make(map[string]int)
+	for _, r := range s.Cart.Context.Replicas() {
+		replicas[r.Lineage]++
+	}
+	for lineage, n := range replicas {
+		if n > plan.Shape.Regions {
+			out = append(out, check.Violation{Check: "bounded", Text: fmt.Sprintf("%s has %s with %d replicas of lineage %q, of %d regions", where, cart, n, lineage, plan.Shape.Regions)})
+		}
 	}
 	if n := s.Cart.Context.Exceptions(); n > 0 {
 		out = append(out, check.Violation{Check: "bounded", Text: fmt.Sprintf("%s has %s with %d exceptions after all was delivered", where, cart, n)})

@@ -87,7 +87,7 @@ func TestScenarioRefusals(t *testing.T) {
 	}
 	for _, line := range []string{
 		"us-east", "us-east buy SKU-1", "us-east add SKU-1", "us-east add SKU-1 some", "us-east add SKU-1[red] 1", "us-east add SKU-1 1 at=noon",
-		"us-east add SKU-1 1 price=5", "us-east get all",
+		"us-east add SKU-1 1 price=5", "us-east add SKU-1 1 price=EUR", "us-east get all", "us-east merge",
 	} {
 		if c, err := parseCall(strings.Fields(line)); err == nil {
 			t.Errorf("%q is taken as %v", line, c)

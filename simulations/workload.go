@@ -123,26 +123,63 @@ func (s *shoppers) close() {
 	s.host.Kill(false)
 }
 
-// writer is one session: it makes one call at a time.
+// writer is one session of a user, or a guest's device: it makes one call at a time.
 type writer struct {
 	*shoppers
-	id      int
-	cart    int
-	session *client.Session
-	rng     *rand.Rand
-	calls   int
+	id    int
+	cart  int // of a user; below 0: of guests, one after the other
+	rng   *rand.Rand
+	calls int
+	// sessions are by cart: a guest's device has several.
+	sessions map[string]*client.Session
 }
 
 func (s *shoppers) writer(id int) *writer {
-	cart := id % s.world.plan.Carts
 	return &writer{
-		shoppers: s, id: id, cart: cart, session: s.client.Session(client.User(userOf(cart))),
+		shoppers: s, id: id, cart: id % s.world.plan.Carts, sessions: make(map[string]*client.Session),
 		rng: rand.New(rand.NewPCG(s.world.plan.Seed, 0x77000000+uint64(id))),
 	}
 }
 
+// guest is a device of guests. Its id is one that no writer has.
+func (s *shoppers) guest(id int) *writer {
+	w := s.writer(id)
+	w.cart = noUser
+	return w
+}
+
+const (
+	noUser      = -1
+	guestsCarts = "guest:" // their names begin with it, and go on with the guest session
+	noteName    = "note"
+)
+
 func userOf(cart int) string { return fmt.Sprintf("user-%d", cart) }
 func cartOf(cart int) string { return "cart:" + userOf(cart) }
+
+// guestOf draws a guest's cart: of one of two guests of the time, or of the time
+// before, whose cart has been merged by now, perhaps, and whose tab is still open.
+func (w *writer) guestOf() string {
+	epoch := int(w.world.now() / (w.world.plan.Safety / 4))
+	if w.rng.IntN(4) == 0 {
+		epoch = max(0, epoch-1)
+	}
+	return fmt.Sprintf("%sg-%d-%d", guestsCarts, epoch, w.rng.IntN(2))
+}
+
+// session returns the writer's session for a cart.
+func (w *writer) session(cart string) *client.Session {
+	s := w.sessions[cart]
+	if s == nil {
+		who := client.User(userOf(w.cart))
+		if guest, ok := strings.CutPrefix(cart, guestsCarts); ok {
+			who = client.Guest(guest)
+		}
+		s = w.client.Session(who)
+		w.sessions[cart] = s
+	}
+	return s
+}
 
 // The lines of a cart: one to which everybody only adds, one that everybody
 // writes, and one for each session alone.
@@ -152,6 +189,14 @@ const (
 )
 
 func (w *writer) own() string { return fmt.Sprintf("SKU-%d", 10+w.id) }
+
+// Not everything is done to every cart, since some of it leaves little to be judged:
+// the first is cleared, and undone; into the second, and the fourth, guests' are
+// merged, which is undone in the fourth alone; the third has neither.
+
+func (w *writer) clears() bool { return w.cart == 0 }
+func (w *writer) undoes() bool { return w.cart == 0 || w.cart == 3 || w.cart == noUser }
+func (w *writer) merges() bool { return w.cart > 0 && w.cart%2 == 1 }
 
 // run makes calls until ctx ends.
 func (w *writer) run(ctx context.Context) {
@@ -171,23 +216,45 @@ func (w *writer) run(ctx context.Context) {
 // next draws a call.
 func (w *writer) next() check.Op {
 	o := check.Op{Session: w.id, Cart: cartOf(w.cart)}
+	if w.cart == noUser {
+		o.Cart = w.guestOf()
+	}
 	line := []string{counter, shared, shared, w.own(), w.own()}[w.rng.IntN(5)]
-	o.Line, o.N = line, uint64(1+w.rng.IntN(3))
-	switch k := w.rng.IntN(20); {
-	case line == counter && k < 12:
-		o.Kind = check.Add
-	case k < 7:
-		o.Kind = check.Add
-	case k < 10 && line != counter:
+	other := line != counter
+	n, note := uint64(1+w.rng.IntN(3)), w.rng.IntN(4) == 0
+	switch k := w.rng.IntN(28); {
+	case k < 7, k < 12 && !other:
+		o.Kind, o.N = check.Add, n
+	case k < 10:
 		o.Kind, o.N = check.Set, uint64(1+w.rng.IntN(9))
-	case k < 13 && line != counter:
-		o.Kind, o.N = check.Remove, 0
-	case k == 13 && w.cart == 0: // of one cart alone: it takes what is everybody's
-		o.Kind, o.Line, o.N = check.Clear, "", 0
-	case k < 17:
-		o.Kind, o.Line, o.N = check.Get, "", 0
+	case k < 13 && other:
+		o.Kind = check.Remove
+	case k == 13 && w.clears():
+		o.Kind = check.Clear
+	case k < 16:
+		o.Kind = check.Get
+	case k < 18 && other:
+		o.Kind = check.Save
+	case k < 20 && other:
+		o.Kind = check.Move
+	case k < 22 && other:
+		o.Kind, note = check.Describe, true
+	case k == 22 && w.undoes():
+		o.Kind = check.Undo
+	case k < 25 && w.merges():
+		o.Kind, o.Guest = check.Merge, w.guestOf()
 	default:
-		o.Kind, o.Line, o.N = check.StrongGet, "", 0
+		o.Kind = check.StrongGet
+	}
+	switch o.Kind {
+	case check.Add, check.Set, check.Describe:
+		if note {
+			o.Note = fmt.Sprintf("%d-%d", w.id, w.calls)
+		}
+		o.Line = line
+	case check.Remove, check.Save, check.Move:
+		o.Line = line
+	default: // of no line
 	}
 	return o
 }
@@ -202,25 +269,48 @@ func (w *writer) call(o check.Op) {
 	w.calls++
 	opID := fmt.Sprintf("%016x%016x", w.id+1, w.calls)
 	op := client.OpID(opID)
-	ref := &cartv1.LineRef{SkuId: o.Line}
+	ref, attributes := &cartv1.LineRef{SkuId: o.Line}, map[string]string{}
+	if o.Note != "" {
+		attributes[noteName] = o.Note
+	}
+	session := w.session(o.Cart)
 	o.Begin = w.world.now()
 	var err error
 	switch o.Kind {
 	case check.Add:
 		var a client.Answer[cartv1.ItemResponse]
-		a, err = w.session.Add(ctx, &cartv1.AddItemRequest{Line: ref, Quantity: uint32(o.N)}, op)
+		a, err = session.Add(ctx, &cartv1.AddItemRequest{Line: ref, Quantity: uint32(o.N), Attributes: attributes}, op)
 		o.Region, o.Stale, o.Replayed, o.Quantity = a.Region, a.Stale, a.Replayed, uint64(a.Msg.GetItem().GetQuantity())
 	case check.Set:
 		var a client.Answer[cartv1.ItemResponse]
-		a, err = w.session.Set(ctx, &cartv1.SetQuantityRequest{Line: ref, Quantity: uint32(o.N)}, op)
+		a, err = session.Set(ctx, &cartv1.SetQuantityRequest{Line: ref, Quantity: uint32(o.N), Attributes: attributes}, op)
 		o.Region, o.Stale, o.Replayed, o.Quantity = a.Region, a.Stale, a.Replayed, uint64(a.Msg.GetItem().GetQuantity())
+	case check.Describe:
+		var a client.Answer[cartv1.ItemResponse]
+		a, err = session.Describe(ctx, &cartv1.DescribeItemRequest{Line: ref, Attributes: attributes}, op)
+		o.Region, o.Stale, o.Replayed, o.Quantity = a.Region, a.Stale, a.Replayed, uint64(a.Msg.GetItem().GetQuantity())
+	case check.Save, check.Move, check.Undo:
+		var a client.Answer[cartv1.Cart]
+		switch o.Kind {
+		case check.Save:
+			a, err = session.Save(ctx, &cartv1.SaveItemRequest{Line: ref}, op)
+		case check.Move:
+			a, err = session.Move(ctx, &cartv1.MoveItemRequest{Line: ref}, op)
+		default:
+			a, err = session.Undo(ctx, op)
+		}
+		o.Region, o.Stale, o.Replayed, o.Lines = a.Region, a.Stale, a.Replayed, linesOf(a.Msg)
+	case check.Merge:
+		var a client.Answer[cartv1.MergeCartResponse]
+		a, err = session.Merge(ctx, &cartv1.MergeCartRequest{GuestSessionId: strings.TrimPrefix(o.Guest, guestsCarts)}, op)
+		o.Region, o.Stale, o.Replayed = a.Region, a.Stale, a.Replayed
 	case check.Remove:
 		var a client.Answer[cartv1.CountResponse]
-		a, err = w.session.Remove(ctx, &cartv1.RemoveItemRequest{Line: ref}, op)
+		a, err = session.Remove(ctx, &cartv1.RemoveItemRequest{Line: ref}, op)
 		o.Region, o.Stale, o.Replayed, o.Count = a.Region, a.Stale, a.Replayed, a.Msg.GetItemCount()
 	case check.Clear:
 		var a client.Answer[cartv1.CountResponse]
-		a, err = w.session.Clear(ctx, op)
+		a, err = session.Clear(ctx, op)
 		o.Region, o.Stale, o.Replayed, o.Count = a.Region, a.Stale, a.Replayed, a.Msg.GetItemCount()
 	case check.Get, check.StrongGet:
 		var how []client.Option
@@ -228,7 +318,7 @@ func (w *writer) call(o check.Op) {
 			how = append(how, client.Strong())
 		}
 		var a client.Answer[cartv1.Cart]
-		a, err = w.session.Get(ctx, how...)
+		a, err = session.Get(ctx, how...)
 		o.Region, o.Stale, o.Lines = a.Region, a.Stale, linesOf(a.Msg)
 		if o.Stale {
 			o.Kind = check.Get // it was not strong
@@ -252,10 +342,13 @@ func (s *shoppers) wasDoubled(op string) bool {
 	return s.doubled[op]
 }
 
-func linesOf(c *cartv1.Cart) map[string]uint64 {
-	out := make(map[string]uint64)
+func linesOf(c *cartv1.Cart) map[string]check.Item {
+	out := make(map[string]check.Item)
 	for _, i := range c.GetItems() {
-		out[i.SkuId] += uint64(i.Quantity)
+		out[i.GetSkuId()] = check.Item{N: uint64(i.GetQuantity()), Note: i.GetAttributes()[noteName]}
+	}
+	for _, i := range c.GetSavedItems() {
+		out[i.GetSkuId()] = check.Item{N: uint64(i.GetQuantity()), Saved: true, Note: i.GetAttributes()[noteName]}
 	}
 	return out
 }

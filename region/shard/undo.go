@@ -193,10 +193,13 @@ func lastMerge(cart *crdt.Cart) (guest string, at crdt.Timestamp) {
 // unmerge takes out what a guest's cart brought: a line that nobody else wrote goes,
 // another shows again what it would show without the guest.
 func unmerge(cart *crdt.Cart, writer crdt.Writer, guest string) (deltas []crdt.Delta) {
-	for _, l := range cart.Unmerge(guest, writer.QuantityMax) {
-		d := cart.Remove(writer, l.Key)
-		if !l.Gone {
-			d = cart.Put(writer, l.Key, l.Was)
+	for _, e := range cart.Lines {
+		if e.Key.IsFact() || !e.Line.IsThere() || !e.Line.HasLineage(guest) {
+			continue
+		}
+		d := cart.Remove(writer, e.Key)
+		if v, ok := cart.BeforeMerge(writer, guest, e.Key); ok {
+			d = cart.Put(writer, e.Key, v)
 		}
 		cart = cart.Apply(d)
 		deltas = append(deltas, d)

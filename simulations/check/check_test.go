@@ -17,11 +17,12 @@ func at(begin int, s int, kind Kind, line string, n uint64, more ...func(*Op)) O
 	return o
 }
 
-func in(region string) func(*Op)             { return func(o *Op) { o.Region = region } }
-func shows(n uint64) func(*Op)               { return func(o *Op) { o.Quantity, o.Count = n, n } }
-func cart(lines map[string]uint64) func(*Op) { return func(o *Op) { o.Lines = lines } }
-func unknown(o *Op)                          { o.Outcome = Unknown }
-func stale(o *Op)                            { o.Stale = true }
+func in(region string) func(*Op)           { return func(o *Op) { o.Region = region } }
+func shows(n uint64) func(*Op)             { return func(o *Op) { o.Quantity, o.Count = n, n } }
+func cart(lines map[string]Item) func(*Op) { return func(o *Op) { o.Lines = lines } }
+func note(s string) func(*Op)              { return func(o *Op) { o.Note = s } }
+func unknown(o *Op)                        { o.Outcome = Unknown }
+func stale(o *Op)                          { o.Stale = true }
 
 // expect says which violation a check must find; "" none.
 func expect(t *testing.T, want string, got []Violation) {
@@ -64,7 +65,7 @@ func TestContent(t *testing.T) {
 		{"nobody wrote it", "nobody wrote", 1, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, _ := Content(c.ops, map[string]map[string]uint64{"c": {"tea": c.have}})
+			got, _ := Content(c.ops, map[string]map[string]Item{"c": {"tea": {N: c.have}}}, Max)
 			expect(t, c.want, got)
 		})
 	}
@@ -75,20 +76,20 @@ func TestSessions(t *testing.T) {
 		name, want string
 		ops        []Op
 	}{
-		{"grows", "", []Op{at(0, 1, Add, "tea", 2, shows(2)), at(2, 1, Get, "", 0, cart(map[string]uint64{"tea": 2}))}},
+		{"grows", "", []Op{at(0, 1, Add, "tea", 2, shows(2)), at(2, 1, Get, "", 0, cart(map[string]Item{"tea": {N: 2}}))}},
 		{"own write missing", "was shown 0", []Op{at(0, 1, Add, "tea", 2, shows(2)), at(2, 1, Get, "", 0)}},
 		{"own write missing and marked", "", []Op{at(0, 1, Add, "tea", 2, shows(2)), at(2, 1, Get, "", 0, stale)}},
 		{"falls", "then 2", []Op{
 			at(0, 1, Add, "tea", 2, shows(2)), at(0, 2, Add, "tea", 3, shows(5)),
-			at(2, 1, Get, "", 0, cart(map[string]uint64{"tea": 5})), at(4, 1, Get, "", 0, cart(map[string]uint64{"tea": 2})),
+			at(2, 1, Get, "", 0, cart(map[string]Item{"tea": {N: 5}})), at(4, 1, Get, "", 0, cart(map[string]Item{"tea": {N: 2}})),
 		}},
 		{"own removal missing", "was shown 2", []Op{
-			at(0, 1, Add, "tea", 2, shows(2)), at(2, 1, Remove, "tea", 0), at(4, 1, Get, "", 0, cart(map[string]uint64{"tea": 2})),
+			at(0, 1, Add, "tea", 2, shows(2)), at(2, 1, Remove, "tea", 0), at(4, 1, Get, "", 0, cart(map[string]Item{"tea": {N: 2}})),
 		}},
 		{"after an unknown outcome nothing is sure", "", []Op{at(0, 1, Add, "tea", 2, unknown), at(2, 1, Get, "", 0)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, _ := Sessions(c.ops)
+			got, _ := Sessions(c.ops, Max)
 			expect(t, c.want, got)
 		})
 	}
@@ -99,11 +100,11 @@ func TestLinearizable(t *testing.T) {
 		name, want string
 		ops        []Op
 	}{
-		{"in order", "", []Op{at(0, 1, Add, "tea", 2, shows(2)), at(2, 2, Add, "tea", 1, shows(3)), at(4, 1, StrongGet, "", 0, cart(map[string]uint64{"tea": 3}))}},
+		{"in order", "", []Op{at(0, 1, Add, "tea", 2, shows(2)), at(2, 2, Add, "tea", 1, shows(3)), at(4, 1, StrongGet, "", 0, cart(map[string]Item{"tea": {N: 3}}))}},
 		{"an add is forgotten", "no order", []Op{at(0, 1, Add, "tea", 2, shows(2)), at(2, 2, Add, "tea", 1, shows(1))}},
-		{"a strong read is old", "no order", []Op{at(0, 1, Add, "tea", 2, shows(2)), at(2, 2, StrongGet, "", 0, cart(map[string]uint64{}))}},
-		{"an unknown add may count, or not", "", []Op{at(0, 1, Add, "tea", 2, unknown), at(2, 2, Add, "tea", 1, shows(1)), at(4, 2, StrongGet, "", 0, cart(map[string]uint64{"tea": 3}))}},
-		{"but not twice", "no order", []Op{at(0, 1, Add, "tea", 2, unknown), at(4, 2, StrongGet, "", 0, cart(map[string]uint64{"tea": 4}))}},
+		{"a strong read is old", "no order", []Op{at(0, 1, Add, "tea", 2, shows(2)), at(2, 2, StrongGet, "", 0, cart(map[string]Item{}))}},
+		{"an unknown add may count, or not", "", []Op{at(0, 1, Add, "tea", 2, unknown), at(2, 2, Add, "tea", 1, shows(1)), at(4, 2, StrongGet, "", 0, cart(map[string]Item{"tea": {N: 3}}))}},
+		{"but not twice", "no order", []Op{at(0, 1, Add, "tea", 2, unknown), at(4, 2, StrongGet, "", 0, cart(map[string]Item{"tea": {N: 4}}))}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, _ := Linearizable(c.ops, time.Second)

@@ -6,13 +6,26 @@ import "slices"
 // which shoppers only add, its quantity never falls; and a line that one session
 // alone writes is as that session left it. Answers that were marked stale promise
 // nothing. evaluated counts the answers that were judged.
-func Sessions(ops []Op) (out []Violation, evaluated int) {
-	for cart, all := range byCart(ops) {
+//
+// What a merge brings only adds to a line; not so under the rule Latest, and where
+// merges are undone. Undos write whatever was there, for whoever wrote it. Carts
+// with those are left out.
+func Sessions(ops []Op, rule Rule) (out []Violation, evaluated int) {
+	carts := byCart(ops)
+	for cart, all := range carts {
 		bySession := make(map[int][]Op)
 		for _, o := range all {
 			bySession[o.Session] = append(bySession[o.Session], o)
 		}
-		onlyAdded, owner := kindsOfLines(all)
+		onlyAdded, owner := kindsOfLines(all, rule)
+		for _, guest := range feedsOf(carts, cart).guests() {
+			for _, o := range guest {
+				delete(owner, o.Line)
+				if o.takes(o.Line) || o.Kind == Set {
+					delete(onlyAdded, o.Line)
+				}
+			}
+		}
 		for session, own := range bySession {
 			slices.SortFunc(own, func(a, b Op) int { return int(a.Begin - b.Begin) })
 			v, n := monotonic(cart, session, own, onlyAdded)
@@ -26,22 +39,27 @@ func Sessions(ops []Op) (out []Violation, evaluated int) {
 
 // kindsOfLines says which lines were only added to, and which were written by one
 // session alone, and by which.
-func kindsOfLines(all []Op) (onlyAdded map[string]bool, owner map[string]int) {
+func kindsOfLines(all []Op, rule Rule) (onlyAdded map[string]bool, owner map[string]int) {
 	onlyAdded, owner = make(map[string]bool), make(map[string]int)
 	cleared, by := false, make(map[string]map[int]bool)
 	for _, o := range all {
 		if o.reads() {
 			continue
 		}
-		if o.Kind == Clear {
+		switch o.Kind {
+		case Clear, Undo:
 			cleared = true
 			continue
+		case Merge:
+			cleared = cleared || rule == Latest
+			continue
+		default:
 		}
 		if by[o.Line] == nil {
 			by[o.Line], onlyAdded[o.Line] = make(map[int]bool), true
 		}
 		by[o.Line][o.Session] = true
-		onlyAdded[o.Line] = onlyAdded[o.Line] && o.Kind == Add
+		onlyAdded[o.Line] = onlyAdded[o.Line] && !o.takes(o.Line) && o.Kind != Set
 	}
 	if cleared {
 		return nil, nil // by anybody, of anything
@@ -56,18 +74,42 @@ func kindsOfLines(all []Op) (onlyAdded map[string]bool, owner map[string]int) {
 	return onlyAdded, owner
 }
 
-// shown is what an answer shows of a line.
+// shows reports whether the answer has the whole cart.
+func (o Op) shows() bool { return o.reads() || o.Kind == Save || o.Kind == Move || o.Kind == Undo }
+
+// shown is how much an answer shows of a line.
 func (o Op) shown(line string) (n uint64, ok bool) {
 	if o.Outcome != Acked {
 		return 0, false
 	}
 	switch {
-	case o.reads():
-		return o.Lines[line], true
-	case (o.Kind == Add || o.Kind == Set) && o.Line == line:
+	case o.shows():
+		return o.Lines[line].N, true
+	case (o.Kind == Add || o.Kind == Set || o.Kind == Describe) && o.Line == line:
 		return o.Quantity, true
 	}
 	return 0, false
+}
+
+// after is what a line is after a call that writes it, where nothing is concurrent.
+func (i Item) after(o Op) Item {
+	switch o.Kind {
+	case Add:
+		i.N += o.N
+		i.Saved = false
+	case Set:
+		i.N = o.N
+	case Save, Move:
+		i.Saved = o.Kind == Save
+	default:
+	}
+	switch {
+	case i.N == 0 || o.Kind == Remove || o.Kind == Clear:
+		return Item{}
+	case o.Note != "":
+		i.Note = o.Note
+	}
+	return i
 }
 
 func monotonic(cart string, session int, own []Op, onlyAdded map[string]bool) (out []Violation, evaluated int) {
@@ -105,29 +147,22 @@ func readYourWrites(cart string, session int, own []Op, owner map[string]int) (o
 		if by != session {
 			continue
 		}
-		var have uint64
+		var have Item
 		for _, o := range own {
-			wrote := o.puts(line) || o.takes(line)
+			wrote := o.touches(line) || o.takes(line)
 			if wrote && (o.Outcome == Unknown || o.Stale || o.Replayed) {
 				break // from here on two values may be concurrent
 			}
 			if wrote && o.Outcome == Acked {
-				switch o.Kind {
-				case Add:
-					have += o.N
-				case Set:
-					have = o.N
-				default:
-					have = 0
-				}
+				have = have.after(o)
 			}
 			n, ok := o.shown(line)
 			if !ok || o.Stale {
 				continue
 			}
 			evaluated++
-			if n != have {
-				out = append(out, violation("session", "%s: session %d has %d of %s and was shown %d, not marked stale: %v", cart, session, have, line, n, o))
+			if n != have.N || o.shows() && o.Lines[line] != have {
+				out = append(out, violation("session", "%s: session %d has %v of %s and was shown %v of %d, not marked stale: %v", cart, session, have, line, o.Lines[line], n, o))
 			}
 		}
 	}
