@@ -525,13 +525,13 @@ func copyData(in, out *os.File) error {
 	const seekData, seekHole = 3, 4 // of Linux's lseek
 	for at := int64(0); ; {
 		from, err := in.Seek(at, seekData)
-		if errors.Is(err, syscall.ENXIO) {
-			return nil // there is no more
+		if err == nil {
+			at, err = in.Seek(from, seekHole)
 		}
-		if err != nil {
-			return err
-		}
-		if at, err = in.Seek(from, seekHole); err != nil {
+		switch {
+		case errors.Is(err, syscall.ENXIO):
+			return nil // there is no more, or the file was cut between the two: its owner lives
+		case err != nil:
 			return err
 		}
 		if _, err := io.Copy(io.NewOffsetWriter(out, from), io.NewSectionReader(in, from, at-from)); err != nil {
