@@ -170,10 +170,14 @@ func (c call) ofGuest(guestCart string) call {
 	return out
 }
 
+// ofAnotherGuest reports whether the token that was sent is of a guest's cart, and of
+// no use before it is translated.
+func (c call) ofAnotherGuest() bool { return !c.hasToken && strings.HasPrefix(c.guestCart, "guest:") }
+
 // translate makes a token of a guest's cart one of the cart that it was merged into.
 // Before the merge it says nothing of the user's cart.
 func (c call) translate(cart *crdt.Cart) (translated call, ok bool) {
-	if c.hasToken || !strings.HasPrefix(c.guestCart, "guest:") {
+	if !c.ofAnotherGuest() {
 		return c, false
 	}
 	if _, merged := cart.Fact(crdt.FactGuest, c.guestCart); !merged {

@@ -285,3 +285,19 @@ func TestTokenOfAGuest(t *testing.T) {
 		t.Errorf("what is not there yet was not missed: %s", r.body)
 	}
 }
+
+// A count asks for it too, where it is read from badges.
+func TestCountWithATokenOfAGuest(t *testing.T) {
+	for _, set := range []func(*world){func(*world) {}, withRecords(records{})} {
+		w := start(t, set)
+		token := w.add("SKU-2", "1", "X-User-ID", "", "X-Guest-Session", "g").header.Get("Cart-Token")
+		w.do("POST", mergePath, body(t, "guest_session_id", "g"), "Cart-Token", token)
+		if r := w.do("GET", "/api/v1/cart/count", "", "Cart-Token", token); r.body != `{"item_count":1}`+"\n" {
+			t.Errorf("what was merged is there: %s", r.body)
+		}
+		token = w.add("SKU-2", "1", "X-User-ID", "", "X-Guest-Session", "g").header.Get("Cart-Token")
+		if r := w.do("GET", "/api/v1/cart/count", "", "Cart-Token", token); r.json(t)["stale"] != true {
+			t.Errorf("what is not there yet was not missed: %s", r.body)
+		}
+	}
+}
