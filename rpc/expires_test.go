@@ -55,4 +55,16 @@ func TestEditOfAnExpiredGuest(t *testing.T) {
 		!strings.Contains(r.body, "guest session has expired: start a new one with POST /guest-sessions") {
 		t.Errorf("%d %s", r.status, r.body)
 	}
+
+	for _, c := range [][2]string{{"POST", "/api/v1/cart/share"}, {"DELETE", "/api/v1/cart/share/0123456789abcdef0123456789abcdef"}} {
+		r := w.do(c[0], c[1], `{"mode":"live"}`, "X-User-ID", "", "X-Guest-Session", "session-1")
+		if r.status != http.StatusUnauthorized || r.code(t) != "UNAUTHENTICATED" {
+			t.Errorf("%s %s: %d %s", c[0], c[1], r.status, r.body)
+		}
+	}
+	// A cart may be erased after it was read.
+	w.region.badOutcome = &regionv1.Outcome{Code: regionv1.Outcome_CODE_ERASED}
+	if r := w.do("POST", "/api/v1/cart/share", `{"mode":"live"}`); r.status != http.StatusGone || r.code(t) != "ERASED" {
+		t.Errorf("erased meanwhile: %d %s", r.status, r.body)
+	}
 }

@@ -375,8 +375,8 @@ func eventually(t interface {
 func (r *fakeRegion) MergeGuest(_ context.Context, guest, user string) (*regionv1.Outcome, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.editErr != nil {
-		return nil, r.editErr
+	if r.editErr != nil || r.badOutcome != nil {
+		return r.badOutcome, r.editErr
 	}
 	r.now++
 	w := crdt.Writer{Replica: r.replica, At: crdt.TimestampAt(r.now), QuantityMax: 999}

@@ -57,8 +57,9 @@ func (s *service) merge(ctx context.Context, c call, req *cartv1.MergeCartReques
 		return nil, meta{}, err
 	}
 	stale = stale || behind
-	// A guest's cart that is closed for one whose own is erased would be lost.
-	if _, err := s.read(ctx, c); err != nil {
+	// Whose it is now is written into the guest's cart first, for good: not for a cart
+	// that takes nothing any more.
+	if _, err := s.read(ctx, call{cartID: c.cartID, strong: c.strong}); err != nil {
 		return nil, meta{}, err
 	}
 	replayed, err := s.reserve(ctx, c, guest.ID)
@@ -79,6 +80,8 @@ func (s *service) merge(ctx context.Context, c call, req *cartv1.MergeCartReques
 	case regionv1.Outcome_CODE_OK:
 	case regionv1.Outcome_CODE_ALREADY_MERGED:
 		return nil, meta{}, fault(AlreadyMerged, "the cart of this guest session was merged into another user's: it cannot be merged again").with("guest_session_id", guest.ID)
+	case regionv1.Outcome_CODE_ERASED:
+		return nil, meta{}, errErased()
 	default:
 		return nil, meta{}, fmt.Errorf("outcome %v of a merge is not expected", out.GetCode())
 	}
@@ -174,10 +177,14 @@ func (c call) ofGuest(guestCart string) call {
 	return out
 }
 
+// ofAnotherGuest reports whether the token that was sent is of a guest's cart, and of
+// no use before it is translated.
+func (c call) ofAnotherGuest() bool { return !c.hasToken && strings.HasPrefix(c.guestCart, "guest:") }
+
 // translate makes a token of a guest's cart one of the cart that it was merged into.
 // Before the merge it says nothing of the user's cart.
 func (c call) translate(cart *crdt.Cart) (translated call, ok bool) {
-	if c.hasToken || !strings.HasPrefix(c.guestCart, "guest:") {
+	if !c.ofAnotherGuest() {
 		return c, false
 	}
 	if _, merged := cart.Fact(crdt.FactGuest, c.guestCart); !merged {

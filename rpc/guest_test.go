@@ -11,6 +11,7 @@ import (
 	"connectrpc.com/connect"
 
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
+	regionv1 "github.com/samecart/samecart/proto/region/v1"
 	"github.com/samecart/samecart/region"
 	"github.com/samecart/samecart/rpc"
 )
@@ -283,5 +284,44 @@ func TestTokenOfAGuest(t *testing.T) {
 	token = w.add("SKU-2", "1", "X-User-ID", "", "X-Guest-Session", "g").header.Get("Cart-Token")
 	if r := w.do("GET", "/api/v1/cart", "", "Cart-Token", token); r.json(t)["stale"] != true {
 		t.Errorf("what is not there yet was not missed: %s", r.body)
+	}
+}
+
+// A count asks for it too, where it is read from badges.
+func TestCountWithATokenOfAGuest(t *testing.T) {
+	for _, set := range []func(*world){func(*world) {}, withRecords(records{})} {
+		w := start(t, set)
+		token := w.add("SKU-2", "1", "X-User-ID", "", "X-Guest-Session", "g").header.Get("Cart-Token")
+		w.do("POST", mergePath, body(t, "guest_session_id", "g"), "Cart-Token", token)
+		if r := w.do("GET", "/api/v1/cart/count", "", "Cart-Token", token); r.body != `{"item_count":1}`+"\n" {
+			t.Errorf("what was merged is there: %s", r.body)
+		}
+		token = w.add("SKU-2", "1", "X-User-ID", "", "X-Guest-Session", "g").header.Get("Cart-Token")
+		if r := w.do("GET", "/api/v1/cart/count", "", "Cart-Token", token); r.json(t)["stale"] != true {
+			t.Errorf("what is not there yet was not missed: %s", r.body)
+		}
+	}
+}
+
+// A user's cart that was erased takes no guest's cart, and leaves that the guest's.
+func TestMergeIntoAnErasedCart(t *testing.T) {
+	w := start(t)
+	w.add("SKU-1", "1")
+	w.add("SKU-2", "1", "X-User-ID", "", "X-Guest-Session", "g")
+	if r := w.do("DELETE", "/api/v1/me", ""); r.status != 200 {
+		t.Fatal(r.body)
+	}
+	for _, headers := range [][]string{nil, {"Idempotency-Key", "k"}} {
+		if r := w.do("POST", mergePath, body(t, "guest_session_id", "g"), headers...); r.status != 410 || r.code(t) != "ERASED" {
+			t.Errorf("%v: %d %s", headers, r.status, r.body)
+		}
+	}
+	if r := w.do("POST", mergePath, body(t, "guest_session_id", "g"), "X-User-ID", "other"); r.status != 200 || row(r.json(t)["merged_items"]) != "1" {
+		t.Errorf("into another user's: %d %s", r.status, r.body)
+	}
+	// It may be erased in between.
+	w.set(func(r *fakeRegion) { r.badOutcome = &regionv1.Outcome{Code: regionv1.Outcome_CODE_ERASED} })
+	if r := w.do("POST", mergePath, body(t, "guest_session_id", "g"), "X-User-ID", "other"); r.status != 410 || r.code(t) != "ERASED" {
+		t.Errorf("erased in between: %d %s", r.status, r.body)
 	}
 }

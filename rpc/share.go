@@ -295,12 +295,8 @@ func (s *service) shareRefusal(ctx context.Context, c call, out *regionv1.Outcom
 		return fault(TooManyLinks, "the cart has %d links that have not expired, as many as it may: revoke one", sharesMax).with("max", strconv.Itoa(sharesMax))
 	case regionv1.Outcome_CODE_SHARE_NOT_FOUND:
 		return shareNotFound()
-	case regionv1.Outcome_CODE_VERSION_CONFLICT:
-		return s.versionConflict(ctx, c)
-	case regionv1.Outcome_CODE_OP_ID_REUSED:
-		return fault(IdempotencyKeyReused, "Idempotency-Key %q was used for another request: use a new one", c.key)
-	default:
-		return fmt.Errorf("outcome %v of an edit of a link is not expected", out.GetCode())
+	default: // what any edit is refused for
+		return s.refusal(ctx, c, nil, out, false)
 	}
 }
 

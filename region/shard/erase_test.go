@@ -216,3 +216,35 @@ func TestMembersForgetErasedCarts(t *testing.T) {
 	g.settle()
 	(&rig{t: t, fsm: g.members[name].shard.fsm}).want("other", map[string]uint32{"seller-1/sugar/": 22})
 }
+
+// An erased cart takes no guest's any more, and a guest's that was erased joins nothing:
+// neither leaves a trace in the other, and the marks go.
+func TestEraseAndGuests(t *testing.T) {
+	r := newTestRig(t)
+	r.limits.Lines = 10
+	r.login("guest:g", "c")
+	state := r.state("guest:g")
+	r.ok(edit("c", erase()))
+	active := r.state("c").Active
+	r.pass(1000)
+	if out := r.apply(joinGuest("c", "guest:g", state))[0]; out.Code != regionv1.Outcome_CODE_ERASED {
+		t.Fatalf("outcome %v", out)
+	}
+	if out := r.apply(&regionv1.Command{Command: &regionv1.Command_JoinGuest{
+		JoinGuest: &regionv1.JoinGuest{CartId: "c", GuestCartId: "guest:g", Gone: true},
+	}})[0]; out.Code != 0 {
+		t.Fatalf("gone: %v", out)
+	}
+	if got := r.state("c"); !got.Cart.IsErased() || len(got.Cart.Lines) > 1 || got.Active != active || len(got.Ops) > 0 {
+		t.Fatalf("erased cart has %v", got)
+	}
+	r.ok(edit("guest:g", erase()))
+	if _, merged := r.state("guest:g").Cart.Fact(crdt.FactMerged, "c"); merged {
+		t.Fatal("the erased guest's cart names the user's")
+	}
+	r.apply(joinGuest("d", "guest:g", r.state("guest:g")))
+	r.want("d", map[string]uint32{})
+	if rec := r.recordOf("d"); rec != nil {
+		t.Fatalf("the cart of another user has %v", rec.State)
+	}
+}
