@@ -36,8 +36,10 @@ type RightsRow struct {
 	Want uint64
 
 	// Limit is how many rights there should be, and Cap how many of them one
-	// customer may use, 0: any number. Homes are in force once rights were granted:
-	// they say where customers' rights are at first, see Homes.Of.
+	// customer may use, 0: any number. Every holder may say so: the highest limit
+	// counts, and the cap of who granted first, which says the strictest that it knows
+	// when it has none of its own. Homes are in force once rights were granted: they say
+	// where customers' rights are at first, see Home.
 	Limit, Cap uint64
 	Homes      []Holder
 
@@ -168,6 +170,24 @@ func (b Bounded) Used() (n uint64) {
 		n += b.rows[i].Used
 	}
 	return n
+}
+
+// Limit is how many rights there should be: the most that any holder says.
+func (b Bounded) Limit() (n uint64) {
+	for i := range b.rows {
+		n = max(n, b.rows[i].Limit)
+	}
+	return n
+}
+
+// strictestCap is the least cap of those who say a limit; 0: none has one.
+func (b Bounded) strictestCap() (least uint64) {
+	for i := range b.rows {
+		if r := &b.rows[i]; r.Limit > 0 && r.Cap > 0 && (least == 0 || r.Cap < least) {
+			least = r.Cap
+		}
+	}
+	return least
 }
 
 // Left is Granted less Used.
@@ -310,15 +330,18 @@ func (b Bounded) Tend(self Holder, r Regions) (row RightsRow, changed bool) {
 			b = b.With(self, seq+1, row)
 		}
 	}
-	limit, granted := uint64(0), uint64(0)
+	granted := uint64(0)
 	defined := false
 	for _, o := range b.rows {
-		limit, granted = max(limit, o.Limit), granted+o.Granted
+		granted += o.Granted
 		defined = defined || len(o.Homes) > 0
 	}
-	if limit > granted {
+	if limit := b.Limit(); limit > granted {
 		row.Granted, changed = row.Granted+limit-granted, true
 		if !defined {
+			if row.Limit == 0 {
+				row.Cap = b.strictestCap()
+			}
 			for _, m := range r.Members {
 				if m.Active {
 					row.Homes = append(row.Homes, m.Holder)

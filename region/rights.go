@@ -71,17 +71,17 @@ func (r *Router) Limit(ctx context.Context, code string) (l Limit, ok bool, err 
 	most, _, granted := l.Rights.Customers()
 	for _, h := range l.Rights.Holders() {
 		row, _ := l.Rights.Row(h)
-		l.Limit = max(l.Limit, row.Limit)
 		if !granted {
 			most = max(most, row.Cap)
 		}
 	}
-	l.PerCustomer = most
+	l.Limit, l.PerCustomer = l.Rights.Limit(), most
 	return l, l.Limit > 0, nil
 }
 
-// SetLimit says how often a code may be used, and how often by one customer. ok is
-// false when this region is not the one that may: the first of the active members.
+// SetLimit says how often a code may be used, and how often by one customer: the first
+// of the active members makes the rights once it has heard of it. ok is false when
+// this region takes no requests.
 func (r *Router) SetLimit(ctx context.Context, code string, uses, perCustomer uint64) (ok bool, err error) {
 	if err := crdt.CheckCode(code); err != nil {
 		return false, err

@@ -92,7 +92,8 @@ type Config struct {
 	Shipping ShippingConfig
 	// Promotions are the shop's promotion rules; nil: there are no codes.
 	Promotions promotionv1connect.PromotionServiceClient
-	// PromotionUses tells which limited codes are spent; nil: none is.
+	// PromotionUses tells which limited codes are spent, and limits those whose rules say
+	// so; nil: none is, and limits are set by other means.
 	PromotionUses    PromotionUses
 	CodesMax         int           // codes of one cart that count; ≥ 0
 	PromotionTimeout time.Duration // one look-up, within its call; > 0

@@ -24,14 +24,19 @@ import (
 
 // codeEdit reads a code as it was typed.
 func codeEdit(kind regionv1.Change_Kind, typed string) (edit, error) {
+	code, err := codeOf(typed)
+	return edit{kind: kind, code: code}, err
+}
+
+func codeOf(typed string) (string, error) {
 	if strings.TrimSpace(typed) == "" {
-		return edit{}, missing("code")
+		return "", missing("code")
 	}
 	code, ok := pricing.CanonicalCode(typed)
 	if !ok {
-		return edit{}, fault(InvalidField, "code %.40q must be 1 to %d letters, digits, - and _", typed, pricing.CodeBytesMax).with("field", "code")
+		return "", fault(InvalidField, "code %.40q must be 1 to %d letters, digits, - and _", typed, pricing.CodeBytesMax).with("field", "code")
 	}
-	return edit{kind: kind, code: code}, nil
+	return code, nil
 }
 
 // isCode reports whether an edit is about a promotion code.
@@ -46,20 +51,33 @@ func (s *service) addCode(ctx context.Context, c call, typed string) (*cartv1.Ca
 		return nil, meta{}, err
 	}
 	r := s.promotions.lookUp(ctx, []string{e.code})[0]
-	switch {
-	case !r.answered:
-		return nil, meta{}, fault(DependencyDown, "what code %s does is not known at the moment: try again", e.code).with("dependency", "promotions")
-	case r.Rule == nil:
-		return nil, meta{}, fault(PromotionUnknown, "there is no code %s: check how it is written", e.code).with("promotion", e.code)
+	if !r.answered {
+		return nil, meta{}, ruleNotKnown(e.code)
 	}
-	if why, never := pricing.Never(r.Rule, customerOf(c.cartID), time.Now()); never {
-		code := PromotionExpired
-		if why.Condition == pricing.WrongCustomer {
-			code = PromotionNotEligible
-		}
-		return nil, meta{}, fault(code, "code %s cannot be used: %s", e.code, why.Reason).with("promotion", e.code)
+	if err := neverCounts(r, c, e.code); err != nil {
+		return nil, meta{}, err
 	}
 	return s.applyThenRead(ctx, c, e)
+}
+
+func ruleNotKnown(code string) error {
+	return fault(DependencyDown, "what code %s does is not known at the moment: try again", code).with("dependency", "promotions")
+}
+
+// neverCounts says why a code can never count for the caller; r is what was
+// answered of it.
+func neverCounts(r rule, c call, code string) error {
+	if r.Rule == nil {
+		return fault(PromotionUnknown, "there is no code %s: check how it is written", code).with("promotion", code)
+	}
+	why, never := pricing.Never(r.Rule, customerOf(c.cartID), time.Now())
+	switch {
+	case !never:
+		return nil
+	case why.Condition == pricing.WrongCustomer:
+		return fault(PromotionNotEligible, "code %s cannot be used: %s", code, why.Reason).with("promotion", code)
+	}
+	return fault(PromotionExpired, "code %s cannot be used: %s", code, why.Reason).with("promotion", code)
 }
 
 // dropCode takes a code out of the caller's cart, known or not.
@@ -158,8 +176,7 @@ func (s *service) priced(ctx context.Context, c *crdt.Cart, out *cartv1.Cart, li
 		case r.old:
 			old++
 		}
-		limited := r.GetUsesMax() > 0 || r.GetPerCustomerMax() > 0
-		in.Codes[i].Spent = limited && s.cfg.PromotionUses != nil && s.cfg.PromotionUses.Spent(ctx, r.Rule, out.GetCartId())
+		in.Codes[i].Spent = r.isLimited() && s.cfg.PromotionUses != nil && s.cfg.PromotionUses.Spent(ctx, r.Rule, out.GetCartId())
 	}
 	if unanswered > 0 {
 		out.Warnings = append(out.Warnings, fmt.Sprintf("the promotion rules are not known at the moment: %d codes do not count until they are", unanswered))

@@ -345,6 +345,8 @@ func (s spentCodes) Spent(_ context.Context, r *promotionv1.Rule, cartID string)
 	return s[r.GetCode()+" "+cartID]
 }
 
+func (s spentCodes) Limit(context.Context, *promotionv1.Rule) (bool, error) { return false, nil }
+
 func TestSpentCodes(t *testing.T) {
 	// A code without limits is not asked about.
 	w, _ := startShop(t, func(w *world) {

@@ -26,6 +26,10 @@ type PromotionUses interface {
 	// cart, as far as this region knows. Each read of a cart with such a code asks: it
 	// must not block, and may be called concurrently.
 	Spent(ctx context.Context, rule *promotionv1.Rule, cartID string) bool
+	// Limit limits the uses of the rule's code as the rule says, unless the region
+	// knows of as high a limit; raised says that it did. Errors: those of
+	// Region.Redeem.
+	Limit(ctx context.Context, rule *promotionv1.Rule) (raised bool, err error)
 }
 
 // rule is what is known of one code now.
@@ -35,6 +39,8 @@ type rule struct {
 	answered bool // the service said so, now or before
 	old      bool // it said so before, and does not answer now
 }
+
+func (r rule) isLimited() bool { return r.GetUsesMax() > 0 || r.GetPerCustomerMax() > 0 }
 
 type rememberedRule struct {
 	rule *promotionv1.Rule // nil: there is no such code

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -17,14 +18,31 @@ import (
 	"github.com/samecart/samecart/region"
 )
 
+// A region that has just got its first limit is asked again after firstUsePause, then
+// twice that, up to firstUsePauseMax.
+const (
+	firstUsePause    = 50 * time.Millisecond
+	firstUsePauseMax = 400 * time.Millisecond
+)
+
 // redeem uses a code of limited uses once, for the caller. It is safe to call again
 // with the same idempotency key after every error.
-func (s *service) redeem(ctx context.Context, c call, code string) (*cartv1.RedeemPromotionResponse, meta, error) {
-	if code == "" {
-		return nil, meta{}, fault(MissingField, "code is missing").with("field", "code")
+//
+// A rule that limits a code's uses also limits its counter: see PromotionUses.Limit.
+// While the rules are not known, what a counter says already is what counts; so it
+// does in a deployment without rules, where limits are set by operators alone.
+func (s *service) redeem(ctx context.Context, c call, typed string) (*cartv1.RedeemPromotionResponse, meta, error) {
+	code, err := codeOf(typed)
+	if err != nil {
+		return nil, meta{}, err
 	}
-	if err := crdt.CheckCode(code); err != nil {
-		return nil, meta{}, fault(InvalidField, "%s", err.Error()).with("field", "code")
+	var r rule
+	if s.cfg.Promotions != nil {
+		if r = s.promotions.lookUp(ctx, []string{code})[0]; r.answered {
+			if err := neverCounts(r, c, code); err != nil {
+				return nil, meta{}, err
+			}
+		}
 	}
 	spend := &regionv1.Spend{Code: code, Customer: c.cartID, OpId: c.opID()}
 	sum := sha256.Sum256([]byte("redeem " + code))
@@ -36,8 +54,24 @@ func (s *service) redeem(ctx context.Context, c call, code string) (*cartv1.Rede
 	if err := ctx.Err(); err != nil {
 		return nil, meta{}, err // nothing was proposed yet: this is no unknown outcome
 	}
+	raised := false
+	if r.isLimited() && s.cfg.PromotionUses != nil {
+		if raised, err = s.cfg.PromotionUses.Limit(ctx, r.Rule); err != nil && !errors.Is(err, region.ErrOutcomeUnknown) {
+			return nil, meta{}, fmt.Errorf("limit code %s: %w", code, err)
+		}
+	}
 	out, err := s.region.Redeem(ctx, spend)
+	for pause := firstUsePause; raised && errors.Is(err, region.ErrNoRegionMajority) && pause <= firstUsePauseMax; pause *= 2 {
+		// Regions begin to listen for each other with the first limit.
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+			out, err = s.region.Redeem(ctx, spend)
+		}
+	}
 	switch {
+	case err == nil && out.GetCode() == regionv1.Outcome_CODE_LINE_NOT_FOUND && s.cfg.Promotions != nil && !r.answered:
+		return nil, meta{}, ruleNotKnown(code)
 	case err == nil:
 	case errors.Is(err, region.ErrNoQuorum), errors.Is(err, region.ErrOverloaded), errors.Is(err, region.ErrClosed), errors.Is(err, region.ErrNoRegionMajority):
 		return nil, meta{}, fmt.Errorf("redeem: %w", err) // it was not taken, whatever else happened

@@ -21,6 +21,7 @@ import (
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	shippingv1 "github.com/samecart/samecart/proto/shipping/v1"
 	"github.com/samecart/samecart/proto/shipping/v1/shippingv1connect"
+	"github.com/samecart/samecart/region"
 	"github.com/samecart/samecart/region/pricing"
 )
 
@@ -231,7 +232,7 @@ func (s *service) shipping(ctx context.Context, c call, country, postalCode stri
 		}
 	}
 	slices.SortStableFunc(lines, func(a, b shownLine) int { return cmp.Compare(a.value.Offer.AddedAt, b.value.Offer.AddedAt) })
-	parcels := s.parcels(ctx, to, lines, out)
+	parcels, known := s.parcels(ctx, to, lines, out)
 	found, old, err := s.estimates.of(ctx, parcels)
 	switch {
 	case len(parcels) == 0:
@@ -250,6 +251,7 @@ func (s *service) shipping(ctx context.Context, c call, country, postalCode stri
 	case old:
 		out.Warnings = append(out.Warnings, "the shipping service does not answer: costs and dates are as they were a few minutes ago")
 	}
+	free := s.freeOfShipping(ctx, v, lines, known, out)
 	for i, l := range lines {
 		it := &cartv1.ShippingEstimate{SkuId: l.Key.SKU, SellerId: l.Key.Seller, Options: crdt.Pairs(l.Key.Options)}
 		out.Items = append(out.Items, it)
@@ -260,8 +262,12 @@ func (s *service) shipping(ctx context.Context, c call, country, postalCode stri
 		case e.GetRefused() != "":
 			it.Reason = e.GetRefused()
 		default:
-			it.Cost = &cartv1.Money{Currency: e.GetCurrency(), MinorUnits: e.GetCostMinorUnits()}
 			it.DeliveryEstimate = e.GetEarliest() + "/" + e.GetLatest()
+			if free[i] {
+				it.Cost, it.FreeShipping = &cartv1.Money{Currency: to.currency}, true
+				continue
+			}
+			it.Cost = &cartv1.Money{Currency: e.GetCurrency(), MinorUnits: e.GetCostMinorUnits()}
 			if e.GetCurrency() != to.currency {
 				out.Warnings = append(out.Warnings, fmt.Sprintf("sending sku_id %q is priced in %s, not in the cart's %s: it is not in the total", l.Key.SKU, e.GetCurrency(), to.currency))
 				continue
@@ -272,15 +278,34 @@ func (s *service) shipping(ctx context.Context, c call, country, postalCode stri
 	return out, m, nil
 }
 
-// parcels are lines with their weights, as far as the catalogue tells them.
-func (s *service) parcels(ctx context.Context, to parcel, lines []shownLine, out *cartv1.EstimateShippingResponse) []parcel {
+// freeOfShipping says of each line whether a code of the cart pays for sending it.
+func (s *service) freeOfShipping(ctx context.Context, v region.View, lines []shownLine, known []product, out *cartv1.EstimateShippingResponse) []bool {
+	c := cartOf(v)
+	if !hasCodes(c) {
+		return make([]bool, len(lines))
+	}
+	page := &cartv1.Cart{CartId: v.CartID, Currency: c.Currency()}
+	items, money := make([]cartv1.Item, len(lines)), make([]prices, len(lines))
+	for i, l := range lines {
+		value := l.value
+		value.Quantity = min(value.Quantity, s.cfg.QuantityMax)
+		item(&items[i], &money[i], l.Key, value, known[i])
+	}
+	result := s.priced(ctx, c, page, lines, items)
+	out.Warnings = append(out.Warnings, page.GetWarnings()...)
+	return result.FreeShipping
+}
+
+// parcels are lines with their weights, as far as the catalogue tells them, and what
+// it tells.
+func (s *service) parcels(ctx context.Context, to parcel, lines []shownLine, out *cartv1.EstimateShippingResponse) (parcels []parcel, known []product) {
 	refs := make([]productRef, len(lines))
 	for i, l := range lines {
 		refs[i] = productRef{l.Key.SKU, l.Key.Seller}
 	}
 	unweighed := 0
-	parcels := make([]parcel, len(lines))
-	for i, p := range s.products.lookUp(ctx, refs) {
+	parcels, known = make([]parcel, len(lines)), s.products.lookUp(ctx, refs)
+	for i, p := range known {
 		parcels[i] = to
 		parcels[i].sku, parcels[i].seller = refs[i].sku, refs[i].seller
 		parcels[i].quantity = min(lines[i].value.Quantity, s.cfg.QuantityMax)
@@ -292,7 +317,7 @@ func (s *service) parcels(ctx context.Context, to parcel, lines []shownLine, out
 	if unweighed > 0 {
 		out.Warnings = append(out.Warnings, fmt.Sprintf("the catalogue does not answer: the weights of %d lines are guessed", unweighed))
 	}
-	return parcels
+	return parcels, known
 }
 
 // EstimateShipping implements cartv1connect.CartServiceHandler.
@@ -307,6 +332,7 @@ type shippingItemJSON struct {
 	SellerID         string            `json:"seller_id"`
 	Options          map[string]string `json:"options,omitempty"`
 	Cost             amount            `json:"cost"`
+	FreeShipping     bool              `json:"free_shipping,omitempty"`
 	Currency         *string           `json:"currency"`
 	DeliveryEstimate *string           `json:"delivery_estimate"`
 	Reason           *string           `json:"reason,omitempty"`
@@ -328,7 +354,7 @@ func shippingJSONOf(x *cartv1.EstimateShippingResponse) shippingJSON {
 		Items: mapped(x.GetItems(), func(it *cartv1.ShippingEstimate) shippingItemJSON {
 			return shippingItemJSON{
 				SKU: it.GetSkuId(), SellerID: it.GetSellerId(), Options: it.GetOptions(),
-				Cost: amountOf(it.GetCost()), Currency: known(it.GetCost().GetCurrency()),
+				Cost: amountOf(it.GetCost()), FreeShipping: it.GetFreeShipping(), Currency: known(it.GetCost().GetCurrency()),
 				DeliveryEstimate: known(it.GetDeliveryEstimate()), Reason: known(it.GetReason()),
 			}
 		}),

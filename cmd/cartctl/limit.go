@@ -17,7 +17,7 @@ type (
 		Show limitShowCmd `cmd:"" help:"Show how the uses of a code are spread over the regions."`
 	}
 	limitCode struct {
-		Code string `arg:"" help:"The code: 1 to 64 letters, digits and -_."`
+		Code string `arg:"" help:"The code, in any case: 1 to 32 letters, digits, - and _."`
 	}
 	limitSetCmd struct {
 		limitCode

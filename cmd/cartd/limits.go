@@ -8,17 +8,16 @@ import (
 
 	"connectrpc.com/connect"
 
-	"github.com/samecart/samecart/crdt"
 	adminv1 "github.com/samecart/samecart/proto/admin/v1"
 	membershipv1 "github.com/samecart/samecart/proto/membership/v1"
 	"github.com/samecart/samecart/region"
+	"github.com/samecart/samecart/region/pricing"
 )
 
 // uses is a region as the limited uses of codes are set and looked at there.
 type uses interface {
 	Limit(ctx context.Context, code string) (l region.Limit, ok bool, err error)
-	// SetLimit does nothing, and ok is false, where the region is not the first of
-	// those that take requests.
+	// SetLimit does nothing, and ok is false, where the region takes no requests.
 	SetLimit(ctx context.Context, code string, most, perCustomer uint64) (ok bool, err error)
 }
 
@@ -40,10 +39,19 @@ func (s *server) limits(name string) (uses, error) {
 // usesMax bounds a limit, and what one customer may have of it.
 const usesMax = math.MaxUint32
 
+// canonical is a code in the form in which it is redeemed.
+func canonical(typed string) (string, error) {
+	code, ok := pricing.CanonicalCode(typed)
+	if !ok {
+		return "", fmt.Errorf("code %.40q must be 1 to %d letters, digits, - and _", typed, pricing.CodeBytesMax)
+	}
+	return code, nil
+}
+
 // SetLimit implements the service.
 func (a admin) SetLimit(ctx context.Context, req *connect.Request[adminv1.SetLimitRequest]) (*connect.Response[adminv1.LimitResponse], error) {
 	m := req.Msg
-	err := crdt.CheckCode(m.Code)
+	code, err := canonical(m.Code)
 	switch {
 	case err != nil:
 	case m.Uses == 0 || m.Uses > usesMax:
@@ -68,36 +76,37 @@ func (a admin) SetLimit(ctx context.Context, req *connect.Request[adminv1.SetLim
 	if err != nil {
 		return nil, adminError(err)
 	}
-	have, there, err := at.Limit(ctx, m.Code)
+	have, there, err := at.Limit(ctx, code)
 	if err != nil {
 		return nil, adminError(err)
 	}
 	_, _, inForce := have.Rights.Customers()
 	switch {
 	case there && m.Uses < have.Limit:
-		return nil, adminError(fmt.Errorf("%w: code %s has %d uses, which regions may have given away; a limit is raised, not lowered", errRefused, m.Code, have.Limit))
+		return nil, adminError(fmt.Errorf("%w: code %s has %d uses, which regions may have given away; a limit is raised, not lowered", errRefused, code, have.Limit))
 	case inForce && m.PerCustomer != have.PerCustomer:
-		return nil, adminError(fmt.Errorf("%w: one customer has %d uses of code %s (0: any number), and that stays", errRefused, have.PerCustomer, m.Code))
+		return nil, adminError(fmt.Errorf("%w: one customer has %d uses of code %s (0: any number), and that stays", errRefused, have.PerCustomer, code))
 	}
-	switch ok, err := at.SetLimit(ctx, m.Code, m.Uses, m.PerCustomer); {
+	switch ok, err := at.SetLimit(ctx, code, m.Uses, m.PerCustomer); {
 	case err != nil:
 		return nil, adminError(err)
 	case !ok:
-		return nil, adminError(fmt.Errorf("region %s is not the first any more; try again", first))
+		return nil, adminError(fmt.Errorf("region %s takes no requests any more; try again", first))
 	}
-	return a.limit(ctx, at, m.Code)
+	return a.limit(ctx, at, code)
 }
 
 // Limit implements the service.
 func (a admin) Limit(ctx context.Context, req *connect.Request[adminv1.LimitRequest]) (*connect.Response[adminv1.LimitResponse], error) {
-	if err := crdt.CheckCode(req.Msg.Code); err != nil {
+	code, err := canonical(req.Msg.Code)
+	if err != nil {
 		return nil, connect.NewError(connect.CodeInvalidArgument, err)
 	}
 	at, err := a.ops.limits(req.Msg.Region)
 	if err != nil {
 		return nil, adminError(err)
 	}
-	return a.limit(ctx, at, req.Msg.Code)
+	return a.limit(ctx, at, code)
 }
 
 func (a admin) limit(ctx context.Context, at uses, code string) (*connect.Response[adminv1.LimitResponse], error) {

@@ -157,6 +157,9 @@ func (w *workspace) spend(s *regionv1.Spend) (*regionv1.Outcome, error) {
 	case most > 0 && of.Left() == 0:
 		out.Code = regionv1.Outcome_CODE_CUSTOMER_EXHAUSTED
 		return out, nil
+	case b.Left() == 0 && b.Limit() > b.Granted(): // raised, and the first has not granted it yet
+		out.Code = regionv1.Outcome_CODE_LIMIT_ELSEWHERE
+		return out, nil
 	case b.Left() == 0:
 		out.Code = regionv1.Outcome_CODE_LIMIT_EXHAUSTED
 		return out, nil
@@ -230,8 +233,8 @@ func (w *workspace) moveRights(m *regionv1.MoveRights) (*regionv1.Outcome, error
 }
 
 // tendRights does for a counter what the membership asks of this region, and raises its
-// limit: only the first of the active members may, since what nobody has heard of it
-// must not be granted again.
+// limit, which any active member may: only the first grants rights up to it, since
+// what nobody has heard of them must not be granted again.
 func (w *workspace) tendRights(t *regionv1.TendRights) (*regionv1.Outcome, error) {
 	out := &regionv1.Outcome{Index: w.index}
 	self := w.holder()
@@ -247,7 +250,7 @@ func (w *workspace) tendRights(t *regionv1.TendRights) (*regionv1.Outcome, error
 	row, seq := b.Row(self)
 	raised := false
 	if t.Limit > 0 {
-		if first, ok := regions.First(); !ok || first != self {
+		if !regions.IsActive(self) {
 			out.Code = regionv1.Outcome_CODE_FENCED
 			return out, nil
 		}

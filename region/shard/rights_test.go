@@ -131,7 +131,6 @@ var forLong = epoch.Add(1e12).UnixMilli()
 func TestSpend(t *testing.T) {
 	l := newLimitRigs(t)
 	l.want("no limit", l.spend(0, 1, "cart:a", forLong), regionv1.Outcome_CODE_LINE_NOT_FOUND)
-	l.want("not the first", l.tend(1, 3, 0), regionv1.Outcome_CODE_FENCED)
 	l.tend(0, 3, 0)
 	l.want("not in force", l.spend(0, 1, "cart:a", forLong), elsewhere)
 	l.inForce(3, 0)

@@ -45,6 +45,11 @@ func (p Place) Handler(s Surface) (*rpc.Handler, error) {
 	cfg.Shipping.Service, cfg.Shipping.Timeout = s.Shipping, min(cfg.Shipping.Timeout, s.RequestTimeout/2)
 	cfg.PromotionTimeout = min(cfg.PromotionTimeout, s.RequestTimeout/2)
 	cfg.Promotions, cfg.CodesMax = s.Promotions, int(p.Limits.Codes)
+	uses, err := usesOf(s.Serves)
+	if err != nil {
+		return nil, err
+	}
+	cfg.PromotionUses = uses
 	cfg.ShareKey, cfg.ShareURL = s.ShareKey, cmp.Or(s.ShareURL, cfg.ShareURL)
 	return rpc.NewHandler(cfg, s.Serves, s.Catalog, s.Auth, p.Log, s.Mounts...)
 }

@@ -2928,7 +2928,9 @@ type ShippingEstimate struct {
 	// YYYY-MM-DD/YYYY-MM-DD; empty when it is not sent there.
 	DeliveryEstimate string `protobuf:"bytes,5,opt,name=delivery_estimate,json=deliveryEstimate,proto3" json:"delivery_estimate,omitempty"`
 	// Why it is not sent there.
-	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	// A code of the cart pays for it: the cost is 0.
+	FreeShipping  bool `protobuf:"varint,7,opt,name=free_shipping,json=freeShipping,proto3" json:"free_shipping,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3003,6 +3005,13 @@ func (x *ShippingEstimate) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *ShippingEstimate) GetFreeShipping() bool {
+	if x != nil {
+		return x.FreeShipping
+	}
+	return false
 }
 
 type ApplyPromotionRequest struct {
@@ -4016,14 +4025,15 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\x05items\x18\x02 \x03(\v2\x19.cart.v1.ShippingEstimateR\x05items\x12$\n" +
 	"\x05total\x18\x03 \x01(\v2\x0e.cart.v1.MoneyR\x05total\x12\x14\n" +
 	"\x05stale\x18\x04 \x01(\bR\x05stale\x12\x1a\n" +
-	"\bwarnings\x18\x05 \x03(\tR\bwarnings\"\xad\x02\n" +
+	"\bwarnings\x18\x05 \x03(\tR\bwarnings\"\xd2\x02\n" +
 	"\x10ShippingEstimate\x12\x15\n" +
 	"\x06sku_id\x18\x01 \x01(\tR\x05skuId\x12\x1b\n" +
 	"\tseller_id\x18\x02 \x01(\tR\bsellerId\x12@\n" +
 	"\aoptions\x18\x03 \x03(\v2&.cart.v1.ShippingEstimate.OptionsEntryR\aoptions\x12\"\n" +
 	"\x04cost\x18\x04 \x01(\v2\x0e.cart.v1.MoneyR\x04cost\x12+\n" +
 	"\x11delivery_estimate\x18\x05 \x01(\tR\x10deliveryEstimate\x12\x16\n" +
-	"\x06reason\x18\x06 \x01(\tR\x06reason\x1a:\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12#\n" +
+	"\rfree_shipping\x18\a \x01(\bR\ffreeShipping\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"+\n" +
