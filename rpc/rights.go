@@ -36,6 +36,9 @@ func (s *service) redeem(ctx context.Context, c call, typed string) (*cartv1.Red
 	if err != nil {
 		return nil, meta{}, err
 	}
+	if _, err := s.read(ctx, call{cartID: c.cartID, strong: c.strong}); err != nil {
+		return nil, meta{}, err // a use is not spent for a cart that is erased
+	}
 	var r rule
 	if s.cfg.Promotions != nil {
 		if r = s.promotions.lookUp(ctx, []string{code})[0]; r.answered {
