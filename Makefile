@@ -99,7 +99,7 @@ sim-check: bin/sim bin/sim.wasm ## run one simulation twice, in two processes; f
 .PHONY: race
 race: ## run the tests under the race detector, of packages in which goroutines meet
 	@# Values that nobody changes have nothing to race about, and what other processes do is not seen.
-	CGO_ENABLED=1 go test -race -timeout 20m -parallel 4 \
+	CGO_ENABLED=1 go test -race -timeout 20m -parallel 2 \
 	  $$(go list ./... | grep -vE '/(proto/.*|crdt.*|pricing|benchpeers|benchcarts|cartctl|mutants|drill)$$')
 
 .PHONY: lint
