@@ -57,6 +57,11 @@ func (s *service) merge(ctx context.Context, c call, req *cartv1.MergeCartReques
 		return nil, meta{}, err
 	}
 	stale = stale || behind
+	// A guest's cart is not bound to a cart that takes nothing of it. One that is
+	// erased meanwhile says so itself.
+	if v, err := s.region.Read(ctx, c.cartID, region.ReadOptions{}); err == nil && cartOf(v).IsErased() {
+		return nil, meta{}, errErased()
+	}
 	replayed, err := s.reserve(ctx, c, guest.ID)
 	if err != nil {
 		return nil, meta{}, err
@@ -75,6 +80,8 @@ func (s *service) merge(ctx context.Context, c call, req *cartv1.MergeCartReques
 	case regionv1.Outcome_CODE_OK:
 	case regionv1.Outcome_CODE_ALREADY_MERGED:
 		return nil, meta{}, fault(AlreadyMerged, "the cart of this guest session was merged into another user's: it cannot be merged again").with("guest_session_id", guest.ID)
+	case regionv1.Outcome_CODE_ERASED:
+		return nil, meta{}, errErased()
 	default:
 		return nil, meta{}, fmt.Errorf("outcome %v of a merge is not expected", out.GetCode())
 	}
