@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"encoding/binary"
 	"math"
+	"strconv"
+	"strings"
 )
 
 // Active is a cart's newest activity: the time of the newest write that a
@@ -89,6 +91,34 @@ func (s State) Due(guest bool, l Lives) Due {
 		return Due{InCart: after(in, l.Guest), Saved: after(aside, l.Guest)}
 	}
 	return Due{InCart: after(in, l.User), Saved: after(aside, l.Saved)}
+}
+
+// ShareExpires names, in the value of a FactShare, when the link expires:
+// milliseconds since the Unix epoch, in decimal.
+const ShareExpires = "expires"
+
+// ShareExpiry says when a link expires, as its fact has it, in milliseconds since
+// the Unix epoch. One that does not say has expired, at 1.
+func ShareExpiry(v Attributes) int64 {
+	for pair := range strings.SplitSeq(v.Pairs, "&") { // read at every write of its cart
+		if text, ok := strings.CutPrefix(pair, ShareExpires+"="); ok {
+			if ms, err := strconv.ParseInt(text, 10, 64); err == nil && ms > 1 {
+				return ms
+			}
+		}
+	}
+	return 1
+}
+
+// SharesDue says when the first of the cart's links expires, in milliseconds since
+// the Unix epoch; 0: it has none.
+func (c *Cart) SharesDue() (first int64) {
+	for _, v := range c.Facts(FactShare) {
+		if ms := ShareExpiry(v); first == 0 || ms < first {
+			first = ms
+		}
+	}
+	return first
 }
 
 // IsCode reports whether the entry is a promotion code that stands.

@@ -19,7 +19,7 @@ const (
 	FactGuest FactKind = "guest"
 	// FactCode: the id is a promotion code that the shopper gave.
 	FactCode FactKind = "code"
-	// FactShare: the id is a link that shares the cart.
+	// FactShare: the id is a link that shares the cart, until ShareExpires.
 	FactShare FactKind = "share"
 	// FactRights: the id is a region in one incarnation, whose part of a bounded
 	// counter the value is.

@@ -17,9 +17,9 @@ import (
 // MergeGuest merges a guest's cart into a user's, under the shop's rule, and
 // returns what came (Outcome.merged) with the user's cart as it is then. The code
 // is ALREADY_MERGED, and nothing is changed, when the guest's cart is another
-// user's. It may be called any number of times: the same merge again changes
-// nothing. A guest's cart that this region has not heard of is merged too: its lines
-// follow when they arrive.
+// user's, ERASED when the user's cart was erased for good. It may be called any
+// number of times: the same merge again changes nothing. A guest's cart that this
+// region has not heard of is merged too: its lines follow when they arrive.
 //
 // Errors are those of Edit. After ErrOutcomeUnknown the merge may be half done; this
 // region goes on with it by itself.

@@ -25,7 +25,7 @@ type Region interface {
 	// Wait returns once the cart's digest differs from seen, or ctx ends.
 	Wait(ctx context.Context, cartID string, seen region.Digest) (region.View, error)
 	// MergeGuest merges a guest's cart into a user's and returns what came, or the
-	// code ALREADY_MERGED. It may be called again at any time. Errors are those of
+	// code ALREADY_MERGED or ERASED. It may be called again at any time. Errors are those of
 	// Edit.
 	MergeGuest(ctx context.Context, guestCart, userCart string) (*regionv1.Outcome, error)
 	// Ready returns nil when the region serves writes, else the reason.

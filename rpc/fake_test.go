@@ -388,6 +388,9 @@ func (r *fakeRegion) MergeGuest(_ context.Context, guest, user string) (*regionv
 		g = g.Apply(g.SetFact(w, crdt.FactMerged, user, ""))
 		r.put(guest, g)
 	}
+	if r.cart(user).IsErased() {
+		return &regionv1.Outcome{Code: regionv1.Outcome_CODE_ERASED}, nil
+	}
 	m := crdt.State{Cart: r.cart(user)}.MergeGuest(w, crdt.Guest{ID: guest, State: crdt.Relabel(crdt.State{Cart: g}, guest)}, crdt.MergeMax)
 	r.put(user, m.Cart)
 	d := digestOf(user, m.Cart)

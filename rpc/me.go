@@ -37,9 +37,13 @@ func (s *service) erase(ctx context.Context, c call) (*cartv1.EraseCartResponse,
 	if err != nil {
 		return nil, meta{}, fmt.Errorf("read cart: %w", err)
 	}
+	if c.unmatched || c.ifMatch != nil && *c.ifMatch != v.Digest && !cartOf(v).IsErased() {
+		return nil, meta{}, s.versionConflict(ctx, c) // and nothing that belongs to it is gone
+	}
 	out := &cartv1.EraseCartResponse{CartId: c.cartID}
 	// What belongs to the cart goes first: once the cart is erased it does not name
-	// it any more.
+	// it any more. Erased is more than emptied: what has not arrived here of a link's
+	// cart, or a guest's, finds it erased.
 	for _, id := range belongings(cartOf(v)) {
 		other := c
 		other.cartID, other.key, other.ifMatch, other.hasToken = id, "", nil, false
@@ -52,7 +56,7 @@ func (s *service) erase(ctx context.Context, c call) (*cartv1.EraseCartResponse,
 	if err != nil {
 		return nil, meta{}, err
 	}
-	out.Regions = s.receipts(ctx, c.cartID, a)
+	out.Regions = s.receipts(ctx, append(slices.Clone(out.Also), c.cartID), a)
 	out.Complete = !slices.ContainsFunc(out.Regions, func(r *cartv1.EraseReceipt) bool { return !r.GetErased() })
 	return out, a.meta, nil
 }
@@ -64,15 +68,16 @@ func belongings(c *crdt.Cart) (ids []string) {
 		ids = append(ids, id)
 	}
 	for id := range c.Facts(crdt.FactShare) {
-		ids = append(ids, "share:"+id)
+		ids = append(ids, shareCart(id))
 	}
 	return ids
 }
 
-// receipts says of each region whether it has erased a cart. A region that does not say
-// so in time is pending.
-func (s *service) receipts(ctx context.Context, cartID string, a *applied) []*cartv1.EraseReceipt {
+// receipts says of each region whether it has erased some carts, of which the last is
+// the one that was asked for. A region that does not say so of each in time is pending.
+func (s *service) receipts(ctx context.Context, carts []string, a *applied) []*cartv1.EraseReceipt {
 	own := &cartv1.EraseReceipt{Region: s.cfg.Region, Erased: true, LogIndex: a.index}
+	cartID := carts[len(carts)-1]
 	if v, err := s.region.Read(ctx, cartID, region.ReadOptions{Context: a.context, HasToken: true}); err == nil {
 		own.ErasedAtMs = erasedAt(cartOf(v))
 	}
@@ -94,17 +99,17 @@ func (s *service) receipts(ctx context.Context, cartID string, a *applied) []*ca
 		}
 		r := &cartv1.EraseReceipt{Region: name}
 		out = append(out, r)
-		all.Go(func() { s.receipt(ctx, id, cartID, r) })
+		all.Go(func() { s.receipt(ctx, id, carts, r) })
 	}
 	all.Wait()
 	return out
 }
 
-// receipt asks a region until it has erased the cart or ctx ends.
-func (s *service) receipt(ctx context.Context, id crdt.RegionID, cartID string, r *cartv1.EraseReceipt) {
+// receipt asks a region until it has erased the carts or ctx ends.
+func (s *service) receipt(ctx context.Context, id crdt.RegionID, carts []string, r *cartv1.EraseReceipt) {
 	r.Pending = "the region was not reached: it erases the cart when it is"
 	for {
-		b, err := s.cfg.Records.Elsewhere(ctx, id, cartID)
+		b, err := s.cfg.Records.Elsewhere(ctx, id, carts[0])
 		switch {
 		case err != nil:
 			s.log.LogAttrs(ctx, slog.LevelDebug, "receipt of an erasure", slog.String("region", r.GetRegion()), slog.Any("err", err))
@@ -113,6 +118,9 @@ func (s *service) receipt(ctx context.Context, id crdt.RegionID, cartID string, 
 		default:
 			state, err := crdt.DecodeState(b)
 			if err == nil && state.Cart.IsErased() {
+				if carts = carts[1:]; len(carts) > 0 {
+					continue
+				}
 				r.Erased, r.ErasedAtMs, r.Pending = true, erasedAt(state.Cart), ""
 				return
 			}

@@ -16,7 +16,6 @@ import (
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 	"github.com/samecart/samecart/region"
-	"github.com/samecart/samecart/region/shard"
 )
 
 // A link that shares a cart is a cart of its own, "share:" and the link's id:
@@ -130,7 +129,7 @@ type shareFact struct {
 
 func (f shareFact) pairs() string {
 	m := map[string]string{
-		"mode": f.mode, "created": strconv.FormatInt(f.created, 10), shard.ShareExpires: strconv.FormatInt(f.expires, 10),
+		"mode": f.mode, "created": strconv.FormatInt(f.created, 10), crdt.ShareExpires: strconv.FormatInt(f.expires, 10),
 	}
 	if f.owner != "" {
 		m["owner"] = f.owner
@@ -151,7 +150,7 @@ func shareFactIn(c *crdt.Cart, id string) (f shareFact, ok bool) {
 	f.mode, f.owner = m["mode"], m["owner"]
 	var errs [4]error
 	f.created, errs[0] = strconv.ParseInt(m["created"], 10, 64)
-	f.expires, errs[1] = strconv.ParseInt(m[shard.ShareExpires], 10, 64)
+	f.expires, errs[1] = strconv.ParseInt(m[crdt.ShareExpires], 10, 64)
 	if text := m["seen"]; text != "" {
 		var b []byte
 		if b, errs[2] = base64.RawURLEncoding.DecodeString(text); errs[2] == nil {

@@ -459,3 +459,35 @@ func TestKeyOfLinks(t *testing.T) {
 		t.Errorf("exit %d, %s", code, errs)
 	}
 }
+
+// An erasure takes the links along, in every region, and its receipt says so; nothing
+// comes into the cart any more.
+func TestErasureTakesLinksAlong(t *testing.T) {
+	d := sharedDev(t)
+	s := d.shopper(t)
+	s.insist(200, "us-east", "POST", cartItems, item("SKU-1", 2))
+	links := []sharedLink{s.share("us-east", "snapshot"), s.share("us-east", "live")}
+	s.converge(10 * time.Second)
+	export := string(s.insist(200, "eu-west", "GET", "/api/v1/me/export", nil).body)
+	var erased struct {
+		Complete bool     `json:"complete"`
+		Also     []string `json:"also"`
+	}
+	a := s.insist(200, "eu-west", "DELETE", "/api/v1/me", nil)
+	if err := json.Unmarshal(a.body, &erased); err != nil || !erased.Complete {
+		t.Fatalf("%v, %s", err, a.body)
+	}
+	for _, l := range links {
+		if !strings.Contains(export, l.ID) || !slices.Contains(erased.Also, "share:"+l.ID) {
+			t.Errorf("link %s is not in %s, or not in %s", l.ID, export, a.body)
+		}
+		for _, region := range regions {
+			if !s.isGone(region, l) {
+				t.Errorf("%s shows link %s", region, l.ID)
+			}
+		}
+	}
+	for _, region := range regions {
+		s.insist(410, region, "POST", "/api/v1/cart/merge", map[string]any{"guest_session_id": "of-" + s.headers.Get("X-User-Id")})
+	}
+}

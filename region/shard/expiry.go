@@ -63,6 +63,34 @@ func livesOf(l *regionv1.Limits) crdt.Lives {
 	return crdt.Lives{Guest: l.GetGuestLifeMs(), User: l.GetUserLifeMs(), Saved: l.GetSavedLifeMs()}
 }
 
+// due is when something of a cart expires, in milliseconds since the Unix epoch; 0:
+// never.
+type due struct {
+	crdt.Due       // its lines and codes
+	shares   int64 // the first of its links
+}
+
+func (d due) first() int64 {
+	if lines := d.First(); lines != 0 && (d.shares == 0 || lines < d.shares) {
+		return lines
+	}
+	return d.shares
+}
+
+// dueIn says when something of a cart expires.
+//
+//	E5  A link's fact goes when the link expires, in the owner's cart and in the
+//	    link's own, and in the latter the lines of a snapshot with it, not before
+//	    and not later. What is left there without the fact lives as in a user's
+//	    cart.
+func dueIn(id string, s crdt.State, l crdt.Lives) due {
+	d := due{shares: s.Cart.SharesDue()}
+	if d.shares == 0 || !IsShare(id) {
+		d.Due = s.Due(IsGuest(id), l)
+	}
+	return d
+}
+
 // second is where a cart that is first due at a time stands in the index.
 func second(ms int64) uint32 {
 	if ms <= 0 {
@@ -73,7 +101,7 @@ func second(ms int64) uint32 {
 
 // dueOf is the earliest second in which something of a cart may be due.
 func (w *workspace) dueOf(id string, s crdt.State) uint32 {
-	return second(s.Due(IsGuest(id), livesOf(w.limits)).First())
+	return second(dueIn(id, s, livesOf(w.limits)).first())
 }
 
 // indexed is where a cart's new state stands in the index: see store.D2.
@@ -139,11 +167,16 @@ func (w *workspace) expire(c *regionv1.Expire, place int, flush func() error) (*
 
 // expireCart reports whether something of the cart was due.
 func (w *workspace) expireCart(id string, old *store.Record, number uint32) bool {
-	due := old.State.Due(IsGuest(id), livesOf(w.limits))
+	due := dueIn(id, old.State, livesOf(w.limits))
 	now := w.at.UnixMilli()
-	inCart, saved := due.InCart != 0 && due.InCart <= now, due.Saved != 0 && due.Saved <= now
-	if !inCart && !saved {
+	isDue := func(ms int64) bool { return ms != 0 && ms <= now }
+	inCart, saved, shares := isDue(due.InCart), isDue(due.Saved), isDue(due.shares)
+	if !inCart && !saved && !shares {
 		return false
+	}
+	shopper := inCart || saved // something that a shopper put there
+	if shares && IsShare(id) {
+		inCart, saved = true, true
 	}
 	at := w.now()
 	m := w.tx.Marker()
@@ -159,9 +192,14 @@ func (w *workspace) expireCart(id string, old *store.Record, number uint32) bool
 		w.tx.AppendRow(crdt.Row{CartID: id, At: at, Age: at, Delta: d, Ops: opsIn(ops, d.Context)})
 		ops = w.nextOps(ops, nil, d, cart)
 	}
-	if _, ended := cart.Fact(crdt.FactExpired, ""); IsGuest(id) && !ended {
+	if _, ended := cart.Fact(crdt.FactExpired, ""); shopper && IsGuest(id) && !ended {
 		what.Guest = true
 		do(cart.SetFact(writer, crdt.FactExpired, "", ""))
+	}
+	for id, v := range old.State.Cart.Facts(crdt.FactShare) { // before the lines: nobody is shown a part of them
+		if crdt.ShareExpiry(v) <= now {
+			do(cart.DropFact(writer, crdt.FactShare, id))
+		}
 	}
 	for _, e := range old.State.Cart.Lines {
 		if e.Key.IsFact() {
@@ -180,7 +218,9 @@ func (w *workspace) expireCart(id string, old *store.Record, number uint32) bool
 		}
 	}
 	w.put(id, old, crdt.State{Cart: cart, Ops: ops, Active: old.State.Active}, old.Asked)
-	*w.expired = append(*w.expired, what)
+	if shopper && !IsShare(id) { // a link is nothing to tell of
+		*w.expired = append(*w.expired, what)
+	}
 	return true
 }
 
@@ -260,7 +300,7 @@ func (s *Shard) Due(ctx context.Context, after store.Indexed, owns func(crdt.Reg
 			l.move(e)
 			continue
 		}
-		switch first := r.State.Due(IsGuest(e.CartID), lives).First(); {
+		switch first := dueIn(e.CartID, r.State, lives).first(); {
 		case first == 0 || first > now:
 			l.move(e)
 		case owns(r.State.Active.Region):
@@ -299,7 +339,7 @@ func (s *Shard) Expirable(carts []DueCart) ([]bool, error) {
 		}
 		state := r.State
 		state.Active = c.Active
-		first := state.Due(IsGuest(c.CartID), lives).First()
+		first := dueIn(c.CartID, state, lives).first()
 		out[i] = first != 0 && first <= now
 	}
 	return out, nil

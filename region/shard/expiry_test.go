@@ -360,6 +360,91 @@ func TestExpireInParts(t *testing.T) {
 	}
 }
 
+// E5: a link's fact goes when the link expires, in its own cart with the lines of a
+// snapshot, whatever the lives of shoppers' carts; nothing is told of it, and then
+// nothing keeps either cart.
+func TestLinksExpire(t *testing.T) {
+	const own, live, owner = sharePrefix + "l", sharePrefix + "m", "u"
+	for name, l := range map[string]Lives{"with lives": lives, "for ever": {}} {
+		r := newExpiring(t, tempStore(t), 1)
+		r.limits.GuestLifeMs, r.limits.UserLifeMs, r.limits.SavedLifeMs = l.Of().Guest, l.Of().User, l.Of().Saved
+		r.ok(edit(owner, share("l", time.Hour), share("m", 2*time.Hour)))
+		r.ok(edit(own, share("l", time.Hour, sharedLine("s", "a", 2, "USD"), sharedLine("s", "b", 1, "GBP"))))
+		r.ok(edit(live, share("m", 2*time.Hour)))
+		s := &Shard{fsm: r.fsm, cfg: Config{Limits: Limits{Lives: l}}}
+		for _, step := range []struct {
+			after         time.Duration
+			due, left     int // carts that are found due; entries of the link's own cart
+			ofOwner, gone []string
+		}{
+			{after: time.Hour - time.Second, left: 3, ofOwner: []string{"l", "m"}},
+			{after: time.Hour + time.Second, due: 2, ofOwner: []string{"m"}, gone: []string{own}},
+			{after: 2*time.Hour - time.Second, ofOwner: []string{"m"}, gone: []string{own}},
+			{after: 2*time.Hour + time.Second, due: 2, gone: []string{own, live, owner}},
+			{after: 3 * time.Hour, gone: []string{own, live, owner}},
+		} {
+			r.after(step.after)
+			s.cfg.Clock = func() time.Time { return epoch.Add(step.after) }
+			look, err := s.Due(t.Context(), store.Indexed{}, func(crdt.RegionID) bool { return true })
+			if err != nil || len(look.Due) != step.due {
+				t.Errorf("%s, after %v: %d due, %v, want %d", name, step.after, len(look.Due), err, step.due)
+			}
+			if ok, err := s.Expirable(look.Due); err != nil || slices.Contains(ok, false) {
+				t.Errorf("%s, after %v: expirable %v, %v", name, step.after, ok, err)
+			}
+			moved := &regionv1.Expire{}
+			for _, e := range look.Moved {
+				moved.Moved = append(moved.Moved, &regionv1.Indexed{CartId: e.CartID, At: e.At})
+			}
+			r.apply(&regionv1.Command{Command: &regionv1.Command_Expire{Expire: moved}}, expireNow(t, r, own, live, owner))
+			if n := len(r.state(own).Cart.Lines); n != step.left {
+				t.Errorf("%s, after %v: %d entries of the link's cart, want %d", name, step.after, n, step.left)
+			}
+			if got := r.links(owner); !slices.Equal(got, step.ofOwner) {
+				t.Errorf("%s, after %v: the owner's links %v, want %v", name, step.after, got, step.ofOwner)
+			}
+			for _, id := range step.gone {
+				if !r.state(id).Cart.IsGarbage(func(crdt.Replica) bool { return true }) {
+					t.Errorf("%s, after %v: something keeps %s: %v", name, step.after, id, r.state(id).Cart)
+				}
+			}
+		}
+		if len(r.told) != 0 {
+			t.Errorf("%s: told %+v", name, r.told)
+		}
+		if all := r.index1(t); len(all) != 0 {
+			t.Errorf("%s: left in the index: %v", name, all)
+		}
+	}
+}
+
+// The owner's lines expire without its links, and a guest's links without ending the
+// session. What a revocation left behind of a link's cart lives as in a user's.
+func TestLinksExpireByThemselves(t *testing.T) {
+	r := newExpiring(t, tempStore(t), 1)
+	const guest, own = guestPrefix + "g", sharePrefix + "l"
+	r.ok(edit("u", add("s", "a", 1), share("l", time.Hour)))
+	r.ok(edit(guest, add("s", "a", 1), share("l", 5*time.Second), share("m", time.Hour)))
+	r.ok(edit(own, share("l", time.Hour, sharedLine("s", "a", 2, "USD"))))
+	r.ok(edit(own, unshare("l")))
+	r.after(6 * time.Second)
+	r.apply(expireNow(t, r, "u", guest, own))
+	r.want(guest, map[string]uint32{"s/a/": 1})
+	r.want(own, map[string]uint32{"s/a/": 2})
+	if got := r.links(guest); !slices.Equal(got, []string{"m"}) || len(r.told) != 0 {
+		t.Errorf("the guest's links %v, told %+v", got, r.told)
+	}
+	r.ok(edit(guest, add("s", "a", 1)))
+	r.after(301 * time.Second)
+	r.apply(expireNow(t, r, "u", guest, own))
+	for _, id := range []string{"u", guest, own} {
+		r.want(id, map[string]uint32{})
+	}
+	if got := r.links("u"); !slices.Equal(got, []string{"l"}) || len(r.told) != 2 || !r.told[1].Guest {
+		t.Errorf("links %v, told %+v", got, r.told)
+	}
+}
+
 // BenchmarkDueIndex makes carts, and edits carts that are there, with the index of due
 // carts and without. An operation is one add.
 func BenchmarkDueIndex(b *testing.B) {

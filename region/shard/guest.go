@@ -82,6 +82,9 @@ func (w *workspace) joinGuest(j *regionv1.JoinGuest) (*regionv1.Outcome, error) 
 	if err != nil {
 		return nil, fmt.Errorf("guest %q of cart %q at index %d: %w", j.GuestCartId, j.CartId, w.index, err)
 	}
+	if stateOf(old).Cart.IsErased() {
+		return w.joinErased(j.CartId, old, guest.Cart), nil
+	}
 	state, wr := stateOf(old), w.writer(j.CartId)
 	m := state.MergeGuest(wr, crdt.Guest{ID: j.GuestCartId, State: guest, Shared: j.Shared}, crdt.MergeRule(j.Rule))
 	ops := joinOps(state.Ops, byDot(guest.Ops))
@@ -114,6 +117,17 @@ func (w *workspace) joinGuest(j *regionv1.JoinGuest) (*regionv1.Outcome, error) 
 		out.Lines = append(out.Lines, l)
 	}
 	return out, nil
+}
+
+// joinErased refuses a guest's cart where the user's was erased. That its writes were
+// seen comes along: so it did in a region that joined them before it heard of the
+// erasure, and regions are to be equal.
+func (w *workspace) joinErased(id string, old *store.Record, guest *crdt.Cart) *regionv1.Outcome {
+	rec := old
+	if cart := crdt.Join(old.State.Cart, guest); !cart.Equal(old.State.Cart) {
+		rec = w.put(id, old, crdt.State{Cart: cart}, store.Asked{})
+	}
+	return w.refused(id, rec, 0, refusal{code: regionv1.Outcome_CODE_ERASED})
 }
 
 // forgetGuest takes FactGuest out of a user's cart: what its context knows of the

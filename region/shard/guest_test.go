@@ -149,6 +149,53 @@ func TestExpiredGuest(t *testing.T) {
 	r.wantMarks("expired")
 }
 
+// An erased user's cart takes nothing of a guest's, and of an erased guest's cart
+// nothing comes.
+func TestGuestsAndErasure(t *testing.T) {
+	r := newTestRig(t)
+	r.login("guest:g", "cart:u")
+	r.apply(joinGuest("cart:u", "guest:g", r.state("guest:g")))
+	r.ok(edit("cart:u", erase()))
+	r.ok(edit("guest:g", add("s", "late", 1)))
+	seq := r.fsm.marker().Seq
+	var before *store.Record
+	for try := range 2 {
+		out := r.apply(joinGuest("cart:u", "guest:g", r.state("guest:g")))[0]
+		if c := r.state("cart:u").Cart; out.Code != regionv1.Outcome_CODE_ERASED || out.Merged != nil || !c.IsErased() || len(c.Lines) != 1 {
+			t.Errorf("joined into an erased cart: %v, it is %v", out, c)
+		}
+		if now := r.recordOf("cart:u"); try > 0 && now != before {
+			t.Error("the same guest again changed the cart")
+		} else {
+			before = now
+		}
+	}
+	gone := joinGuest("cart:u", "guest:g", crdt.State{Cart: &crdt.Cart{}})
+	gone.GetJoinGuest().State, gone.GetJoinGuest().Gone = nil, true
+	if out := r.apply(gone)[0]; out.Code != 0 || r.recordOf("cart:u") != before || r.fsm.marker().Seq != seq {
+		t.Errorf("an erased cart was written: %v", out)
+	}
+	r.ok(edit("guest:h", add("s", "one", 1)))
+	r.ok(edit("guest:h", erase()))
+	out := r.apply(closeGuest("guest:h", "cart:v"))[0]
+	s, err := crdt.DecodeState(out.GuestState)
+	if err != nil || out.Code != 0 || !r.state("guest:h").Cart.IsErased() {
+		t.Fatalf("close: %v, %v", out.Code, err)
+	}
+	if out := r.apply(joinGuest("cart:v", "guest:h", s))[0]; out.Code != 0 || out.Merged.GetItems() != 0 || r.recordOf("cart:v") != nil {
+		t.Errorf("an erased guest joined: %v", out)
+	}
+	// Nor does it take away what came before it was erased.
+	r.ok(edit("guest:i", add("s", "one", 1)))
+	r.apply(closeGuest("guest:i", "cart:w"))
+	r.apply(joinGuest("cart:w", "guest:i", r.state("guest:i")))
+	r.apply(forwarded("guest:i", r.marks()["guest:i"]))
+	r.ok(edit("guest:i", erase()))
+	r.apply(joinGuest("cart:w", "guest:i", r.state("guest:i")))
+	r.want("cart:w", map[string]uint32{"s/one/": 1})
+	r.wantMarks("erased", "guest:g")
+}
+
 // A merged guest's cart is marked with each change, wherever it comes from, and
 // until it is forwarded as it is.
 func TestMarksOfGuests(t *testing.T) {

@@ -24,51 +24,61 @@ type operation struct {
 	do         func(r *rig, cartID string)
 	// What the outcome of a pair must be, whatever the table says of it: lines
 	// that are written, with the quantity that is set, or 0 where it is left as
-	// it is; lines that are taken out.
-	writes map[string]uint32
-	takes  []string
-	erases bool
+	// it is; lines that are taken out; facts that are written, and taken out.
+	writes       map[string]uint32
+	takes        []string
+	gives, drops []crdt.LineKey
+	erases       bool
 }
 
 // The cart before: what the pairs start from.
 var (
-	pairsBefore = []*regionv1.Change{add("s", "tea", 2), add("s", "pot", 1), add("s", "cup", 1), share("l1", time.Hour)}
-	before      = map[string]uint32{"tea": 2, "pot": 1, "cup": 1}
+	pairsBefore = []*regionv1.Change{
+		add("s", "tea", 2), add("s", "pot", 1), add("s", "cup", 1), save("s", "cup"), addCode("SHIP"), share("l1", time.Hour),
+	}
+	before = map[string]uint32{"tea": 2, "pot": 1, "cup": 1}
+)
+
+// What facts there are before, and with an operation.
+var (
+	ship, ten = crdt.FactKey(crdt.FactCode, "SHIP"), crdt.FactKey(crdt.FactCode, "TEN")
+	l1, l2    = crdt.FactKey(crdt.FactShare, "l1"), crdt.FactKey(crdt.FactShare, "l2")
 )
 
 const pairsBeforeText = "2 tea and a pot in the cart, a cup put aside, the code SHIP, and the link l1"
 
+// pairsLife is how long carts live in this test, in milliseconds: those of the pairs
+// are due when the operations are made.
+const pairsLife = 500
+
 var operations = []operation{
-	{"add", "adds 3 tea", commands(add("s", "tea", 3)), map[string]uint32{"tea": 5}, nil, false},
-	{"add new", "adds milk, which is not there", commands(add("s", "milk", 1)), map[string]uint32{"milk": 1}, nil, false},
-	{"set higher", "sets tea to 7", commands(set("s", "tea", 7)), map[string]uint32{"tea": 7}, nil, false},
-	{"set lower", "sets tea to 1", commands(set("s", "tea", 1)), map[string]uint32{"tea": 1}, nil, false},
-	{"set to 0", "sets tea to 0", commands(set("s", "tea", 0)), nil, []string{"tea"}, false},
-	{"remove", "removes tea", commands(remove("s", "tea")), nil, []string{"tea"}, false},
-	{"remove saved", "removes the cup, which is put aside", commands(remove("s", "cup")), nil, []string{"cup"}, false},
-	{"clear", "removes all lines", commands(clearAll()), nil, []string{"tea", "pot", "cup"}, false},
-	{"save", "puts tea aside", mutates(placed("tea", crdt.Saved)), map[string]uint32{"tea": 0}, nil, false},
-	{"move", "puts the cup back into the cart", mutates(placed("cup", crdt.InCart)), map[string]uint32{"cup": 0}, nil, false},
-	{"save, move", "puts tea aside and back", mutates(placed("tea", crdt.Saved), placed("tea", crdt.InCart)), map[string]uint32{"tea": 0}, nil, false},
-	{"describe", "writes a note for tea", mutates(noted), map[string]uint32{"tea": 0}, nil, false},
-	{"renew", "adds a tea, at another price", commands(renewed(add("s", "tea", 1), 2499)), map[string]uint32{"tea": 3}, nil, false},
-	{"add code", "gives the code TEN", mutates(func(c *crdt.Cart, w crdt.Writer) []crdt.Delta {
-		return []crdt.Delta{c.SetFact(w, crdt.FactCode, "TEN", "")}
-	}), nil, nil, false},
-	{"drop code", "takes the code SHIP out", mutates(func(c *crdt.Cart, w crdt.Writer) []crdt.Delta {
-		return []crdt.Delta{c.DropFact(w, crdt.FactCode, "SHIP")}
-	}), nil, nil, false},
-	{"merge", "merges a guest's cart with 4 tea and 2 jam", mutates(mergeGuest), map[string]uint32{"tea": 4, "jam": 2}, nil, false},
-	{"undo", "removes tea, and undoes it", mutates(removeTea, addTea), map[string]uint32{"tea": 2}, nil, false},
-	{"erase", "erases the cart", mutates(func(c *crdt.Cart, w crdt.Writer) []crdt.Delta { return []crdt.Delta{c.Erase(w)} }), nil, nil, true},
-	{"expire", "finds that the cart has expired", mutates((*crdt.Cart).Clear), nil, []string{"tea", "pot", "cup"}, false},
-	{"share", "makes the link l2", commands(share("l2", time.Hour)), nil, nil, false},
-	{"unshare", "revokes the link l1", commands(unshare("l1")), nil, nil, false},
-	{"batch", "at once: sets tea to 6, removes the pot, adds a jam", commands(set("s", "tea", 6), remove("s", "pot"), add("s", "jam", 1)),
-		map[string]uint32{"tea": 6, "jam": 1}, []string{"pot"}, false},
+	{name: "add", does: "adds 3 tea", do: commands(add("s", "tea", 3)), writes: map[string]uint32{"tea": 5}},
+	{name: "add new", does: "adds milk, which is not there", do: commands(add("s", "milk", 1)), writes: map[string]uint32{"milk": 1}},
+	{name: "set higher", does: "sets tea to 7", do: commands(set("s", "tea", 7)), writes: map[string]uint32{"tea": 7}},
+	{name: "set lower", does: "sets tea to 1", do: commands(set("s", "tea", 1)), writes: map[string]uint32{"tea": 1}},
+	{name: "set to 0", does: "sets tea to 0", do: commands(set("s", "tea", 0)), takes: []string{"tea"}},
+	{name: "remove", does: "removes tea", do: commands(remove("s", "tea")), takes: []string{"tea"}},
+	{name: "remove saved", does: "removes the cup, which is put aside", do: commands(remove("s", "cup")), takes: []string{"cup"}},
+	{name: "clear", does: "removes all lines", do: commands(clearAll()), takes: []string{"tea", "pot", "cup"}},
+	{name: "save", does: "puts tea aside", do: commands(save("s", "tea")), writes: map[string]uint32{"tea": 0}},
+	{name: "move", does: "puts the cup back into the cart", do: commands(move("s", "cup")), writes: map[string]uint32{"cup": 0}},
+	{name: "save, move", does: "puts tea aside and back", do: inTurn(save("s", "tea"), move("s", "tea")), writes: map[string]uint32{"tea": 0}},
+	{name: "describe", does: "writes a note for tea", do: describeTea, writes: map[string]uint32{"tea": 0}},
+	{name: "renew", does: "adds a tea, at another price", do: commands(renewed(add("s", "tea", 1), 2499)), writes: map[string]uint32{"tea": 3}},
+	{name: "add code", does: "gives the code TEN", do: commands(addCode("TEN")), gives: []crdt.LineKey{ten}},
+	{name: "add code again", does: "gives the code SHIP once more", do: commands(addCode("SHIP")), gives: []crdt.LineKey{ship}},
+	{name: "drop code", does: "takes the code SHIP out", do: commands(dropCode("SHIP")), drops: []crdt.LineKey{ship}},
+	{name: "merge", does: "merges a guest's cart with 4 tea and 2 jam", do: mergeGuest, writes: map[string]uint32{"tea": 4, "jam": 2}},
+	{name: "undo", does: "removes tea, and undoes it", do: inTurn(remove("s", "tea"), undo()), writes: map[string]uint32{"tea": 2}},
+	{name: "erase", does: "erases the cart", do: commands(erase()), erases: true},
+	{name: "expire", does: "finds that the cart has expired", do: expirePair, takes: []string{"tea", "pot", "cup"}, drops: []crdt.LineKey{ship}},
+	{name: "share", does: "makes the link l2", do: commands(share("l2", time.Hour)), gives: []crdt.LineKey{l2}},
+	{name: "unshare", does: "revokes the link l1", do: commands(unshare("l1")), drops: []crdt.LineKey{l1}},
+	{name: "batch", does: "at once: sets tea to 6, removes the pot, adds a jam", do: commands(set("s", "tea", 6), remove("s", "pot"), add("s", "jam", 1)),
+		writes: map[string]uint32{"tea": 6, "jam": 1}, takes: []string{"pot"}},
 }
 
-// commands is an operation that is an edit, as a region's API proposes it.
+// commands is an operation that is one edit, as a region's API proposes it.
 func commands(changes ...*regionv1.Change) func(*rig, string) {
 	return func(r *rig, id string) {
 		r.t.Helper()
@@ -76,68 +86,63 @@ func commands(changes ...*regionv1.Change) func(*rig, string) {
 	}
 }
 
-type mutator func(*crdt.Cart, crdt.Writer) []crdt.Delta
-
-// mutates is an operation that has no command here: what a command would do with
-// the cart, one mutator after the other.
-func mutates(steps ...mutator) func(*rig, string) {
+// inTurn is an operation of several edits.
+func inTurn(changes ...*regionv1.Change) func(*rig, string) {
 	return func(r *rig, id string) {
 		r.t.Helper()
-		b := &batch{fsm: r.fsm, tx: r.fsm.current().Begin()}
-		r.index++
-		w := &workspace{tx: b.tx, slots: r.fsm.slots, lookup: r.fsm.carts.get, index: r.index, limits: r.limits, at: r.at}
-		old, err := w.record(id)
-		if err != nil {
-			r.t.Fatalf("read %q: %v", id, err)
-		}
-		m := b.tx.Marker()
-		writer := crdt.Writer{Replica: crdt.Replica{Region: m.Region, Incarnation: m.Incarnation}, At: w.now(), QuantityMax: r.limits.Quantity}
-		cart := stateOf(old).Cart
-		for _, step := range steps {
-			for _, d := range step(cart, writer) {
-				cart = cart.Apply(d)
-				w.tx.AppendRow(crdt.Row{CartID: id, At: writer.At, Delta: d})
-			}
-		}
-		w.put(id, old, crdt.State{Cart: cart}, old.Asked)
-		m.Applied = r.index
-		if err := b.commit(); err != nil {
-			r.t.Fatalf("commit: %v", err)
+		for _, c := range changes {
+			r.ok(edit(id, c))
 		}
 	}
 }
 
+// describeTea's note says which region wrote it.
+func describeTea(r *rig, id string) {
+	r.t.Helper()
+	r.ok(edit(id, describeAs("s", "tea", "note="+map[crdt.RegionID]string{1: "us", 2: "eu"}[r.region])))
+}
+
+// pairGuest is the guest's cart that is merged into a pair's.
+func pairGuest(id string) string { return "guest:of " + id }
+
+// mergeGuest is what a login does: it closes the guest's cart and joins it.
+func mergeGuest(r *rig, id string) {
+	r.t.Helper()
+	out := r.apply(closeGuest(pairGuest(id), id))[0]
+	guest, err := crdt.DecodeState(out.GuestState)
+	if err != nil || out.Code != regionv1.Outcome_CODE_OK {
+		r.t.Fatalf("close: %v, %v", out, err)
+	}
+	if out := r.apply(joinGuest(id, pairGuest(id), guest))[0]; out.Code != regionv1.Outcome_CODE_OK {
+		r.t.Fatalf("join: %v", out)
+	}
+}
+
+// forward is what the leader of a guest's shard does for guests' carts that were
+// merged, here or in another region.
+func (r *rig) forward() {
+	r.t.Helper()
+	for guest, mark := range r.marks() {
+		for user := range r.state(guest).Cart.Facts(crdt.FactMerged) {
+			r.apply(joinGuest(user, guest, r.state(guest)))
+		}
+		r.apply(forwarded(guest, mark))
+	}
+}
+
+// expirePair is the command that a cart's owner proposes once every region has found
+// the cart due, and the same.
+func expirePair(r *rig, id string) {
+	r.t.Helper()
+	d := r.recordOf(id).Digest
+	if out := r.apply(&regionv1.Command{Command: &regionv1.Command_Expire{Expire: &regionv1.Expire{
+		Carts: []*regionv1.CartDigest{{CartId: id, Digest: d[:]}},
+	}}})[0]; out.Expired != 1 {
+		r.t.Fatalf("expire: %v", out)
+	}
+}
+
 func line(sku string) crdt.LineKey { return crdt.LineKey{Seller: "s", SKU: sku} }
-
-func placed(sku string, p crdt.Placement) mutator {
-	return func(c *crdt.Cart, w crdt.Writer) []crdt.Delta { return []crdt.Delta{c.SetPlacement(w, line(sku), p)} }
-}
-
-// noted's note says which region wrote it.
-func noted(c *crdt.Cart, w crdt.Writer) []crdt.Delta {
-	note := map[string]string{"note": map[crdt.RegionID]string{1: "us", 2: "eu"}[w.Replica.Region]}
-	return []crdt.Delta{c.SetAttributes(w, line("tea"), crdt.CanonicalPairs(note))}
-}
-
-func removeTea(c *crdt.Cart, w crdt.Writer) []crdt.Delta {
-	return []crdt.Delta{c.Remove(w, line("tea"))}
-}
-
-func addTea(c *crdt.Cart, w crdt.Writer) []crdt.Delta {
-	return []crdt.Delta{c.Add(w, line("tea"), 2, crdt.Offer{Price: 2999, Currency: "USD", AddedAt: crdt.TimestampAt(epoch.UnixMilli())}, true)}
-}
-
-// mergeGuest joins the guest's own dots under the guest's lineage: the same in
-// both regions, wherever the merge is made.
-func mergeGuest(c *crdt.Cart, w crdt.Writer) []crdt.Delta {
-	guest := &crdt.Cart{}
-	as := crdt.Writer{Replica: crdt.Replica{Region: 1, Incarnation: 0, Lineage: "guest:g"}, At: crdt.TimestampAt(epoch.UnixMilli())}
-	offer := crdt.Offer{Price: 2999, Currency: "USD", AddedAt: as.At}
-	deltas := []crdt.Delta{guest.Add(as, line("tea"), 4, offer, true)}
-	guest = guest.Apply(deltas[0])
-	deltas = append(deltas, guest.Add(as, line("jam"), 2, offer, true))
-	return append(deltas, c.SetFact(w, crdt.FactGuest, "guest:g", ""))
-}
 
 // renewed is an add at a price that the caller states.
 func renewed(c *regionv1.Change, price int64) *regionv1.Change {
@@ -160,15 +165,16 @@ func TestPairs(t *testing.T) {
 		others[i] = newRig(t, us.store, uint32(2+i), crdt.RegionID(3+i))
 	}
 	usFirst, euFirst, byCarts := others[0], others[1], others[2]
+	for _, r := range append(others, us, eu) {
+		r.limits.UserLifeMs, r.limits.SavedLifeMs = pairsLife, pairsLife
+	}
 	var ids []string
 	for _, a := range operations {
 		for _, b := range operations {
 			id := pairID(a, b)
 			ids = append(ids, id)
 			us.ok(edit(id, pairsBefore...))
-			mutates(placed("cup", crdt.Saved), func(c *crdt.Cart, w crdt.Writer) []crdt.Delta {
-				return []crdt.Delta{c.SetFact(w, crdt.FactCode, "SHIP", "")}
-			})(us, id)
+			us.ok(edit(pairGuest(id), add("s", "tea", 4), add("s", "jam", 2)))
 		}
 	}
 	start := us.fsm.marker().Seq
@@ -192,6 +198,9 @@ func TestPairs(t *testing.T) {
 	usFirst.join(eu, 0, euEnd)
 	euFirst.join(eu, 0, euEnd)
 	euFirst.join(us, 0, usEnd)
+	for _, r := range []*rig{us, eu, usFirst, euFirst} {
+		r.forward()
+	}
 
 	outcomes := map[string]string{}
 	for _, a := range operations {
@@ -238,7 +247,8 @@ func TestPairs(t *testing.T) {
 
 // expectPair holds what must be so of any pair, whatever the table says: a line
 // that one of the two wrote is there, with the larger of the quantities that were
-// set; else one that one of the two took out is not; erasure beats both.
+// set; else one that one of the two took out is not. A fact that one of the two wrote
+// is there, else one that was taken out is not. Erasure beats all.
 func expectPair(t *testing.T, a, b operation, cart *crdt.Cart) {
 	t.Helper()
 	if erased := a.erases || b.erases; cart.IsErased() != erased || erased && len(cart.Lines) != 1 {
@@ -259,6 +269,14 @@ func expectPair(t *testing.T, a, b operation, cart *crdt.Cart) {
 		}
 		if got := cart.Find(line(sku)).Visible().Quantity; got != want {
 			t.Errorf("%d %s, want %d", got, sku, want)
+		}
+	}
+	for _, k := range []crdt.LineKey{ship, ten, l1, l2} {
+		given := slices.Contains(a.gives, k) || slices.Contains(b.gives, k)
+		dropped := slices.Contains(a.drops, k) || slices.Contains(b.drops, k)
+		want := given || !dropped && (k == ship || k == l1)
+		if _, got := cart.Fact(crdt.FactKind(k.Options), k.SKU); got != want {
+			t.Errorf("%s %s is there: %v, want %v", k.Options, k.SKU, got, want)
 		}
 	}
 }
@@ -307,7 +325,7 @@ func outcomeText(from, to *crdt.Cart) string {
 	for _, kind := range []struct {
 		crdt.FactKind
 		word string
-	}{{crdt.FactCode, "code"}, {crdt.FactShare, "link"}, {crdt.FactGuest, "merged"}} {
+	}{{crdt.FactCode, "code"}, {crdt.FactShare, "link"}} {
 		was, is := maps.Collect(from.Facts(kind.FactKind)), maps.Collect(to.Facts(kind.FactKind))
 		for _, id := range slices.Sorted(maps.Keys(was)) {
 			if _, ok := is[id]; !ok {
@@ -319,6 +337,9 @@ func outcomeText(from, to *crdt.Cart) string {
 				say("%s %s", kind.word, id)
 			}
 		}
+	}
+	for range to.Facts(crdt.FactGuest) {
+		say("merged")
 	}
 	if len(out) == 0 {
 		return "as before"

@@ -3,15 +3,18 @@ package shard
 import (
 	"errors"
 	"fmt"
-	"strconv"
+	"strings"
 
 	"github.com/samecart/samecart/crdt"
 	regionv1 "github.com/samecart/samecart/proto/region/v1"
 )
 
-// ShareExpires names, in a link's fact, when the link expires: milliseconds
-// since the Unix epoch, in decimal. What else the fact says is the API's.
-const ShareExpires = "expires"
+// sharePrefix begins the ids of links' own carts.
+const sharePrefix = "share:"
+
+// IsShare reports whether a cart is a link's own: what is in it lives as long as
+// the link.
+func IsShare(cartID string) bool { return strings.HasPrefix(cartID, sharePrefix) }
 
 const (
 	factIDBytesMax    = 128
@@ -46,7 +49,7 @@ func (w *workspace) share(cart *crdt.Cart, writer crdt.Writer, c *regionv1.Chang
 	for id, v := range cart.Facts(crdt.FactShare) {
 		switch {
 		case id == c.FactId: // written anew
-		case shareExpired(v, w.at):
+		case crdt.ShareExpiry(v) <= w.at.UnixMilli():
 			expired = append(expired, id)
 		default:
 			open++
@@ -75,10 +78,4 @@ func (w *workspace) unshare(cart *crdt.Cart, writer crdt.Writer, c *regionv1.Cha
 		return nil, crdt.LineKey{}, &refusal{code: regionv1.Outcome_CODE_SHARE_NOT_FOUND}
 	}
 	return []crdt.Delta{cart.DropFact(writer, crdt.FactShare, c.FactId)}, crdt.LineKey{}, nil
-}
-
-// shareExpired reads a link's fact. One that does not say when it expires has.
-func shareExpired(v crdt.Attributes, at crdt.Timestamp) bool {
-	ms, err := strconv.ParseInt(crdt.Pairs(v.Pairs)[ShareExpires], 10, 64)
-	return err != nil || ms <= at.UnixMilli()
 }

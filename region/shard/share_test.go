@@ -14,7 +14,7 @@ import (
 
 // share makes a link's fact that expires so long after the rig's first entry.
 func share(id string, life time.Duration, lines ...*regionv1.SharedLine) *regionv1.Change {
-	value := crdt.CanonicalPairs(map[string]string{ShareExpires: fmt.Sprint(epoch.Add(life).UnixMilli()), "mode": "snapshot"})
+	value := crdt.CanonicalPairs(map[string]string{crdt.ShareExpires: fmt.Sprint(epoch.Add(life).UnixMilli()), "mode": "snapshot"})
 	return &regionv1.Change{Kind: regionv1.Change_KIND_SHARE, FactId: id, Value: value, Shared: lines}
 }
 
