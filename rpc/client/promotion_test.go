@@ -25,7 +25,7 @@ func (r *fakeRegion) RedeemPromotion(_ context.Context, req *connect.Request[car
 func TestRedeemIsOneOperation(t *testing.T) {
 	bubble(t, func(t *testing.T, g *rig) {
 		g.us.set(func(r *fakeRegion) { r.broken = 1 })
-		a, err := g.session.Redeem(t.Context(), "TEN")
+		a, err := g.s.Redeem(t.Context(), "TEN")
 		if err != nil || !a.Msg.GetRedeemed() || a.Msg.GetCode() != "TEN" || a.Region != "eu" {
 			t.Fatalf("%+v, %v", a, err)
 		}
@@ -39,9 +39,9 @@ func TestRedeemIsOneOperation(t *testing.T) {
 // Each method makes its own call; codes are mutations, estimates are not.
 func TestCodesAndShippingAreCalled(t *testing.T) {
 	bubble(t, func(t *testing.T, g *rig) {
-		g.session.ApplyPromotion(t.Context(), "TEN")                                    //nolint:errcheck // the fake has no codes
-		g.session.RemovePromotion(t.Context(), "TEN")                                   //nolint:errcheck // nor these
-		g.session.Shipping(t.Context(), &cartv1.EstimateShippingRequest{Country: "GB"}) //nolint:errcheck // nor these
+		g.s.ApplyPromotion(t.Context(), "TEN")                                    //nolint:errcheck // the fake has no codes
+		g.s.RemovePromotion(t.Context(), "TEN")                                   //nolint:errcheck // nor these
+		g.s.Shipping(t.Context(), &cartv1.EstimateShippingRequest{Country: "GB"}) //nolint:errcheck // nor these
 		ops := map[string]bool{}
 		for _, c := range append(append(g.us.calls(), g.eu.calls()...), g.ap.calls()...) {
 			ops[c.method] = c.opID != ""
