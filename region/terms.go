@@ -50,9 +50,9 @@ func (r *Router) RaiseLimit(ctx context.Context, code string, t Terms) (raised b
 	return err == nil, err
 }
 
-// Spent reports whether no use of a code is left for a customer, as far as this
-// region knows: a use elsewhere that it has not heard of may make it wrong, and so
-// does a limit that was raised. Errors: those of Read.
+// Spent reports whether no use of a code is left for a customer, or for anybody when
+// customer is empty, as far as this region knows: a use elsewhere that it has not heard
+// of may make it wrong. Errors: those of Read.
 func (r *Router) Spent(ctx context.Context, code, customer string, t Terms) (bool, error) {
 	read := func(id string) (crdt.Bounded, error) {
 		v, err := r.Read(ctx, id, ReadOptions{})
@@ -97,7 +97,7 @@ func spent(code, customer string, t Terms, read func(id string) (crdt.Bounded, e
 		return false, nil
 	case b.Used() >= max(b.Limit(), t.uses()): // what the terms add is granted when it is asked for
 		return true, nil
-	case most == 0:
+	case most == 0, customer == "":
 		return false, nil
 	}
 	of, err := read(crdt.LimitID(code, customer)) // in the same shard

@@ -339,13 +339,17 @@ func TestCustomersOfCodes(t *testing.T) {
 	}
 }
 
+// spentCodes are known to be spent; a limit that is raised is noted as "raise TEN3".
 type spentCodes map[string]bool
 
 func (s spentCodes) Spent(_ context.Context, r *promotionv1.Rule, cartID string) bool {
 	return s[r.GetCode()+" "+cartID]
 }
 
-func (s spentCodes) Limit(context.Context, *promotionv1.Rule) (bool, error) { return false, nil }
+func (s spentCodes) Limit(_ context.Context, r *promotionv1.Rule) (bool, error) {
+	s[fmt.Sprint("raise ", r.GetCode(), r.GetUsesMax())] = true
+	return true, nil
+}
 
 func TestSpentCodes(t *testing.T) {
 	// A code without limits is not asked about.

@@ -78,6 +78,36 @@ func TestRedeemRefusals(t *testing.T) {
 	}
 }
 
+// A code is judged by its rule, which also limits its counter; what the rules say is
+// about the code in upper case.
+func TestRedeemHoldsToTheRules(t *testing.T) {
+	const few = "/api/v1/cart/promotions/few/redeem"
+	uses := spentCodes{}
+	w, rules := startShop(t, func(w *world) { w.cfg.PromotionUses, w.cfg.PromotionOld = uses, 0 })
+	w.region.badOutcome = &regionv1.Outcome{RightsHere: 2}
+	for code, want := range map[string]string{"nope": "PROMOTION_UNKNOWN", "over": "PROMOTION_EXPIRED", "fortwo": "PROMOTION_NOT_ELIGIBLE"} {
+		if r := w.do("POST", "/api/v1/cart/promotions/"+code+"/redeem", ""); r.status != 422 || r.code(t) != want {
+			t.Errorf("%s: %d %s, want %s", code, r.status, r.body, want)
+		}
+	}
+	if r := w.do("POST", "/api/v1/cart/promotions/ten/redeem", ""); r.status != 200 || len(uses) != 0 {
+		t.Errorf("a rule without a limit: %d %s, raised %v", r.status, r.body, uses)
+	}
+	if r := w.do("POST", few, ""); r.status != 200 || !strings.Contains(r.body, `"code":"FEW"`) || !uses["raise FEW3"] {
+		t.Errorf("%d %s, raised %v", r.status, r.body, uses)
+	}
+	// While the rules are not known, what the counter says counts.
+	clear(uses)
+	rules.down.Store(true)
+	if r := w.do("POST", few, ""); r.status != 200 || len(uses) != 0 {
+		t.Errorf("rules are down: %d %s, raised %v", r.status, r.body, uses)
+	}
+	w.region.badOutcome = &regionv1.Outcome{Code: regionv1.Outcome_CODE_LINE_NOT_FOUND}
+	if r := w.do("POST", few, ""); r.status != 503 || r.code(t) != "DEPENDENCY_DOWN" {
+		t.Errorf("rules are down and there is no counter: %d %s", r.status, r.body)
+	}
+}
+
 func TestRedeemIsAShoppers(t *testing.T) {
 	w := start(t)
 	for name, headers := range map[string][]string{

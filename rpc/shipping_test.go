@@ -14,6 +14,7 @@ import (
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	shippingv1 "github.com/samecart/samecart/proto/shipping/v1"
 	"github.com/samecart/samecart/rpc"
+	"github.com/samecart/samecart/rpc/promotion"
 	"github.com/samecart/samecart/rpc/shipping"
 )
 
@@ -87,6 +88,36 @@ func TestShippingEstimates(t *testing.T) {
 	empty := w.do("GET", shippingPath+"?country=GB", "", "X-User-ID", "nobody").json(t)
 	if row(empty["items"], empty["total"]) != "[] 0.00" {
 		t.Errorf("empty cart: %v", empty)
+	}
+}
+
+func TestShippingThatACodePays(t *testing.T) {
+	s := &fakeShipping{}
+	w, _ := startShop(t, sending(s), func(w *world) {
+		rules, err := promotion.Read(strings.NewReader("promotions: [{code: SHIP, free_shipping: true, sku_ids: [SKU-456], minimum: 50.00 USD}]"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.cfg.Promotions = rules
+	})
+	w.add("SKU-456", "1")
+	w.do("POST", cartItems, `{"sku_id":"SKU-7","quantity":1,"seller_id":"seller-4"}`)
+	w.giveCode("SHIP")
+	costs := func() string {
+		v := w.do("GET", shippingPath+"?country=GB", "").json(t)
+		var got []any
+		for _, it := range v["items"].([]any) {
+			it := it.(map[string]any)
+			got = append(got, it["cost"], it["free_shipping"], it["delivery_estimate"] != nil, "|")
+		}
+		return row(append(got, v["total"])...)
+	}
+	if got := costs(); got != "14.95 <nil> true | 26.95 <nil> true | 41.90" {
+		t.Errorf("below the minimum: %s", got)
+	}
+	w.add("SKU-456", "1")
+	if got := costs(); got != "0.00 true true | 26.95 <nil> true | 26.95" {
+		t.Errorf("with the code: %s", got)
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"text/tabwriter"
 
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
@@ -44,11 +45,14 @@ func (c *promotionRemoveCmd) Run(a *app) error {
 // printTotals prints what the codes of a cart do, and what it costs.
 func printTotals(w *tabwriter.Writer, cart *cartv1.Cart) {
 	for _, p := range cart.GetPromotionsApplied() {
-		shipping := ""
-		if p.GetFreeShipping() {
-			shipping = ", free shipping"
+		var does []string
+		if !p.GetFreeShipping() || p.GetDiscount().GetMinorUnits() > 0 {
+			does = append(does, "-"+priced(p.GetDiscount()))
 		}
-		row(w, fmt.Sprintf("code %s: -%s%s%s", p.GetCode(), priced(p.GetDiscount()), shipping, optional(", ", p.GetTitle())))
+		if p.GetFreeShipping() {
+			does = append(does, "free shipping")
+		}
+		row(w, fmt.Sprintf("code %s: %s%s", p.GetCode(), strings.Join(does, ", "), optional(", ", p.GetTitle())))
 	}
 	for _, p := range cart.GetPromotionsRejected() {
 		row(w, fmt.Sprintf("code %s does not count: %s", p.GetCode(), p.GetReason()))

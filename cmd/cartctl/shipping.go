@@ -50,7 +50,11 @@ func (c *shippingCmd) Run(a *app) error {
 			if delivery == "" {
 				delivery = item.GetReason()
 			}
-			row(w, item.GetSkuId(), item.GetSellerId(), pairs(item.GetOptions()), priced(item.GetCost()), delivery)
+			cost := priced(item.GetCost())
+			if item.GetFreeShipping() {
+				cost = "free, by a code"
+			}
+			row(w, item.GetSkuId(), item.GetSellerId(), pairs(item.GetOptions()), cost, delivery)
 		}
 		for _, warning := range m.GetWarnings() {
 			row(w, "warning: "+warning)

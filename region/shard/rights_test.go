@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/samecart/samecart/crdt"
@@ -175,6 +176,57 @@ func TestSpend(t *testing.T) {
 			t.Errorf("region %d knows of %d uses of 4", i+1, u)
 		}
 	}
+}
+
+// Any region may say a limit: the first one makes the rights, and holds to the strictest
+// cap that it has heard of.
+func TestLimitIsSaidAnywhere(t *testing.T) {
+	l := newLimitRigs(t)
+	l.want("said", l.tend(2, 3, 2), ok)
+	seq := l.rigs[2].fsm.marker().Seq
+	l.want("said again", l.tend(2, 3, 2), ok)
+	l.want("said lower", l.tend(2, 2, 2), ok)
+	if got := l.rigs[2].fsm.marker().Seq; got != seq {
+		t.Errorf("%d rows after the first, want none: nothing was raised", got-seq)
+	}
+	l.want("not in force", l.spend(2, 1, "cart:a", forLong), elsewhere)
+	l.want("said", l.tend(1, 3, 1), ok)
+	l.inForce(0, 0)
+	if got := l.rights(0); got != [3]uint64{3, 0, 0} {
+		t.Fatalf("rights %v, want all 3 in the first region", got)
+	}
+	for op := range 3 {
+		l.want("one each", l.spend(0, 10+op, fmt.Sprint("cart:", op), forLong), map[bool]regionv1.Outcome_Code{true: ok, false: elsewhere}[l.home(fmt.Sprint("cart:", op)) == 0])
+	}
+	b := l.rigs[0].state("limit:TEN").Cart.Bounded()
+	if most, _, granted := b.Customers(); !granted || most != 1 || b.Limit() != 3 {
+		t.Errorf("limit %d, cap %d, %v; want 3 and the strictest cap, 1", b.Limit(), most, granted)
+	}
+
+	// Raised far from the first, it is not exhausted: the first has not heard of it yet.
+	l = newLimitRigs(t)
+	l.inForce(1, 0)
+	l.want("only", l.spend(0, 1, "cart:a", forLong), ok)
+	l.sendAll()
+	l.want("gone", l.spend(2, 2, "cart:b", forLong), exhausted)
+	l.want("raised", l.tend(2, 2, 0), ok)
+	l.want("not granted yet", l.spend(2, 2, "cart:b", forLong), elsewhere)
+	l.sendAll()
+	l.tend(0, 0, 0)
+	l.move(0, 2, 1)
+	l.sendAll()
+	l.want("granted", l.spend(2, 2, "cart:b", forLong), ok)
+	l.want("gone again", l.spend(2, 3, "cart:b", forLong), exhausted)
+
+	l = newLimitRigs(t)
+	l.members(2, active, active, joining)
+	l.want("takes no requests", l.tend(2, 3, 0), regionv1.Outcome_CODE_FENCED)
+}
+
+// home is the region that has a customer's first rights.
+func (l *limitRigs) home(customer string) int {
+	_, homes, _ := l.rigs[0].state("limit:TEN").Cart.Bounded().Customers()
+	return int(crdt.Home(homes, customer).Region) - 1
 }
 
 // The same customer in three regions that are cut off from each other has no more than

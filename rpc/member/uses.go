@@ -39,18 +39,16 @@ type uses struct {
 }
 
 type use struct {
-	code, customer string
-	terms          region.Terms
+	code     string
+	customer string // empty: all of them
+	terms    region.Terms
 }
 
 type judged struct {
-	at     atomic.Int64 // when it was last looked at, in nanoseconds of a monotonic clock
+	at     atomic.Int64 // when it was last looked at, in nanoseconds since the Unix epoch; 0: never
 	spent  atomic.Bool
 	asking atomic.Bool
 }
-
-// started is the zero of judged.at.
-var started = time.Now()
 
 // usesOf is what a region knows of limited uses; nil: it says nothing of them.
 func usesOf(r rpc.Region) (rpc.PromotionUses, error) {
@@ -58,6 +56,14 @@ func usesOf(r rpc.Region) (rpc.PromotionUses, error) {
 	if !ok {
 		return nil, nil
 	}
+	u, err := newUses(of)
+	if err != nil {
+		return nil, err // no interface that holds a nil
+	}
+	return u, nil
+}
+
+func newUses(of counters) (*uses, error) {
 	known, err := lru.New[use, *judged](usesEntries)
 	if err != nil {
 		return nil, fmt.Errorf("make cache of uses: %w", err)
@@ -69,13 +75,22 @@ func termsOf(r *promotionv1.Rule) region.Terms {
 	return region.Terms{Uses: r.GetUsesMax(), PerCustomer: r.GetPerCustomerMax()}
 }
 
-// Spent implements rpc.PromotionUses.
+// Spent implements rpc.PromotionUses. What is known of the code itself serves all
+// customers; of one nothing is asked but where the rule has a cap.
 func (u *uses) Spent(ctx context.Context, r *promotionv1.Rule, cartID string) bool {
-	key := use{r.GetCode(), cartID, termsOf(r)}
+	t := termsOf(r)
+	return u.isSpent(ctx, use{code: r.GetCode(), terms: t}) ||
+		t.PerCustomer > 0 && u.isSpent(ctx, use{r.GetCode(), cartID, t})
+}
+
+func (u *uses) isSpent(ctx context.Context, key use) bool {
 	j, ok := u.known.Get(key)
-	now := time.Since(started)
-	if ok && now-time.Duration(j.at.Load()) < usesFresh {
-		return j.spent.Load()
+	now := time.Now()
+	if ok {
+		// A clock that was set back makes nothing fresh for longer.
+		if age := now.Sub(time.Unix(0, j.at.Load())); age >= 0 && age < usesFresh {
+			return j.spent.Load()
+		}
 	}
 	if !ok {
 		j = &judged{}
@@ -83,7 +98,7 @@ func (u *uses) Spent(ctx context.Context, r *promotionv1.Rule, cartID string) bo
 	}
 	if is, here := u.of.SpentHere(key.code, key.customer, key.terms); here {
 		j.spent.Store(is)
-		j.at.Store(int64(now))
+		j.at.Store(now.UnixNano())
 		return is
 	}
 	u.ask(context.WithoutCancel(ctx), key, j)
@@ -108,7 +123,7 @@ func (u *uses) ask(ctx context.Context, key use, j *judged) {
 		defer cancel()
 		if is, err := u.of.Spent(ctx, key.code, key.customer, key.terms); err == nil {
 			j.spent.Store(is)
-			j.at.Store(int64(time.Since(started)))
+			j.at.Store(time.Now().UnixNano())
 		}
 	}()
 }
