@@ -26,6 +26,10 @@ func (s *service) redeem(ctx context.Context, c call, code string) (*cartv1.Rede
 	if err := crdt.CheckCode(code); err != nil {
 		return nil, meta{}, fault(InvalidField, "%s", err.Error()).with("field", "code")
 	}
+	// Of an erased cart's customer nothing is written any more.
+	if _, err := s.read(ctx, call{cartID: c.cartID}); err != nil {
+		return nil, meta{}, err
+	}
 	spend := &regionv1.Spend{Code: code, Customer: c.cartID, OpId: c.opID()}
 	sum := sha256.Sum256([]byte("redeem " + code))
 	spend.Fingerprint = binary.BigEndian.Uint64(sum[:])
