@@ -51,6 +51,10 @@ func (s *service) redeem(ctx context.Context, c call, typed string) (*cartv1.Red
 	if _, err := s.read(ctx, c); err != nil {
 		return nil, meta{}, err
 	}
+	// Of an erased cart's customer nothing is written any more.
+	if _, err := s.read(ctx, call{cartID: c.cartID}); err != nil {
+		return nil, meta{}, err
+	}
 	spend := &regionv1.Spend{Code: code, Customer: c.cartID, OpId: c.opID()}
 	sum := sha256.Sum256([]byte("redeem " + code))
 	spend.Fingerprint = binary.BigEndian.Uint64(sum[:])

@@ -125,3 +125,13 @@ func TestRedeemIsAShoppers(t *testing.T) {
 		t.Errorf("no code: %v (%s)", err, got)
 	}
 }
+
+// An erased cart's customer redeems nothing: it would be written of whom it was.
+func TestRedeemForAnErasedCart(t *testing.T) {
+	w := start(t)
+	w.add("SKU-1", "1")
+	w.do("DELETE", "/api/v1/me", "")
+	if r := w.do("POST", "/api/v1/cart/promotions/TEN/redeem", ""); r.status != 410 || r.code(t) != "ERASED" {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+}
