@@ -36,9 +36,6 @@ func (s *service) redeem(ctx context.Context, c call, typed string) (*cartv1.Red
 	if err != nil {
 		return nil, meta{}, err
 	}
-	if _, err := s.read(ctx, call{cartID: c.cartID, strong: c.strong}); err != nil {
-		return nil, meta{}, err // a use is not spent for a cart that is erased
-	}
 	var r rule
 	if s.cfg.Promotions != nil {
 		if r = s.promotions.lookUp(ctx, []string{code})[0]; r.answered {
@@ -49,10 +46,6 @@ func (s *service) redeem(ctx context.Context, c call, typed string) (*cartv1.Red
 	}
 	// An erased customer's name comes into no limit's document any more.
 	if _, err := s.read(ctx, c); err != nil {
-		return nil, meta{}, err
-	}
-	// Of an erased cart's customer nothing is written any more.
-	if _, err := s.read(ctx, call{cartID: c.cartID}); err != nil {
 		return nil, meta{}, err
 	}
 	spend := &regionv1.Spend{Code: code, Customer: c.cartID, OpId: c.opID()}

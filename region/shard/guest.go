@@ -75,9 +75,6 @@ func (w *workspace) joinGuest(j *regionv1.JoinGuest) (*regionv1.Outcome, error) 
 	if j.Gone {
 		return w.forgetGuest(j, old)
 	}
-	if stateOf(old).Cart.IsErased() {
-		return w.refused(j.CartId, old, 0, refusal{code: regionv1.Outcome_CODE_ERASED}), nil
-	}
 	guest, err := crdt.DecodeState(j.State)
 	if err != nil {
 		return nil, fmt.Errorf("guest %q of cart %q at index %d: %w", j.GuestCartId, j.CartId, w.index, err)
