@@ -64,7 +64,6 @@ func TestEveryCodeHasItsVerdict(t *testing.T) {
 		"QUANTITY_TOO_LARGE": true, "CURRENCY_MISMATCH": true, "IDEMPOTENCY_KEY_REUSED": true,
 		"PROMOTION_UNKNOWN": true, "PROMOTION_EXPIRED": true, "PROMOTION_NOT_ELIGIBLE": true, "PROMOTION_TOO_MANY": true, "ERASED": true,
 		"SHARE_NOT_FOUND": true, "TOO_MANY_LINKS": true,
-		"PROMOTION_UNKNOWN": true, "PROMOTION_EXPIRED": true, "PROMOTION_NOT_ELIGIBLE": true, "PROMOTION_TOO_MANY": true, "ERASED": true,
 		"PROMOTION_EXHAUSTED": true, "PROMOTION_CUSTOMER_LIMIT": true, "PROMOTION_NOT_LIMITED": true,
 	}
 	for _, code := range apiCodes(t) {

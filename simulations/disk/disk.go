@@ -301,7 +301,7 @@ func (d *Disk) PowerLoss(from, to string) error {
 			continue
 		}
 		delete(d.files, path)
-		if err := d.lose(path, s); err != nil {
+		if err := d.lose(path, s); err != nil && !errors.Is(err, fs.ErrNotExist) { // it may just be removed
 			return err
 		}
 	}
@@ -461,7 +461,8 @@ func copyRest(from, to string) error {
 		if e.Name() == "badger" {
 			continue
 		}
-		if err := copyTree(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())); err != nil {
+		// What its owner, who lives, removes meanwhile is not there.
+		if err := copyTree(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
