@@ -122,7 +122,7 @@ func (w *workspace) joinGuest(j *regionv1.JoinGuest) (*regionv1.Outcome, error) 
 func (w *workspace) joinErased(id string, old *store.Record, guest *crdt.Cart) *regionv1.Outcome {
 	rec := old
 	if cart := crdt.Join(old.State.Cart, guest); !cart.Equal(old.State.Cart) {
-		rec = w.put(id, old, crdt.State{Cart: cart}, store.Asked{})
+		rec = w.put(id, old, crdt.State{Cart: cart, Active: old.State.Active}, store.Asked{})
 	}
 	return w.refused(id, rec, 0, refusal{code: regionv1.Outcome_CODE_ERASED})
 }
