@@ -531,6 +531,9 @@ func (s *Shard) Drain() {
 // Close stops the member at once; Drain first, but for a drill.
 func (s *Shard) Close() error {
 	s.draining.Store(true)
+	if s.raft.State() != raft.Shutdown { // else nobody answers any more
+		s.verify.stop()
+	}
 	err := s.raft.Shutdown().Error()
 	return errors.Join(err, s.stores.Close())
 }

@@ -17,6 +17,7 @@ type verifier struct {
 	mu      sync.Mutex // guards what follows
 	running bool
 	next    *round
+	idle    chan struct{} // not nil: closed when the last round is over
 }
 
 type round struct {
@@ -26,6 +27,10 @@ type round struct {
 
 func (v *verifier) check(ctx context.Context) error {
 	v.mu.Lock()
+	if v.idle != nil {
+		v.mu.Unlock()
+		return raft.ErrRaftShutdown
+	}
 	if v.next == nil {
 		v.next = &round{done: make(chan struct{})}
 	}
@@ -43,6 +48,22 @@ func (v *verifier) check(ctx context.Context) error {
 	}
 }
 
+// stop refuses calls from now on, and waits for the rounds that have begun: raft
+// answers each of them, at the latest when the lease ends, but leaves those without an
+// answer, for good, that are on their way when it shuts down.
+func (v *verifier) stop() {
+	v.mu.Lock()
+	if v.idle == nil {
+		v.idle = make(chan struct{})
+		if !v.running {
+			close(v.idle)
+		}
+	}
+	idle := v.idle
+	v.mu.Unlock()
+	<-idle
+}
+
 func (v *verifier) run() {
 	for {
 		v.mu.Lock()
@@ -50,6 +71,9 @@ func (v *verifier) run() {
 		v.next = nil
 		if r == nil {
 			v.running = false
+			if v.idle != nil {
+				close(v.idle)
+			}
 			v.mu.Unlock()
 			return
 		}

@@ -233,6 +233,37 @@ func TestVerifierBatches(t *testing.T) {
 	})
 }
 
+// A round that raft has taken is waited for before raft is shut down: it would never
+// be answered afterwards.
+func TestVerifierStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &leaderCheck{rounds: make(chan chan error)}
+		v := &verifier{raft: l}
+		result, stopped := make(chan error, 1), make(chan struct{})
+		go func() { result <- v.check(t.Context()) }()
+		round := <-l.rounds
+		go func() {
+			v.stop()
+			v.stop() // again
+			close(stopped)
+		}()
+		synctest.Wait()
+		select {
+		case <-stopped:
+			t.Fatal("stopped with a round under way")
+		default:
+		}
+		if err := v.check(t.Context()); !errors.Is(err, raft.ErrRaftShutdown) {
+			t.Errorf("asked while stopping: %v", err)
+		}
+		round <- nil
+		<-stopped
+		if err := <-result; err != nil {
+			t.Errorf("the round's answer: %v", err)
+		}
+	})
+}
+
 // installs answers InstallSnapshot.
 type installer struct {
 	Transport
