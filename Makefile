@@ -63,16 +63,19 @@ test: ## run everything that needs no service outside the repository
 
 .PHONY: test-services
 test-services: ## run the tests against real services; those that SAMECART_TEST_* does not name are started
+	@# Those of the packages' other files are make test's.
 	@set -euo pipefail; \
-	packages=$$(grep -rlE --include='*_test.go' --exclude-dir=bin --exclude-dir=data '^//go:build .*\bservices\b' . | xargs -r dirname | sort -u); \
-	if [[ -z $$packages ]]; then echo 'test-services: no test file has the build tag "services"' >&2; exit 1; fi; \
+	files=$$(grep -rlE --include='*_test.go' --exclude-dir=bin --exclude-dir=data '^//go:build .*\bservices\b' .); \
+	packages=$$(xargs -r dirname <<<"$$files" | sort -u); \
+	tests=$$(xargs -r grep -hoE '^func (Test|Fuzz)\w+' <<<"$$files" | cut -d' ' -f2 | sort -u | paste -sd'|'); \
+	if [[ -z $$packages || -z $$tests ]]; then echo 'test-services: no test has the build tag "services"' >&2; exit 1; fi; \
 	state=$$(mktemp -d); \
 	trap 'deploy/services/down "$$state"' EXIT; \
 	trap 'exit 130' INT TERM; \
 	addresses=$$(deploy/services/up "$$state"); \
 	eval "$$addresses"; \
 	env | grep '^SAMECART_TEST_' | sort; \
-	go test -count=1 -timeout 10m -parallel 4 -tags services $$packages
+	go test -count=1 -timeout 10m -parallel 4 -tags services -run "^($$tests)$$" $$packages
 
 .PHONY: simulate
 simulate: ## run more seeds than the tests do, in virtual time: ONE=200 of one region, FULL=20 of three
