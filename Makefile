@@ -58,8 +58,8 @@ build: ## build cartd and cartctl, static, into bin/
 
 .PHONY: test
 test: ## run everything that needs no service outside the repository
-	@# Most tests of whole processes wait: four at a time keep two cores busy.
-	go test -timeout 5m -parallel 4 ./...
+	@# Most tests of whole processes wait: four at a time keep two cores busy. make lint vets.
+	go test -vet=off -timeout 5m -parallel 4 ./...
 
 .PHONY: test-services
 test-services: ## run the tests against real services; those that SAMECART_TEST_* does not name are started
@@ -102,7 +102,7 @@ sim-check: bin/sim bin/sim.wasm ## run one simulation twice, in two processes; f
 .PHONY: race
 race: ## run the tests under the race detector, of packages in which goroutines meet
 	@# Values that nobody changes have nothing to race about, and what other processes do is not seen.
-	CGO_ENABLED=1 go test -race -timeout 20m -parallel 2 \
+	CGO_ENABLED=1 go test -vet=off -race -timeout 20m -parallel 2 \
 	  $$(go list ./... | grep -vE '/(proto/.*|crdt.*|pricing|benchpeers|benchcarts|cartctl|mutants|drill)$$')
 
 .PHONY: lint
