@@ -184,7 +184,7 @@ func (s State) MergeGuest(w Writer, g Guest, rule MergeRule) Merge {
 	out.Cart, out.Conflicts.Context = joined, joined.Context
 	note, known := c.guestNote(g.ID)
 	if !known {
-		note.rule = rule
+		note.rule, note.merged = rule, w.At
 	}
 	was := note.pairs()
 	note.shared = note.shared || g.Shared
@@ -280,6 +280,8 @@ type guestNote struct {
 	// rule asks.
 	lines  []uint64
 	shared bool
+	merged Timestamp // when it was merged
+	undone Timestamp // when that was undone; 0: it was not
 	// decided is what the rule decided between or summed up, by the line's hash: once
 	// it is written, nothing else tells. Keys are not known.
 	decided map[uint64]Decision
@@ -301,6 +303,8 @@ const (
 // Names in FactGuest's value.
 const (
 	noteRule    = "rule"
+	noteMerged  = "merged"
+	noteUndone  = "undone"
 	noteLines   = "lines"
 	noteShared  = "shared"
 	noteDecided = "decided"
@@ -318,6 +322,8 @@ func (c *Cart) guestNote(id string) (n guestNote, known bool) {
 	for _, w := range c.Lines.Find(FactKey(FactGuest, id)).Attributes {
 		pairs := Pairs(w.Value.Pairs)
 		n.shared = n.shared || pairs[noteShared] != ""
+		n.merged = max(n.merged, noteTime(pairs[noteMerged], w.Value.At))
+		n.undone = max(n.undone, noteTime(pairs[noteUndone], 0))
 		for text := range strings.SplitSeq(pairs[noteLines], ".") {
 			if h, err := strconv.ParseUint(text, 36, 64); err == nil {
 				n.lines = append(n.lines, h)
@@ -356,6 +362,11 @@ func (n guestNote) pairs() string {
 	if n.shared {
 		pairs[noteShared] = "1"
 	}
+	for name, at := range map[string]Timestamp{noteMerged: n.merged, noteUndone: n.undone} {
+		if at > 0 {
+			pairs[name] = strconv.FormatUint(uint64(at), 36)
+		}
+	}
 	if len(n.lines) > 0 {
 		lines := slices.Compact(slices.Sorted(slices.Values(n.lines)))
 		lines = lines[:min(len(lines), noteLinesMax)]
@@ -373,6 +384,14 @@ func (n guestNote) pairs() string {
 		pairs[noteDecided] = strings.Join(texts[:min(len(texts), noteDecidedMax)], ".")
 	}
 	return CanonicalPairs(pairs)
+}
+
+// noteTime reads a time in a note; without one it is none.
+func noteTime(text string, none Timestamp) Timestamp {
+	if at, err := strconv.ParseUint(text, 36, 64); err == nil {
+		return Timestamp(at)
+	}
+	return none
 }
 
 // first reports whether nothing that the guest wrote of a line has come to c. A

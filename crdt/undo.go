@@ -35,6 +35,54 @@ func (l *Line) Without(lineage string) *Line {
 	return out
 }
 
+// LastMerge returns the guest's cart that was merged into this one last, when that
+// was, and whether it has been undone; an empty id when there is none.
+func (c *Cart) LastMerge() (guest string, at Timestamp, undone bool) {
+	for id := range c.Facts(FactGuest) {
+		if n, _ := c.guestNote(id); n.merged > at {
+			guest, at, undone = id, n.merged, n.undone > 0
+		}
+	}
+	return guest, at, undone
+}
+
+// UndoneAt reports whether the merge of a guest's cart was undone at a time: what an
+// edit of that time took out, no shopper did.
+func (c *Cart) UndoneAt(at Timestamp) bool {
+	for id := range c.Facts(FactGuest) {
+		if n, _ := c.guestNote(id); n.undone == at {
+			return true
+		}
+	}
+	return false
+}
+
+// UndoMerge takes out what a guest's cart brought: a line that nobody else wrote goes,
+// another shows again what it would show without the guest. FactGuest, which says so,
+// comes first. There are no deltas when nothing of the guest's is left.
+func (c *Cart) UndoMerge(w Writer, guest string) (deltas []Delta) {
+	apply := func(d Delta) {
+		c = c.Apply(d)
+		deltas = append(deltas, d)
+	}
+	for _, e := range c.Lines {
+		if e.Key.IsFact() || !e.Line.IsThere() || !e.Line.HasLineage(guest) {
+			continue
+		}
+		if len(deltas) == 0 {
+			note, _ := c.guestNote(guest)
+			note.undone = w.At
+			apply(c.SetFact(w, FactGuest, guest, note.pairs()))
+		}
+		if v, ok := c.BeforeMerge(w, guest, e.Key); ok {
+			apply(c.Put(w, e.Key, v))
+		} else {
+			apply(c.Remove(w, e.Key))
+		}
+	}
+	return deltas
+}
+
 // BeforeMerge is what a line would show if the guest's cart had not been merged: it
 // is without the guest's writes, and without the quantity that the merge rule wrote,
 // if that write alone survives. A concurrent one may be of the same quantity, and

@@ -15,9 +15,10 @@ type batch struct {
 	combined int            // rows that went into another
 	oldest   waitingRow     // at 0 when there is none
 	places   map[lineID]int // the last row of each line, by index in rows
-	// expired is where a cart said that it has expired. Its removals come after that:
-	// a receiver that met one before would take it for the shopper's.
-	expired map[string]int
+	// marked is where a cart said why lines go out: that it has expired, or that a merge
+	// was undone. Removals come after that: a receiver that met one before would take it
+	// for the shopper's.
+	marked map[string]int
 }
 
 // lineID is one line of one cart.
@@ -50,7 +51,7 @@ func (b *batch) add(iv crdt.Interval, dotsMax int) {
 			b.oldest = waitingRow{r.At, r.CartID}
 		}
 		id := lineID{r.CartID, r.Delta.Key}
-		if j, ok := b.places[id]; ok && j >= b.expired[r.CartID] && len(b.rows[j].Delta.Dots)+len(r.Delta.Dots) <= dotsMax {
+		if j, ok := b.places[id]; ok && j >= b.marked[r.CartID] && len(b.rows[j].Delta.Dots)+len(r.Delta.Dots) <= dotsMax {
 			b.bytes -= rowBytes(&b.rows[j])
 			b.rows[j] = crdt.CombineRows(b.rows[j], r)
 			b.bytes += rowBytes(&b.rows[j])
@@ -58,11 +59,11 @@ func (b *batch) add(iv crdt.Interval, dotsMax int) {
 			continue
 		}
 		b.places[id] = len(b.rows)
-		if id.key == crdt.FactKey(crdt.FactExpired, "") {
-			if b.expired == nil {
-				b.expired = make(map[string]int)
+		if k := id.key; k.IsFact() && (k.Options == string(crdt.FactExpired) || k.Options == string(crdt.FactGuest)) {
+			if b.marked == nil {
+				b.marked = make(map[string]int)
 			}
-			b.expired[r.CartID] = len(b.rows)
+			b.marked[r.CartID] = len(b.rows)
 		}
 		b.rows = append(b.rows, r)
 		b.bytes += n

@@ -85,7 +85,7 @@ func (w *workspace) noteRow(row crdt.Row, old *store.Record, cart *crdt.Cart) {
 		return
 	case line == nil || now != nil || w.limits.GetUndoMs() == 0:
 		return
-	case row.Age >= row.At: // no shopper took it out: it was due
+	case row.Age >= row.At || cart.UndoneAt(row.At): // no shopper took it out: it was due, or came with a merge
 		return
 	// A clock that runs ahead must not keep what follows from being kept.
 	case row.At <= w.undoHorizon() || row.At > w.at+clockAheadMax:
@@ -145,16 +145,17 @@ func (w *workspace) undo(cart *crdt.Cart, writer crdt.Writer) ([]crdt.Delta, *re
 	if r := w.tx.Removed(w.editing, w.edited); r != nil && r.At > horizon {
 		kept = *r
 	}
-	guest, at := lastMerge(cart)
+	guest, at, undone := cart.LastMerge()
 	if at <= max(horizon, kept.At) || w.limits.GetUndoMs() == 0 {
 		return w.putBack(cart, writer, kept)
 	}
-	deltas := unmerge(cart, writer, guest)
-	if len(deltas) == 0 {
+	var deltas []crdt.Delta
+	if !undone {
+		deltas = cart.UndoMerge(writer, guest)
+	}
+	if len(deltas) == 0 { // as after another undo, nothing older is undone
 		return nil, &refusal{code: regionv1.Outcome_CODE_NOTHING_TO_UNDO}
 	}
-	// As after another undo, nothing older is undone.
-	w.tx.SetRemoved(w.editing, &crdt.Removed{At: at})
 	return deltas, nil
 }
 
@@ -178,33 +179,6 @@ func (w *workspace) putBack(cart *crdt.Cart, writer crdt.Writer, kept crdt.Remov
 		deltas = append(deltas, d)
 	}
 	return deltas, nil
-}
-
-// lastMerge returns the guest's cart that was merged into a cart last, and when.
-func lastMerge(cart *crdt.Cart) (guest string, at crdt.Timestamp) {
-	for id, a := range cart.Facts(crdt.FactGuest) {
-		if a.At > at {
-			guest, at = id, a.At
-		}
-	}
-	return guest, at
-}
-
-// unmerge takes out what a guest's cart brought: a line that nobody else wrote goes,
-// another shows again what it would show without the guest.
-func unmerge(cart *crdt.Cart, writer crdt.Writer, guest string) (deltas []crdt.Delta) {
-	for _, e := range cart.Lines {
-		if e.Key.IsFact() || !e.Line.IsThere() || !e.Line.HasLineage(guest) {
-			continue
-		}
-		d := cart.Remove(writer, e.Key)
-		if v, ok := cart.BeforeMerge(writer, guest, e.Key); ok {
-			d = cart.Put(writer, e.Key, v)
-		}
-		cart = cart.Apply(d)
-		deltas = append(deltas, d)
-	}
-	return deltas
 }
 
 // Removed returns what was last taken out of a cart, nil when nothing is kept or it can

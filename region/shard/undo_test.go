@@ -292,6 +292,58 @@ func TestUndoOfAMergeLeavesAConcurrentWrite(t *testing.T) {
 	p.b.want("cart:u", map[string]uint32{"s/tea/": 5})
 }
 
+// What one region's undo of a merge took out is no shopper's removal: no other region
+// puts it back, nor does it undo what is older than the merge.
+func TestUndoOfAMergeIsUndoneEverywhere(t *testing.T) {
+	p := newPair(t)
+	p.a.ok(edit("cart:u", add("s", "tea", 2), add("s", "pot", 1)))
+	p.a.ok(edit("guest:g", add("s", "cup", 3)))
+	p.sync()
+	p.a.pass(1000)
+	p.a.ok(edit("cart:u", remove("s", "pot")))
+	p.sync()
+	p.a.pass(1000)
+	p.a.apply(joinGuest("cart:u", "guest:g", p.a.state("guest:g")))
+	p.b.apply(joinGuest("cart:u", "guest:g", p.b.state("guest:g"))) // each region joins its own
+	p.sync()
+	p.b.want("cart:u", map[string]uint32{"s/tea/": 2, "s/cup/": 3})
+	p.a.pass(1000)
+	p.a.ok(edit("cart:u", undo()))
+	p.b.at = p.a.at
+	p.sync()
+	for _, r := range []*rig{p.a, p.b} {
+		r.want("cart:u", map[string]uint32{"s/tea/": 2})
+		r.refuse(regionv1.Outcome_CODE_NOTHING_TO_UNDO, edit("cart:u", undo()))
+	}
+	// A removal after that is one like any other.
+	p.a.pass(1000)
+	p.a.ok(edit("cart:u", remove("s", "tea")))
+	p.sync()
+	p.b.ok(edit("cart:u", undo()))
+	p.b.want("cart:u", map[string]uint32{"s/tea/": 2})
+}
+
+// A merge is as old as its first: what the guest writes later is no new one.
+func TestUndoOfAMergeKeepsItsTime(t *testing.T) {
+	r := newTestRig(t)
+	r.ok(edit("cart:u", add("s", "tea", 2), add("s", "pot", 1)))
+	r.ok(edit("guest:g", add("s", "tea", 3)))
+	join := func() {
+		cmd := joinGuest("cart:u", "guest:g", r.state("guest:g"))
+		cmd.GetJoinGuest().Rule = regionv1.MergeRule_MERGE_RULE_SUM
+		r.apply(cmd)
+	}
+	join()
+	r.pass(1000)
+	r.ok(edit("cart:u", remove("s", "tea")))
+	r.pass(1000)
+	r.ok(edit("guest:g", add("s", "pot", 4)))
+	join()
+	r.want("cart:u", map[string]uint32{"s/pot/": 5})
+	r.ok(edit("cart:u", undo()))
+	r.want("cart:u", map[string]uint32{"s/tea/": 5, "s/pot/": 5})
+}
+
 // What is kept survives a restart and a snapshot.
 func TestUndoAfterARestore(t *testing.T) {
 	r := newTestRig(t)
