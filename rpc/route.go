@@ -111,27 +111,35 @@ func (r *Route) note(i int, since time.Time, failed bool) {
 	} else {
 		r.choice.answered(now, i)
 	}
+	picked := r.choice.pick(now)
 	var leave []*routedStream
-	if wasDown && !r.choice.down {
-		for s := range r.open {
-			if s.way != 0 {
-				leave = append(leave, s)
-			}
+	why := errDirect
+	back, lost := wasDown && !r.choice.down, failed && i != 0 && picked != i
+	if lost {
+		why = errRelay
+	}
+	for s := range r.open {
+		if s.way != 0 && back || s.way == i && lost {
+			leave = append(leave, s)
 		}
 	}
-	via := r.nameOf(r.choice.pick(now))
+	via := r.nameOf(picked)
 	told := via == r.via
 	r.via = via
 	r.mu.Unlock()
 	for _, s := range leave {
-		s.cancel(errDirect) // the sender opens it again, on the direct way
+		s.cancel(why) // the sender opens it again, on the way that is picked
 	}
 	if !told && r.changed != nil {
 		r.changed(via)
 	}
 }
 
-var errDirect = errors.New("the direct way to the region is open again")
+// Why a stream is to be opened again, over another way.
+var (
+	errDirect = errors.New("the direct way to the region is open again")
+	errRelay  = errors.New("the region between has failed")
+)
 
 // routed makes one call over the way to take; when that fails and another is
 // to be taken from now on, over that.
@@ -180,8 +188,9 @@ func (r *Route) probe(ctx context.Context) {
 	r.note(0, begin, bad)
 }
 
-// Push opens a stream over the way to take. It ends when the direct way is
-// taken again after a relay.
+// Push opens a stream over the way to take. One through a relay ends when the
+// direct way is taken again, and when a call shows that the relay has failed:
+// the stream itself would only tell once it has been silent for long.
 func (r *Route) Push(ctx context.Context, hello replication.Hello) (replication.PushStream, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	i, to := r.pick()
@@ -322,8 +331,8 @@ func (s *routedStream) SentBytes() int {
 func (s *routedStream) Recv() (replication.Ack, error) {
 	a, err := s.inner.Recv()
 	if err != nil {
-		if s.ctx.Err() != nil && context.Cause(s.ctx) == errDirect { //nolint:errorlint // the very value that note gave
-			return replication.Ack{}, errDirect
+		if why := context.Cause(s.ctx); errors.Is(why, errDirect) || errors.Is(why, errRelay) {
+			return replication.Ack{}, why
 		}
 		if !errors.Is(s.ctx.Err(), context.Canceled) {
 			s.ended(unreached(s.ctx, err))

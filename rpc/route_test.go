@@ -340,6 +340,29 @@ func TestRouteGoesAroundABlackHole(t *testing.T) {
 	})
 }
 
+// A stream leaves a relay as soon as a call has failed there.
+func TestRouteLeavesARelayThatFailed(t *testing.T) {
+	inRoute(t, func(t *testing.T, w *routeWorld) {
+		w.direct.set(true, false)
+		time.Sleep(5 * time.Second)
+		if via := w.route.Via(); via != "ap" {
+			t.Fatalf("via %q", via)
+		}
+		w.direct.set(false, false)
+		w.relay.set(false, true)
+		lost := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if _, err := w.route.Fetch(ctx, nil); err == nil {
+			t.Fatal("a call came through a relay that has failed")
+		}
+		time.Sleep(5 * time.Second)
+		if gap := w.longest(lost); gap > 500*time.Millisecond {
+			t.Errorf("no ack for %v", gap)
+		}
+	})
+}
+
 // A region that says no is reached all the same.
 func TestRouteStaysWithARegionThatRefuses(t *testing.T) {
 	inRoute(t, func(t *testing.T, w *routeWorld) {
