@@ -595,8 +595,23 @@ func (h *PeerHandler) join(ctx context.Context, s *connect.BidiStream[replicatio
 	slow.Stop()
 	defer slow.Stop()
 	joined := make(chan peerJoined, 1)
-	ready := in // nil while the sink is busy
+	var held peerHeld
+	busy := false
 	for {
+		if !busy && len(held.ivs) > 0 {
+			iv := held.take()
+			busy = true
+			slow.Reset(h.cfg.AckEvery)
+			work.Go(func() {
+				var j peerJoined
+				j.cursor, j.ok, j.err = h.sink.Join(ctx, iv, hello.SlotLo, hello.SlotHi)
+				joined <- j
+			})
+		}
+		ready := in
+		if held.full() {
+			ready = nil
+		}
 		select {
 		case next := <-ready:
 			if errors.Is(next.err, io.EOF) {
@@ -605,18 +620,12 @@ func (h *PeerHandler) join(ctx context.Context, s *connect.BidiStream[replicatio
 			if next.err != nil {
 				return peerError(next.err)
 			}
-			ready = nil
-			slow.Reset(h.cfg.AckEvery)
-			work.Go(func() {
-				var j peerJoined
-				j.cursor, j.ok, j.err = h.sink.Join(ctx, next.iv, hello.SlotLo, hello.SlotHi)
-				joined <- j
-			})
+			held.add(next.iv)
 		case j := <-joined:
 			if j.err != nil {
 				return peerError(fmt.Errorf("join rows of stream %v: %w", hello.Stream, j.err))
 			}
-			ready, cursor = in, j.cursor
+			busy, cursor = false, j.cursor
 			slow.Stop()
 			if err := s.Send(&replicationv1.PushResponse{Cursor: cursor, Gap: !j.ok}); err != nil {
 				return err

@@ -1,0 +1,105 @@
+package rpc
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/samecart/samecart/crdt"
+	"github.com/samecart/samecart/replication"
+)
+
+// sinkCounted notes which intervals are joined.
+type sinkCounted struct {
+	*peerRegionFake
+	joins chan [2]uint64
+}
+
+func (s sinkCounted) Join(ctx context.Context, iv crdt.Interval, lo, hi uint32) (uint64, bool, error) {
+	s.joins <- [2]uint64{iv.Lo, iv.Hi}
+	return s.peerRegionFake.Join(ctx, iv, lo, hi)
+}
+
+// What came while a join took long is joined together, as far as it follows on.
+func TestPeerJoinsTogetherWhatWaits(t *testing.T) {
+	us, eu := peerNewRegion(1), peerNewRegion(2)
+	for range 600 {
+		us.add("cart:a", "tea")
+	}
+	hold := make(chan struct{})
+	eu.hold = hold
+	sink := sinkCounted{eu, make(chan [2]uint64, 10)}
+	received := make(chan PeerReceived, 10)
+	srv, _ := peerServe(t, sink, func(c *PeerConfig) { c.Events.Received = func(r PeerReceived) { received <- r } })
+	s := peerOpen(t, peerDial(t, srv.URL), peerHi())
+	peerWant(t, s, replication.Ack{})
+	for _, after := range []uint64{0, 100, 200, 300, 500} { // 400 to 500 is missing
+		iv, _, _ := us.ReadAfter(t.Context(), after, 0)
+		if err := s.Send(iv); err != nil {
+			t.Fatal(err)
+		}
+		<-received
+	}
+	if first := <-sink.joins; first != [2]uint64{0, 100} {
+		t.Errorf("first join of %v", first)
+	}
+	close(hold)
+	if second := <-sink.joins; second != [2]uint64{100, 400} {
+		t.Errorf("second join of %v", second)
+	}
+	if third := <-sink.joins; third != [2]uint64{500, 600} {
+		t.Errorf("third join of %v", third)
+	}
+	peerWant(t, s, replication.Ack{Cursor: 100})
+	peerWant(t, s, replication.Ack{Cursor: 400})
+	peerWant(t, s, replication.Ack{Cursor: 400, Gap: true})
+}
+
+// No more is received than the bounds allow while a join takes long.
+func TestPeerHoldsNoMoreThanItsBounds(t *testing.T) {
+	us, eu := peerNewRegion(1), peerNewRegion(2)
+	for range 2000 {
+		us.add("cart:a", "tea")
+	}
+	hold := make(chan struct{})
+	eu.hold = hold
+	received := make(chan PeerReceived, 30)
+	srv, _ := peerServe(t, eu, func(c *PeerConfig) { c.Events.Received = func(r PeerReceived) { received <- r } })
+	s := peerOpen(t, peerDial(t, srv.URL), peerHi())
+	peerWant(t, s, replication.Ack{})
+	for after := range uint64(20) {
+		iv, _, _ := us.ReadAfter(t.Context(), 100*after, 0)
+		if err := s.Send(iv); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// One is being joined, six are held, and one is read that waits for its place.
+	for range 8 {
+		<-received
+	}
+	select {
+	case <-received:
+		t.Error("a ninth interval was received while nothing was joined")
+	case <-time.After(100 * time.Millisecond):
+	}
+	close(hold)
+	for {
+		a, err := s.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.Cursor == 2000 {
+			break
+		}
+	}
+}
+
+func TestPeerHeldIsBoundedInIntervals(t *testing.T) {
+	var h peerHeld
+	for n := uint64(0); !h.full(); n++ {
+		h.add(crdt.Interval{Lo: n, Hi: n + 1})
+	}
+	if iv := h.take(); len(h.ivs) != 0 || iv.Lo != 0 || iv.Hi != peerHeldIntervals {
+		t.Errorf("held (%d, %d], and %d more", iv.Lo, iv.Hi, len(h.ivs))
+	}
+}
