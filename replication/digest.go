@@ -14,6 +14,9 @@ import (
 // in some rounds in a row under the same own digest, and the peer had acked
 // before each later one all that the first round's own digest held: then
 // nothing of ours is on its way, and the peer lacks something or has more.
+// What is the peer's, or a third region's, may be on its way to us. So the
+// peer's digest has to be the same in those rounds, too; a slot that the peer
+// changes all the time is repaired once it differed in changingRounds times as many.
 type proof struct {
 	rounds   int // that a slot must differ in; ≥ 2
 	slotLo   uint32
@@ -23,10 +26,14 @@ type proof struct {
 	repaired map[uint32]repairedSlot
 }
 
+// changingRounds is how many times as often a slot must differ that the peer changes.
+const changingRounds = 4
+
 // suspect is a slot that differed in the rounds before, under one own digest.
 type suspect struct {
-	own    Digest
-	rounds int
+	own, peer Digest // peer: in the last of them
+	rounds    int
+	still     int // the last of them, under one digest of the peer
 }
 
 // repairedSlot stops a repair from being repeated for nothing: a slot that
@@ -56,14 +63,17 @@ func (p *proof) round(now time.Time, m Proved) (different int, repair []uint32) 
 			delete(p.repaired, slot)
 			continue
 		case m.Before[i] == m.After[i]:
-			s := suspect{m.Before[i], 1}
+			s := suspect{m.Before[i], m.Peer[i], 1, 1}
 			if before, ok := p.suspects[slot]; ok && before.own == s.own {
 				s.rounds += before.rounds
+				if before.peer == s.peer {
+					s.still += before.still
+				}
 			}
 			suspects[slot] = s
 		}
 		different++
-		if suspects[slot].rounds < p.rounds {
+		if s := suspects[slot]; s.still < p.rounds && s.rounds < changingRounds*p.rounds {
 			continue
 		}
 		if r, ok := p.repaired[slot]; ok && r.own == m.Before[i] && now.Before(r.next) {
@@ -76,8 +86,12 @@ func (p *proof) round(now time.Time, m Proved) (different int, repair []uint32) 
 }
 
 // repairDone notes that the peer was given all of the slots as they were
-// under the digests own; wait is the first wait before the same again.
+// under the digests own; wait is the first wait before the same again. What
+// differs from now on may be on its way since then: the rounds are counted anew.
 func (p *proof) repairDone(now time.Time, own map[uint32]Digest, wait time.Duration) {
+	for slot := range own {
+		delete(p.suspects, slot)
+	}
 	if p.repaired == nil {
 		p.repaired = make(map[uint32]repairedSlot)
 	}

@@ -421,7 +421,7 @@ func TestProofJudgesOnlyStableSlots(t *testing.T) {
 		repair        bool
 	}{
 		"same twice":           {Proved{Before: []Digest{a}, Peer: []Digest{x}, After: []Digest{a}}, Proved{Before: []Digest{a}, Peer: []Digest{x}, After: []Digest{a}}, true},
-		"peer moves":           {Proved{Before: []Digest{a}, Peer: []Digest{x}, After: []Digest{a}}, Proved{Before: []Digest{a}, Peer: []Digest{b}, After: []Digest{a}}, true},
+		"peer moves":           {Proved{Before: []Digest{a}, Peer: []Digest{x}, After: []Digest{a}}, Proved{Before: []Digest{a}, Peer: []Digest{b}, After: []Digest{a}}, false},
 		"changed between":      {Proved{Before: []Digest{a}, Peer: []Digest{x}, After: []Digest{a}}, Proved{Before: []Digest{b}, Peer: []Digest{x}, After: []Digest{b}}, false},
 		"changed in the first": {Proved{Before: []Digest{b}, Peer: []Digest{x}, After: []Digest{a}}, Proved{Before: []Digest{a}, Peer: []Digest{x}, After: []Digest{a}}, false},
 		"changed in the next":  {Proved{Before: []Digest{a}, Peer: []Digest{x}, After: []Digest{a}}, Proved{Before: []Digest{a}, Peer: []Digest{x}, After: []Digest{b}}, false},
@@ -435,7 +435,34 @@ func TestProofJudgesOnlyStableSlots(t *testing.T) {
 			t.Errorf("%s: repairs %v", name, slots)
 		}
 	}
+	// One that the peer changes all the time is in the end.
 	p := proof{rounds: 2}
+	for n := byte(1); ; n++ {
+		if _, slots := p.round(time.UnixMilli(5), Proved{Before: []Digest{a}, Peer: []Digest{{9, n}}, After: []Digest{a}}); len(slots) > 0 {
+			if n != 2*changingRounds {
+				t.Errorf("repaired after %d rounds", n)
+			}
+			break
+		}
+		if n > 100 {
+			t.Fatal("never repaired")
+		}
+	}
+	// What differs right after a repair is only suspected.
+	p = proof{rounds: 2}
+	differs := Proved{Before: []Digest{a}, Peer: []Digest{x}, After: []Digest{a}}
+	p.round(time.UnixMilli(5), differs)
+	if _, slots := p.round(time.UnixMilli(6), differs); len(slots) != 1 {
+		t.Fatalf("repairs %v", slots)
+	}
+	p.repairDone(time.UnixMilli(7), map[uint32]Digest{0: b}, 0)
+	if _, slots := p.round(time.UnixMilli(8), differs); len(slots) != 0 {
+		t.Errorf("repairs %v at once", slots)
+	}
+	if _, slots := p.round(time.UnixMilli(9), differs); len(slots) != 1 {
+		t.Errorf("repairs %v in the second round", slots)
+	}
+	p = proof{rounds: 2}
 	p.round(time.UnixMilli(5), Proved{Before: []Digest{a, b}, Peer: []Digest{a, x}, After: []Digest{a, b}})
 	if !p.provenAt().IsZero() {
 		t.Error("proven equal with a slot that never was")
