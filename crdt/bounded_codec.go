@@ -1,6 +1,8 @@
 package crdt
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,12 +18,15 @@ const LimitPrefix = "limit:"
 // IsLimit reports whether a cart of that id is a bounded counter.
 func IsLimit(cartID string) bool { return strings.HasPrefix(cartID, LimitPrefix) }
 
-// LimitID is the id of a code's counter, and with a customer, of the customer's.
+// LimitID is the id of a code's counter, and with a customer, of the customer's. That
+// bears no name, but 128 bits of a hash of it: a cap holds for good, and what stays of
+// an erased customer does not say who it was to those who do not know already.
 func LimitID(code, customer string) string {
 	if customer == "" {
 		return LimitPrefix + code
 	}
-	return LimitPrefix + code + "/" + customer
+	sum := sha256.Sum256([]byte(code + "/" + customer))
+	return LimitPrefix + code + "/" + hex.EncodeToString(sum[:16])
 }
 
 // CodeBytesMax bounds a code of limited uses.

@@ -31,6 +31,7 @@ promotions:
   - {code: OVER, percent: 50, until: 2020-01-01}
   - {code: LATER, percent: 50, from: 2100-01-01}
   - {code: FEW, percent: 1, uses_max: 3, priority: 5}
+  - {code: ONEEACH, percent: 1, per_customer_max: 1, priority: 6}
 `
 
 // shop is the embedded promotion service, which can be down, slow or wrong.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/samecart/samecart/crdt"
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
@@ -87,7 +88,11 @@ func (s *service) redeem(ctx context.Context, c call, typed string) (*cartv1.Red
 	if err := notRedeemed(c, code, out); err != nil {
 		return nil, meta{}, err
 	}
-	return &cartv1.RedeemPromotionResponse{Code: code, Redeemed: true, LeftHere: out.GetRightsHere()}, meta{replayed: out.GetReplayed()}, nil
+	res := &cartv1.RedeemPromotionResponse{Code: code, Redeemed: true}
+	if capsAlone := r.answered && r.GetUsesMax() == 0 && r.GetPerCustomerMax() > 0; !capsAlone {
+		res.LeftHere = proto.Uint64(out.GetRightsHere())
+	}
+	return res, meta{replayed: out.GetReplayed()}, nil
 }
 
 // notRedeemed translates an outcome that is not OK.
@@ -113,9 +118,9 @@ func notRedeemed(c call, code string, out *regionv1.Outcome) error {
 }
 
 type redeemedJSON struct {
-	Code     string `json:"code"`
-	Redeemed bool   `json:"redeemed"`
-	LeftHere uint64 `json:"left_here"`
+	Code     string  `json:"code"`
+	Redeemed bool    `json:"redeemed"`
+	LeftHere *uint64 `json:"left_here,omitempty"`
 }
 
 func (h rest) redeem(w http.ResponseWriter, r *request) error {
@@ -128,7 +133,7 @@ func (h rest) redeem(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	m.write(w.Header())
-	return writeJSON(w, http.StatusOK, redeemedJSON{Code: res.GetCode(), Redeemed: res.GetRedeemed(), LeftHere: res.GetLeftHere()})
+	return writeJSON(w, http.StatusOK, redeemedJSON{Code: res.GetCode(), Redeemed: res.GetRedeemed(), LeftHere: res.LeftHere})
 }
 
 // RedeemPromotion implements cartv1connect.CartServiceHandler.

@@ -93,8 +93,12 @@ func TestRedeemHoldsToTheRules(t *testing.T) {
 	if r := w.do("POST", "/api/v1/cart/promotions/ten/redeem", ""); r.status != 200 || len(uses) != 0 {
 		t.Errorf("a rule without a limit: %d %s, raised %v", r.status, r.body, uses)
 	}
-	if r := w.do("POST", few, ""); r.status != 200 || !strings.Contains(r.body, `"code":"FEW"`) || !uses["raise FEW3"] {
+	if r := w.do("POST", few, ""); r.status != 200 || !strings.Contains(r.body, `"code":"FEW"`) || !strings.Contains(r.body, `"left_here":2`) || !uses["raise FEW3"] {
 		t.Errorf("%d %s, raised %v", r.status, r.body, uses)
+	}
+	// Where one customer's uses alone are counted, how many are left says nothing.
+	if r := w.do("POST", "/api/v1/cart/promotions/oneeach/redeem", ""); r.status != 200 || strings.Contains(r.body, "left_here") {
+		t.Errorf("%d %s", r.status, r.body)
 	}
 	// While the rules are not known, what the counter says counts.
 	clear(uses)

@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/samecart/samecart/crdt"
 	adminv1 "github.com/samecart/samecart/proto/admin/v1"
@@ -499,7 +500,7 @@ func (r fakeRegion) RedeemPromotion(_ context.Context, req *connect.Request[cart
 	if req.Msg.GetCode() == "GONE" {
 		return nil, apiError(connect.CodeFailedPrecondition, "PROMOTION_EXHAUSTED", `all uses of code "GONE" are gone`)
 	}
-	return connect.NewResponse(&cartv1.RedeemPromotionResponse{Code: req.Msg.GetCode(), Redeemed: true, LeftHere: 4}), nil
+	return connect.NewResponse(&cartv1.RedeemPromotionResponse{Code: req.Msg.GetCode(), Redeemed: true, LeftHere: proto.Uint64(4)}), nil
 }
 
 func (r fakeRegion) SetLimit(_ context.Context, req *connect.Request[adminv1.SetLimitRequest]) (*connect.Response[adminv1.LimitResponse], error) {

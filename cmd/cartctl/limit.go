@@ -82,6 +82,10 @@ func (c *redeemCmd) Run(a *app) error {
 	}
 	m := answer.Msg
 	return a.print(shown(m.ProtoReflect(), answer.Header()), func(w *tabwriter.Writer) {
-		row(w, fmt.Sprintf("%s is redeemed%s; %d are left there", m.GetCode(), optional(", region ", answer.Header().Get("Cart-Region")), m.GetLeftHere()))
+		left := ""
+		if m.LeftHere != nil {
+			left = fmt.Sprintf("; %d are left there", m.GetLeftHere())
+		}
+		row(w, m.GetCode()+" is redeemed"+optional(", region ", answer.Header().Get("Cart-Region"))+left)
 	})
 }

@@ -256,7 +256,7 @@ func TestCapOfACustomer(t *testing.T) {
 			l.want("met", l.spend(i, 100+i, customer, forLong), regionv1.Outcome_CODE_CUSTOMER_EXHAUSTED)
 		}
 		for i, r := range l.rigs {
-			if n := r.state("limit:TEN/" + customer).Cart.Bounded().Used(); n != 2 {
+			if n := r.state(crdt.LimitID("TEN", customer)).Cart.Bounded().Used(); n != 2 {
 				t.Errorf("region %d knows of %d uses of %s, want 2", i+1, n, customer)
 			}
 		}

@@ -3724,8 +3724,9 @@ type RedeemPromotionResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Code     string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	Redeemed bool                   `protobuf:"varint,2,opt,name=redeemed,proto3" json:"redeemed,omitempty"`
-	// Uses that this region can give away without asking another one.
-	LeftHere      uint64 `protobuf:"varint,3,opt,name=left_here,json=leftHere,proto3" json:"left_here,omitempty"`
+	// Uses that this region can give away without asking another one. Not there when
+	// the shop's rule caps the uses of one customer alone.
+	LeftHere      *uint64 `protobuf:"varint,3,opt,name=left_here,json=leftHere,proto3,oneof" json:"left_here,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3775,8 +3776,8 @@ func (x *RedeemPromotionResponse) GetRedeemed() bool {
 }
 
 func (x *RedeemPromotionResponse) GetLeftHere() uint64 {
-	if x != nil {
-		return x.LeftHere
+	if x != nil && x.LeftHere != nil {
+		return *x.LeftHere
 	}
 	return 0
 }
@@ -4085,11 +4086,13 @@ const file_cart_v1_cart_proto_rawDesc = "" +
 	"\rexpires_at_ms\x18\n" +
 	" \x01(\x03R\vexpiresAtMs\",\n" +
 	"\x16RedeemPromotionRequest\x12\x12\n" +
-	"\x04code\x18\x01 \x01(\tR\x04code\"f\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\"y\n" +
 	"\x17RedeemPromotionResponse\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x1a\n" +
-	"\bredeemed\x18\x02 \x01(\bR\bredeemed\x12\x1b\n" +
-	"\tleft_here\x18\x03 \x01(\x04R\bleftHere2\xa3\r\n" +
+	"\bredeemed\x18\x02 \x01(\bR\bredeemed\x12 \n" +
+	"\tleft_here\x18\x03 \x01(\x04H\x00R\bleftHere\x88\x01\x01B\f\n" +
+	"\n" +
+	"_left_here2\xa3\r\n" +
 	"\vCartService\x129\n" +
 	"\aAddItem\x12\x17.cart.v1.AddItemRequest\x1a\x15.cart.v1.ItemResponse\x12A\n" +
 	"\vSetQuantity\x12\x1b.cart.v1.SetQuantityRequest\x1a\x15.cart.v1.ItemResponse\x12@\n" +
@@ -4337,6 +4340,7 @@ func file_cart_v1_cart_proto_init() {
 		(*Edit_Describe)(nil),
 	}
 	file_cart_v1_cart_proto_msgTypes[48].OneofWrappers = []any{}
+	file_cart_v1_cart_proto_msgTypes[56].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
