@@ -84,6 +84,8 @@ type Peer struct {
 	different int
 
 	repairRuns bool
+	repairFrom time.Time // when the last one began that a comparison asked for
+	restUntil  time.Time // comparisons ask for none before: see repairRest
 	repairAll  bool
 	allBegan   time.Time // when the repair that runs began, if it is of all slots
 	// repairedAll is when the last repair of all slots began that came to its end.
@@ -493,6 +495,11 @@ func (p *Peer) asked(now time.Time, out []Message) []Message {
 	return append(out, Repair{})
 }
 
+// repairRest is how many times as long as the last repair nothing is repaired that
+// comparisons show. Where regions cannot keep up with their edits, slots differ for
+// rows that are on their way, and repairs would take the time that those need.
+const repairRest = 4
+
 // proved takes one comparison, and repairs what it shows.
 func (p *Peer) proved(now time.Time, m Proved, out []Message) []Message {
 	p.proving = false
@@ -504,16 +511,21 @@ func (p *Peer) proved(now time.Time, m Proved, out []Message) []Message {
 	p.stats.proofs++
 	different, slots := p.proof.round(now, m)
 	p.unequal, p.different = different > 0, different
-	if len(slots) == 0 || p.repairRuns {
+	if len(slots) == 0 || p.repairRuns || now.Before(p.restUntil) {
 		return out
 	}
 	p.repairRuns, p.repairAll, p.allBegan = true, false, time.Time{}
+	p.repairFrom = now
 	return append(out, Repair{Slots: slots, Leave: true})
 }
 
 // repaired takes the end of a repair.
 func (p *Peer) repaired(now time.Time, m Repaired) {
 	p.repairRuns = false
+	if !p.repairFrom.IsZero() {
+		p.restUntil = now.Add(min(repairRest*now.Sub(p.repairFrom), p.cfg.ProofIdle))
+		p.repairFrom = time.Time{}
+	}
 	if m.Left {
 		p.unequal = true // see soon how far the peer got
 		return

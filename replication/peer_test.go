@@ -413,6 +413,46 @@ func TestProofWaitsForAcks(t *testing.T) {
 	}
 }
 
+// After a repair, comparisons ask for none for four times as long as it took.
+func TestRepairsRest(t *testing.T) {
+	now := time.UnixMilli(1e12)
+	cfg := modelConfig(0)
+	cfg.ProofEvery, cfg.ProofIdle = time.Millisecond, time.Minute
+	p := NewPeer(crdt.Stream{Region: 1, Incarnation: 1}, 2, cfg, rand.New(rand.NewPCG(1, 1)))
+	p.Step(now, Appended{0}, nil)
+	p.Tick(now, nil)
+	p.Step(now, Acknowledged{1, Ack{}}, nil)
+	// twice compares a slot that differs as often as it must.
+	twice := func(own byte) (asked bool) {
+		t.Helper()
+		for range 2 {
+			now = now.Add(10 * time.Millisecond)
+			if p.Tick(now, nil); !p.proving { // since now, or since the repair ended
+				t.Fatal("nothing is compared")
+			}
+			out := p.Step(now, Proved{Before: []Digest{{own}}, Peer: []Digest{{9}}, After: []Digest{{own}}}, nil)
+			asked = slices.ContainsFunc(out, func(m Message) bool { _, is := m.(Repair); return is })
+		}
+		return asked
+	}
+	if !twice(1) {
+		t.Fatal("no repair")
+	}
+	now = now.Add(2 * time.Second)
+	p.Step(now, Repaired{Own: map[uint32]Digest{0: {1}}}, nil)
+	rest := now.Add(8 * time.Second)
+	for own := byte(2); now.Before(rest.Add(-time.Second)); own++ {
+		now = now.Add(time.Second)
+		if twice(own) {
+			t.Fatalf("a repair %v before its time", rest.Sub(now))
+		}
+	}
+	now = rest
+	if !twice(100) {
+		t.Error("no repair after the rest")
+	}
+}
+
 // A slot is repaired only when it held still.
 func TestProofJudgesOnlyStableSlots(t *testing.T) {
 	a, b, x := Digest{1}, Digest{2}, Digest{9}
