@@ -2,17 +2,12 @@ package rpc
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 	"unicode/utf8"
 
 	"connectrpc.com/connect"
-	lru "github.com/hashicorp/golang-lru/v2"
-	"github.com/sony/gobreaker/v2"
 	"google.golang.org/protobuf/proto"
 
 	catalogv1 "github.com/samecart/samecart/proto/catalog/v1"
@@ -32,55 +27,34 @@ type product struct {
 	old      bool // it said so before, and does not answer now
 }
 
-type remembered struct {
-	product *catalogv1.Product // nil: the catalogue does not know it
-	at      time.Time
-	pushed  bool // the catalogue sent it by itself: what was asked for before is older
-}
-
-// products asks the catalogue and remembers what it said for a bounded time,
-// so that a slow or dead catalogue neither slows carts down nor empties them.
+// products asks the catalogue.
 type products struct {
-	cfg     Config
-	client  Catalog
-	breaker *gobreaker.CircuitBreaker[[]*catalogv1.Product]
-	cache   *lru.Cache[productRef, remembered]
+	*bulk[productRef, *catalogv1.Product] // nil: the catalogue does not know it
+
+	client Catalog
 
 	mu    sync.Mutex // held for writes to cache, which must not undo a newer one; guards what follows
 	since time.Time  // what was learnt before may have changed: it is not fresh
 }
 
-// errCallerLeft says nothing about the catalogue.
-var errCallerLeft = errors.New("the caller left")
-
 func newProducts(cfg Config, client Catalog, log *slog.Logger) (*products, error) {
-	cache, err := lru.New[productRef, remembered](cfg.CatalogEntries)
+	p := &products{client: client}
+	var err error
+	p.bulk, err = newBulk(bulkConfig{
+		name: "catalog", most: lookUpMax, entries: cfg.CatalogEntries, timeout: cfg.CatalogTimeout,
+		fresh: cfg.CatalogFresh, old: cfg.CatalogOld, rest: cfg.CatalogRest, changed: cfg.Events.Catalog,
+	}, log, p.call)
 	if err != nil {
-		return nil, fmt.Errorf("make product cache: %w", err)
+		return nil, err
 	}
-	return &products{
-		cfg: cfg, client: client, cache: cache,
-		breaker: gobreaker.NewCircuitBreaker[[]*catalogv1.Product](gobreaker.Settings{
-			Name:        "catalog",
-			MaxRequests: 1, // one caller at a time pays for finding out
-			Timeout:     cfg.CatalogRest,
-			ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= 3 },
-			IsExcluded:  func(err error) bool { return errors.Is(err, errCallerLeft) },
-			OnStateChange: func(_ string, _, to gobreaker.State) {
-				log.Info("catalogue breaker changed state", slog.String("to", to.String()))
-				if cfg.Events.Catalog != nil {
-					cfg.Events.Catalog(to == gobreaker.StateOpen)
-				}
-			},
-		}),
-	}, nil
+	return p, nil
 }
 
 // lookUp returns what is known of each product, in their order. It never
 // fails: what could not be found out is not answered. The zero ref is not asked
 // for.
 func (p *products) lookUp(ctx context.Context, refs []productRef) []product {
-	return p.look(ctx, refs, p.cfg.CatalogFresh)
+	return p.look(ctx, refs, p.fresh)
 }
 
 // look is lookUp with a bound of its own on how old an answer may be before the
@@ -89,41 +63,10 @@ func (p *products) look(ctx context.Context, refs []productRef, fresh time.Durat
 	p.mu.Lock()
 	since := p.since
 	p.mu.Unlock()
+	found, _ := p.bulk.lookUp(ctx, refs, fresh, since, p.keep) // what is known already has to do
 	out := make([]product, len(refs))
-	var ask []int // places in refs
-	now := time.Now()
-	for i, ref := range refs {
-		if ref == (productRef{}) {
-			continue
-		}
-		r, ok := p.cache.Get(ref)
-		switch age := now.Sub(r.at); {
-		case ok && age <= fresh && !r.at.Before(since):
-			out[i] = product{Product: r.product, answered: true}
-			continue
-		case ok && age <= p.cfg.CatalogOld:
-			out[i] = product{Product: r.product, answered: true, old: true}
-		}
-		ask = append(ask, i)
-	}
-	for part := range slices.Chunk(ask, lookUpMax) {
-		found, err := p.breaker.Execute(func() ([]*catalogv1.Product, error) { return p.call(ctx, refs, part) })
-		if err != nil {
-			break // what is known already has to do
-		}
-		for n, i := range part {
-			ref, got := refs[i], found[n]
-			if got.GetSkuId() == "" {
-				got = nil
-			} else if got = usable(got); got == nil {
-				continue // a product without a usable price is as good as no answer
-			}
-			got = p.keep(ref, got, now)
-			out[i] = product{Product: got, answered: true}
-			if ref.seller == "" && got != nil { // it will be asked for by its seller next
-				p.keep(productRef{ref.sku, got.GetSellerId()}, got, now)
-			}
-		}
+	for i, k := range found {
+		out[i] = product{k.value, k.answered, k.old}
 	}
 	return out
 }
@@ -150,39 +93,46 @@ func usable(p *catalogv1.Product) *catalogv1.Product {
 
 const productTextMax = 1 << 10 // bytes of a name, of an image's address
 
-// keep remembers what the catalogue answered to a call that began at a time, and
+// keep takes in what the catalogue answered to a call that began at a time, and
 // returns what is known now: the catalogue may have sent a change meanwhile.
-func (p *products) keep(ref productRef, got *catalogv1.Product, asked time.Time) *catalogv1.Product {
+func (p *products) keep(ref productRef, got *catalogv1.Product, asked time.Time) (now *catalogv1.Product, ok bool) {
+	if got.GetSkuId() == "" {
+		got = nil
+	} else if got = usable(got); got == nil {
+		return nil, false
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	got = p.newer(ref, got, asked)
+	if ref.seller == "" && got != nil { // it will be asked for by its seller next
+		p.newer(productRef{ref.sku, got.GetSellerId()}, got, asked)
+	}
+	return got, true
+}
+
+// newer remembers an answer unless something newer is known; it returns what is.
+func (p *products) newer(ref productRef, got *catalogv1.Product, asked time.Time) *catalogv1.Product {
 	if r, ok := p.cache.Peek(ref); ok {
 		switch {
 		case r.pushed && r.at.After(asked):
-			return r.product
-		case got != nil && proto.Equal(r.product, got):
-			got = r.product // the same value, so pages made of it stand
+			return r.value
+		case got != nil && proto.Equal(r.value, got):
+			got = r.value // the same value, so pages made of it stand
 		}
 	}
-	p.cache.Add(ref, remembered{product: got, at: asked})
+	p.remember(ref, got, asked)
 	return got
 }
 
-// call asks for the products at the given places of refs.
-func (p *products) call(ctx context.Context, refs []productRef, places []int) ([]*catalogv1.Product, error) {
-	req := &catalogv1.LookUpRequest{Products: make([]*catalogv1.ProductRef, len(places))}
-	for n, i := range places {
-		req.Products[n] = &catalogv1.ProductRef{SkuId: refs[i].sku, SellerId: refs[i].seller}
+// call asks for products.
+func (p *products) call(ctx context.Context, refs []productRef) ([]*catalogv1.Product, error) {
+	req := &catalogv1.LookUpRequest{Products: make([]*catalogv1.ProductRef, len(refs))}
+	for n, ref := range refs {
+		req.Products[n] = &catalogv1.ProductRef{SkuId: ref.sku, SellerId: ref.seller}
 	}
-	limited, cancel := context.WithTimeout(ctx, p.cfg.CatalogTimeout)
-	defer cancel()
-	res, err := p.client.LookUp(limited, connect.NewRequest(req))
-	switch {
-	case err != nil && ctx.Err() != nil:
-		return nil, errCallerLeft
-	case err != nil:
-		return nil, fmt.Errorf("look up %d products: %w", len(places), err)
-	case len(res.Msg.GetProducts()) != len(places):
-		return nil, fmt.Errorf("look up %d products: the catalogue answered with %d", len(places), len(res.Msg.GetProducts()))
+	res, err := p.client.LookUp(ctx, connect.NewRequest(req))
+	if err != nil {
+		return nil, err
 	}
 	return res.Msg.GetProducts(), nil
 }

@@ -2,16 +2,11 @@ package rpc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
 	"connectrpc.com/connect"
-	lru "github.com/hashicorp/golang-lru/v2"
-	"github.com/sony/gobreaker/v2"
-
 	promotionv1 "github.com/samecart/samecart/proto/promotion/v1"
 	"github.com/samecart/samecart/proto/promotion/v1/promotionv1connect"
 	"github.com/samecart/samecart/region/pricing"
@@ -42,39 +37,25 @@ type rule struct {
 
 func (r rule) isLimited() bool { return r.GetUsesMax() > 0 || r.GetPerCustomerMax() > 0 }
 
-type rememberedRule struct {
-	rule *promotionv1.Rule // nil: there is no such code
-	at   time.Time
-}
-
-// promotions asks for the rules of codes and remembers them for a bounded time,
-// as products does with the catalogue.
+// promotions asks for the rules of codes.
 type promotions struct {
-	cfg     Config
-	client  promotionv1connect.PromotionServiceClient // nil: there are no codes
-	breaker *gobreaker.CircuitBreaker[[]*promotionv1.Rule]
-	cache   *lru.Cache[string, rememberedRule]
-	log     *slog.Logger
+	*bulk[string, *promotionv1.Rule] // nil: there is no such code
+
+	client promotionv1connect.PromotionServiceClient // nil: there are no codes
+	log    *slog.Logger
 }
 
 func newPromotions(cfg Config, log *slog.Logger) (*promotions, error) {
-	cache, err := lru.New[string, rememberedRule](cfg.PromotionEntries)
+	p := &promotions{client: cfg.Promotions, log: log}
+	var err error
+	p.bulk, err = newBulk(bulkConfig{
+		name: "promotions", most: ruleLookUpMax, entries: cfg.PromotionEntries, timeout: cfg.PromotionTimeout,
+		fresh: cfg.PromotionFresh, old: cfg.PromotionOld, rest: cfg.PromotionRest,
+	}, log, p.call)
 	if err != nil {
-		return nil, fmt.Errorf("make promotion cache: %w", err)
+		return nil, err
 	}
-	return &promotions{
-		cfg: cfg, client: cfg.Promotions, cache: cache, log: log,
-		breaker: gobreaker.NewCircuitBreaker[[]*promotionv1.Rule](gobreaker.Settings{
-			Name:        "promotions",
-			MaxRequests: 1, // one caller at a time pays for finding out
-			Timeout:     cfg.PromotionRest,
-			ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= 3 },
-			IsExcluded:  func(err error) bool { return errors.Is(err, errCallerLeft) },
-			OnStateChange: func(_ string, _, to gobreaker.State) {
-				log.Info("promotions breaker changed state", slog.String("to", to.String()))
-			},
-		}),
-	}, nil
+	return p, nil
 }
 
 // lookUp returns what is known of each code, in their order. It never fails:
@@ -87,37 +68,20 @@ func (p *promotions) lookUp(ctx context.Context, codes []string) []rule {
 		}
 		return out
 	}
-	var ask []int // places in codes
-	now := time.Now()
-	for i, code := range codes {
-		r, ok := p.cache.Get(code)
-		switch age := now.Sub(r.at); {
-		case ok && age <= p.cfg.PromotionFresh:
-			out[i] = rule{Rule: r.rule, answered: true}
-			continue
-		case ok && age <= p.cfg.PromotionOld:
-			out[i] = rule{Rule: r.rule, answered: true, old: true}
+	found, _ := p.bulk.lookUp(ctx, codes, p.fresh, time.Time{}, func(code string, got *promotionv1.Rule, asked time.Time) (*promotionv1.Rule, bool) {
+		if got.GetCode() == "" {
+			got = nil
+		} else if err := usableRule(got, code); err != nil {
+			// As good as no answer: nothing may be taken off by a rule that is not
+			// understood, and the code is not one that does not exist.
+			p.log.LogAttrs(ctx, slog.LevelWarn, "promotion rule cannot be used", slog.String("code", code), slog.Any("err", err))
+			return nil, false
 		}
-		ask = append(ask, i)
-	}
-	for part := range slices.Chunk(ask, ruleLookUpMax) {
-		found, err := p.breaker.Execute(func() ([]*promotionv1.Rule, error) { return p.call(ctx, codes, part) })
-		if err != nil {
-			break // what is known already has to do
-		}
-		for n, i := range part {
-			got := found[n]
-			if got.GetCode() == "" {
-				got = nil
-			} else if err := usableRule(got, codes[i]); err != nil {
-				// As good as no answer: nothing may be taken off by a rule that is not
-				// understood, and the code is not one that does not exist.
-				p.log.LogAttrs(ctx, slog.LevelWarn, "promotion rule cannot be used", slog.String("code", codes[i]), slog.Any("err", err))
-				continue
-			}
-			out[i] = rule{Rule: got, answered: true}
-			p.cache.Add(codes[i], rememberedRule{got, now})
-		}
+		p.remember(code, got, asked)
+		return got, true
+	}) // what is known already has to do
+	for i, k := range found {
+		out[i] = rule{k.value, k.answered, k.old}
 	}
 	return out
 }
@@ -129,22 +93,11 @@ func usableRule(r *promotionv1.Rule, code string) error {
 	return pricing.Check(r)
 }
 
-// call asks for the rules of the codes at the given places.
-func (p *promotions) call(ctx context.Context, codes []string, places []int) ([]*promotionv1.Rule, error) {
-	req := &promotionv1.LookUpRequest{Codes: make([]string, len(places))}
-	for n, i := range places {
-		req.Codes[n] = codes[i]
-	}
-	limited, cancel := context.WithTimeout(ctx, p.cfg.PromotionTimeout)
-	defer cancel()
-	res, err := p.client.LookUp(limited, connect.NewRequest(req))
-	switch {
-	case err != nil && ctx.Err() != nil:
-		return nil, errCallerLeft
-	case err != nil:
-		return nil, fmt.Errorf("look up %d codes: %w", len(places), err)
-	case len(res.Msg.GetRules()) != len(places):
-		return nil, fmt.Errorf("look up %d codes: the service answered with %d rules", len(places), len(res.Msg.GetRules()))
+// call asks for the rules of codes.
+func (p *promotions) call(ctx context.Context, codes []string) ([]*promotionv1.Rule, error) {
+	res, err := p.client.LookUp(ctx, connect.NewRequest(&promotionv1.LookUpRequest{Codes: codes}))
+	if err != nil {
+		return nil, err
 	}
 	return res.Msg.GetRules(), nil
 }

@@ -149,15 +149,15 @@ func (p *products) push(m *catalogv1.ChangesResponse, now time.Time) []productRe
 		for _, known := range []productRef{ref, {sku: ref.sku}} {
 			r, ok := p.cache.Peek(known)
 			switch {
-			case !ok, known.seller == "" && r.product.GetSellerId() != ref.seller:
+			case !ok, known.seller == "" && r.value.GetSellerId() != ref.seller:
 				// Which seller is the default one, a change does not tell.
 			case got == nil:
 				p.cache.Remove(known) // as if nothing had been sent; it is asked for
 			default:
-				if !proto.Equal(r.product, got) {
-					r.product = got
+				if !proto.Equal(r.value, got) {
+					r.value = got
 				}
-				p.cache.Add(known, remembered{r.product, now, true})
+				p.cache.Add(known, remembered[*catalogv1.Product]{r.value, now, true})
 			}
 		}
 	}
@@ -165,7 +165,7 @@ func (p *products) push(m *catalogv1.ChangesResponse, now time.Time) []productRe
 		ref := productRef{gone.GetSkuId(), gone.GetSellerId()}
 		refs = append(refs, ref)
 		if p.cache.Contains(ref) {
-			p.cache.Add(ref, remembered{nil, now, true})
+			p.cache.Add(ref, remembered[*catalogv1.Product]{nil, now, true})
 		}
 		p.cache.Remove(productRef{sku: ref.sku})
 	}

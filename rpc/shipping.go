@@ -14,9 +14,6 @@ import (
 	"unicode/utf8"
 
 	"connectrpc.com/connect"
-	lru "github.com/hashicorp/golang-lru/v2"
-	"github.com/sony/gobreaker/v2"
-
 	"github.com/samecart/samecart/crdt"
 	cartv1 "github.com/samecart/samecart/proto/cart/v1"
 	shippingv1 "github.com/samecart/samecart/proto/shipping/v1"
@@ -65,17 +62,11 @@ type parcel struct {
 	grams                         int64
 }
 
-type rememberedEstimate struct {
-	*shippingv1.Estimate // nil: what the service said cannot be used
-	at                   time.Time
-}
-
-// estimates asks the shipping service and remembers what it said for a bounded
-// time, as products does with the catalogue.
+// estimates asks the shipping service.
 type estimates struct {
-	cfg     ShippingConfig
-	breaker *gobreaker.CircuitBreaker[[]*shippingv1.Estimate]
-	cache   *lru.Cache[parcel, rememberedEstimate]
+	*bulk[parcel, *shippingv1.Estimate] // nil: what the service said cannot be used
+
+	service shippingv1connect.ShippingServiceClient
 }
 
 // errDestination means that the service knows no such destination: an answer,
@@ -83,24 +74,16 @@ type estimates struct {
 var errDestination = errors.New("the destination is not known")
 
 func newEstimates(cfg ShippingConfig, log *slog.Logger) (*estimates, error) {
-	cache, err := lru.New[parcel, rememberedEstimate](cfg.Entries)
+	e := &estimates{service: cfg.Service}
+	var err error
+	e.bulk, err = newBulk(bulkConfig{
+		name: "shipping", most: shippingMax, entries: cfg.Entries, timeout: cfg.Timeout,
+		fresh: cfg.Fresh, old: cfg.Old, rest: cfg.Rest, answers: errDestination,
+	}, log, e.call)
 	if err != nil {
-		return nil, fmt.Errorf("make estimate cache: %w", err)
+		return nil, err
 	}
-	return &estimates{
-		cfg: cfg, cache: cache,
-		breaker: gobreaker.NewCircuitBreaker[[]*shippingv1.Estimate](gobreaker.Settings{
-			Name:         "shipping",
-			MaxRequests:  1,
-			Timeout:      cfg.Rest,
-			ReadyToTrip:  func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= 3 },
-			IsSuccessful: func(err error) bool { return err == nil || errors.Is(err, errDestination) },
-			IsExcluded:   func(err error) bool { return errors.Is(err, errCallerLeft) },
-			OnStateChange: func(_ string, _, to gobreaker.State) {
-				log.Info("shipping breaker changed state", slog.String("to", to.String()))
-			},
-		}),
-	}, nil
+	return e, nil
 }
 
 // of returns an estimate for each parcel, in order; nil where the service said
@@ -108,70 +91,45 @@ func newEstimates(cfg ShippingConfig, log *slog.Logger) (*estimates, error) {
 // minutes ago. All parcels have one destination and one currency. Errors:
 // errDestination; any other means that some parcel is not known.
 func (e *estimates) of(ctx context.Context, parcels []parcel) (out []*shippingv1.Estimate, old bool, err error) {
-	if e.cfg.Service == nil {
+	if e.service == nil {
 		return nil, false, errors.New("there is no shipping service")
 	}
+	found, err := e.lookUp(ctx, parcels, e.fresh, time.Time{}, func(p parcel, got *shippingv1.Estimate, asked time.Time) (*shippingv1.Estimate, bool) {
+		if !isUsable(got) {
+			got = nil
+		}
+		e.remember(p, got, asked)
+		return got, true
+	})
+	if errors.Is(err, errDestination) {
+		return nil, false, err
+	}
 	out = make([]*shippingv1.Estimate, len(parcels))
-	var ask, stand []int // places in parcels: to ask for; known from before
-	now := time.Now()
-	for i, p := range parcels {
-		r, ok := e.cache.Get(p)
-		age := now.Sub(r.at)
-		if ok && age <= e.cfg.Old {
-			out[i] = r.Estimate
-		}
-		switch {
-		case ok && age <= e.cfg.Fresh:
-			continue
-		case ok && age <= e.cfg.Old:
-			stand = append(stand, i)
-		}
-		ask = append(ask, i)
-	}
-	for part := range slices.Chunk(ask, shippingMax) {
-		found, err := e.breaker.Execute(func() ([]*shippingv1.Estimate, error) { return e.call(ctx, parcels, part) })
-		switch {
-		case errors.Is(err, errDestination):
-			return nil, false, err
-		case err != nil && len(stand) == len(ask):
-			return out, true, nil
-		case err != nil:
+	for i, k := range found {
+		if !k.answered {
 			return nil, false, err
 		}
-		for n, i := range part {
-			out[i] = found[n]
-			if !isUsable(found[n]) {
-				out[i] = nil
-			}
-			e.cache.Add(parcels[i], rememberedEstimate{out[i], now})
-		}
+		out[i], old = k.value, old || k.old
 	}
-	return out, false, nil
+	return out, old, nil
 }
 
-// call asks for the parcels at the given places.
-func (e *estimates) call(ctx context.Context, parcels []parcel, places []int) ([]*shippingv1.Estimate, error) {
-	first := parcels[places[0]]
+// call asks for estimates of parcels.
+func (e *estimates) call(ctx context.Context, parcels []parcel) ([]*shippingv1.Estimate, error) {
+	first := parcels[0]
 	req := &shippingv1.EstimateRequest{
 		Destination: &shippingv1.Destination{Country: first.country, PostalCode: first.postalCode},
-		Lines:       make([]*shippingv1.Line, len(places)), Currency: first.currency,
+		Lines:       make([]*shippingv1.Line, len(parcels)), Currency: first.currency,
 	}
-	for n, i := range places {
-		p := parcels[i]
+	for n, p := range parcels {
 		req.Lines[n] = &shippingv1.Line{SkuId: p.sku, SellerId: p.seller, Quantity: p.quantity, WeightGrams: p.grams}
 	}
-	limited, cancel := context.WithTimeout(ctx, e.cfg.Timeout)
-	defer cancel()
-	res, err := e.cfg.Service.Estimate(limited, connect.NewRequest(req))
+	res, err := e.service.Estimate(ctx, connect.NewRequest(req))
 	switch {
-	case err != nil && ctx.Err() != nil:
-		return nil, errCallerLeft
 	case connect.CodeOf(err) == connect.CodeInvalidArgument:
 		return nil, errDestination
 	case err != nil:
-		return nil, fmt.Errorf("estimate %d lines: %w", len(places), err)
-	case len(res.Msg.GetEstimates()) != len(places):
-		return nil, fmt.Errorf("estimate %d lines: the service answered with %d", len(places), len(res.Msg.GetEstimates()))
+		return nil, err
 	}
 	return res.Msg.GetEstimates(), nil
 }
