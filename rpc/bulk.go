@@ -72,7 +72,7 @@ func newBulk[K comparable, V any](cfg bulkConfig, log *slog.Logger, call func(ct
 			IsSuccessful: func(err error) bool { return err == nil || cfg.answers != nil && errors.Is(err, cfg.answers) },
 			IsExcluded:   func(err error) bool { return errors.Is(err, errCallerLeft) },
 			OnStateChange: func(name string, _, to gobreaker.State) {
-				log.Info(name+" breaker changed state", slog.String("to", to.String()))
+				log.Info("breaker changed state", slog.String("service", name), slog.String("to", to.String()))
 				if cfg.changed != nil {
 					cfg.changed(to == gobreaker.StateOpen)
 				}
