@@ -23,17 +23,23 @@ type lossy struct {
 	last   uint64 // of the log
 	ended  uint64 // generations up to it are over at the receiver
 
-	cursor   uint64 // the receiver's
-	busy     time.Time
+	cursor   uint64    // the receiver's
+	held     []arrival // came while it was joining
+	joining  bool
 	received int // rows that arrived, whether they were needed or not
 	acked    []time.Time
 }
 
 const (
 	lossyWay  = 20 * time.Millisecond  // one way
-	lossyJoin = 5 * time.Millisecond   // of one interval at the receiver
+	lossyJoin = 5 * time.Millisecond   // of what the receiver holds
 	lossySlow = 200 * time.Millisecond // of one in 300: longer than it takes to open a stream
 )
+
+type arrival struct {
+	gen uint64
+	iv  crdt.Interval
+}
 
 type entry struct {
 	at time.Time
@@ -96,27 +102,45 @@ func (l *lossy) ack(gen uint64, a Ack) {
 	})
 }
 
-// arrive takes an interval. A join that has begun is committed though its
-// stream ends meanwhile.
+// arrive takes an interval.
 func (l *lossy) arrive(gen uint64, iv crdt.Interval) {
 	if gen <= l.ended {
 		return
 	}
 	l.received += len(iv.Rows)
-	if l.busy.Before(l.now) {
-		l.busy = l.now
+	l.held = append(l.held, arrival{gen, iv})
+	if !l.joining {
+		l.join()
 	}
-	l.busy = l.busy.Add(lossyJoin)
+}
+
+// join joins what is held, as far as it follows on, as one. A join that has begun
+// is committed though its stream ends meanwhile.
+func (l *lossy) join() {
+	for len(l.held) > 0 && l.held[0].gen <= l.ended {
+		l.held = l.held[1:]
+	}
+	if l.joining = len(l.held) > 0; !l.joining {
+		return
+	}
+	gen, iv := l.held[0].gen, l.held[0].iv
+	l.held = l.held[1:]
+	for len(l.held) > 0 && l.held[0].gen == gen && l.held[0].iv.Lo == iv.Hi {
+		iv.Hi = l.held[0].iv.Hi
+		l.held = l.held[1:]
+	}
+	takes := lossyJoin
 	if l.loss > 0 && l.rand.IntN(300) == 0 {
-		l.busy = l.busy.Add(lossySlow)
+		takes += lossySlow
 	}
-	l.after(l.busy.Sub(l.now), func() {
+	l.after(takes, func() {
 		if iv.Lo > l.cursor {
 			l.ack(gen, Ack{l.cursor, true})
-			return
+		} else {
+			l.cursor = max(l.cursor, iv.Hi)
+			l.ack(gen, Ack{l.cursor, false})
 		}
-		l.cursor = max(l.cursor, iv.Hi)
-		l.ack(gen, Ack{l.cursor, false})
+		l.join()
 	})
 }
 
