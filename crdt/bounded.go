@@ -440,12 +440,13 @@ func (b Bounded) Customers() (limit uint64, homes []Holder, ok bool) {
 	return 0, nil, false
 }
 
-// Home is the holder of a customer's first rights: FNV-1a spreads customers over the
-// homes.
-func Home(homes []Holder, customer string) Holder {
+// Home is the holder of a customer's first rights, by the id of their counter (see
+// LimitID), which is all that who gives rights away knows of them: FNV-1a spreads
+// counters over the homes.
+func Home(homes []Holder, counter string) Holder {
 	h := uint64(14695981039346656037)
-	for i := range len(customer) {
-		h = (h ^ uint64(customer[i])) * 1099511628211
+	for i := range len(counter) {
+		h = (h ^ uint64(counter[i])) * 1099511628211
 	}
 	return homes[(h^h>>32)%uint64(len(homes))]
 }

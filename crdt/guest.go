@@ -280,8 +280,8 @@ type guestNote struct {
 	// rule asks.
 	lines  []uint64
 	shared bool
-	merged Timestamp // when it was merged
-	undone Timestamp // when that was undone; 0: it was not
+	merged Timestamp   // when it was merged
+	undone []Timestamp // when that was undone, ascending; each names an edit
 	// decided is what the rule decided between or summed up, by the line's hash: once
 	// it is written, nothing else tells. Keys are not known.
 	decided map[uint64]Decision
@@ -298,6 +298,7 @@ func (n guestNote) has(line uint64) bool {
 const (
 	noteLinesMax   = 1000
 	noteDecidedMax = 500
+	noteUndoneMax  = 16 // the newest
 )
 
 // Names in FactGuest's value.
@@ -323,7 +324,11 @@ func (c *Cart) guestNote(id string) (n guestNote, known bool) {
 		pairs := Pairs(w.Value.Pairs)
 		n.shared = n.shared || pairs[noteShared] != ""
 		n.merged = max(n.merged, noteTime(pairs[noteMerged], w.Value.At))
-		n.undone = max(n.undone, noteTime(pairs[noteUndone], 0))
+		for text := range strings.SplitSeq(pairs[noteUndone], ".") {
+			if at := noteTime(text, 0); at > 0 {
+				n.undone = append(n.undone, at)
+			}
+		}
 		for text := range strings.SplitSeq(pairs[noteLines], ".") {
 			if h, err := strconv.ParseUint(text, 36, 64); err == nil {
 				n.lines = append(n.lines, h)
@@ -346,6 +351,10 @@ func (c *Cart) guestNote(id string) (n guestNote, known bool) {
 	return n, true
 }
 
+// isUndone reports whether the merge was undone after it was last made for the first
+// time anywhere.
+func (n guestNote) isUndone() bool { return len(n.undone) > 0 && slices.Max(n.undone) >= n.merged }
+
 // differs reports whether there was something to decide.
 func (d Decision) differs() bool { return d.User != d.Guest }
 
@@ -362,10 +371,16 @@ func (n guestNote) pairs() string {
 	if n.shared {
 		pairs[noteShared] = "1"
 	}
-	for name, at := range map[string]Timestamp{noteMerged: n.merged, noteUndone: n.undone} {
-		if at > 0 {
-			pairs[name] = strconv.FormatUint(uint64(at), 36)
+	if n.merged > 0 {
+		pairs[noteMerged] = strconv.FormatUint(uint64(n.merged), 36)
+	}
+	if undone := slices.Compact(slices.Sorted(slices.Values(n.undone))); len(undone) > 0 {
+		undone = undone[max(0, len(undone)-noteUndoneMax):]
+		times := make([]string, len(undone))
+		for i, at := range undone {
+			times[i] = strconv.FormatUint(uint64(at), 36)
 		}
+		pairs[noteUndone] = strings.Join(times, ".")
 	}
 	if len(n.lines) > 0 {
 		lines := slices.Compact(slices.Sorted(slices.Values(n.lines)))

@@ -3,6 +3,7 @@ package crdt
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 )
 
 // Put writes every field of a line, which it makes when it is not there: what an
@@ -40,7 +41,7 @@ func (l *Line) Without(lineage string) *Line {
 func (c *Cart) LastMerge() (guest string, at Timestamp, undone bool) {
 	for id := range c.Facts(FactGuest) {
 		if n, _ := c.guestNote(id); n.merged > at {
-			guest, at, undone = id, n.merged, n.undone > 0
+			guest, at, undone = id, n.merged, n.isUndone()
 		}
 	}
 	return guest, at, undone
@@ -50,7 +51,7 @@ func (c *Cart) LastMerge() (guest string, at Timestamp, undone bool) {
 // edit of that time took out, no shopper did.
 func (c *Cart) UndoneAt(at Timestamp) bool {
 	for id := range c.Facts(FactGuest) {
-		if n, _ := c.guestNote(id); n.undone == at {
+		if n, _ := c.guestNote(id); slices.Contains(n.undone, at) {
 			return true
 		}
 	}
@@ -71,7 +72,7 @@ func (c *Cart) UndoMerge(w Writer, guest string) (deltas []Delta) {
 		}
 		if len(deltas) == 0 {
 			note, _ := c.guestNote(guest)
-			note.undone = w.At
+			note.undone = append(note.undone, w.At)
 			apply(c.SetFact(w, FactGuest, guest, note.pairs()))
 		}
 		if v, ok := c.BeforeMerge(w, guest, e.Key); ok {

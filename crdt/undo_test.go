@@ -104,3 +104,35 @@ func TestWithoutLineage(t *testing.T) {
 		t.Fatal("something is left of the guest's line")
 	}
 }
+
+// Undos of one merge in two regions at the same time are both known as such, and a
+// merge that is first made elsewhere after them is not undone.
+func TestUndoneAt(t *testing.T) {
+	k := crdt.LineKey{Seller: "s", SKU: "tea"}
+	at := func(region crdt.RegionID, at crdt.Timestamp) crdt.Writer {
+		return crdt.Writer{Replica: crdt.Replica{Region: region, Incarnation: 1}, At: at}
+	}
+	guest := crdt.Relabel(crdt.State{Cart: (&crdt.Cart{}).Apply((&crdt.Cart{}).Add(at(1, 1), k, 2, crdt.Offer{Currency: "USD"}, false))}, "guest:g")
+	merged := crdt.State{Cart: &crdt.Cart{}}.MergeGuest(at(1, 10), crdt.Guest{ID: "guest:g", State: guest}, crdt.MergeMax).Cart
+	apply := func(c *crdt.Cart, deltas []crdt.Delta) *crdt.Cart {
+		for _, d := range deltas {
+			c = c.Apply(d)
+		}
+		return c
+	}
+	a := apply(merged, merged.UndoMerge(at(1, 20), "guest:g"))
+	b := apply(merged, merged.UndoMerge(at(2, 30), "guest:g"))
+	both := crdt.Join(a, b)
+	if id, when, undone := both.LastMerge(); id != "guest:g" || when != 10 || !undone {
+		t.Errorf("the last merge is of %q at %d, undone: %v", id, when, undone)
+	}
+	for when, want := range map[crdt.Timestamp]bool{10: false, 20: true, 25: false, 30: true} {
+		if both.UndoneAt(when) != want {
+			t.Errorf("undone at %d: %v", when, !want)
+		}
+	}
+	later := crdt.State{Cart: &crdt.Cart{}}.MergeGuest(at(3, 40), crdt.Guest{ID: "guest:g", State: guest}, crdt.MergeMax).Cart
+	if _, when, undone := crdt.Join(both, later).LastMerge(); when != 40 || undone {
+		t.Errorf("the last merge is at %d, undone: %v", when, undone)
+	}
+}

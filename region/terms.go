@@ -100,9 +100,10 @@ func spent(code, customer string, t Terms, read func(id string) (crdt.Bounded, e
 	case most == 0, customer == "":
 		return false, nil
 	}
-	of, err := read(crdt.LimitID(code, customer)) // in the same shard
+	id := crdt.LimitID(code, customer) // in the same shard
+	of, err := read(id)
 	if err != nil {
 		return false, err
 	}
-	return of.WithInitial(crdt.Home(homes, customer), most).Left() == 0, nil
+	return of.WithInitial(crdt.Home(homes, id), most).Left() == 0, nil
 }

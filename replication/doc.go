@@ -53,8 +53,8 @@
 //	receiver restarts             as a lost stream; its cursor is in its Raft log
 //	peer gone for long            log trimmed by its owner, repair on return
 //	peer wiped, cursor included   first ack is 0: stream, or repair when trimmed
-//	peer lost carts, not cursors  found by proof within two rounds, within eight where others
-//	                              edit at the peer all the time; repaired
+//	peer lost carts, not cursors  found by proof once a slot held still for two rounds, at both
+//	                              ends, or for eight at ours; repaired
 //	peer has more than we         found by proof, taken from the peer
 //	peer's digests never agree    repaired again only after a minute, doubling to 16,
 //	                              or when we change the slot

@@ -596,8 +596,12 @@ func (h *PeerHandler) join(ctx context.Context, s *connect.BidiStream[replicatio
 	defer slow.Stop()
 	joined := make(chan peerJoined, 1)
 	var held peerHeld
-	busy := false
+	busy, ended := false, false
+	var end error // of the stream, once what came before it is joined
 	for {
+		if ended && !busy && len(held.ivs) == 0 {
+			return end
+		}
 		if !busy && len(held.ivs) > 0 {
 			iv := held.take()
 			busy = true
@@ -609,18 +613,19 @@ func (h *PeerHandler) join(ctx context.Context, s *connect.BidiStream[replicatio
 			})
 		}
 		ready := in
-		if held.full() {
+		if ended || held.full() {
 			ready = nil
 		}
 		select {
 		case next := <-ready:
-			if errors.Is(next.err, io.EOF) {
-				return nil // the sender is done
+			switch {
+			case errors.Is(next.err, io.EOF): // the sender is done
+				ended = true
+			case next.err != nil:
+				ended, end = true, peerError(next.err)
+			default:
+				held.add(next.iv)
 			}
-			if next.err != nil {
-				return peerError(next.err)
-			}
-			held.add(next.iv)
 		case j := <-joined:
 			if j.err != nil {
 				return peerError(fmt.Errorf("join rows of stream %v: %w", hello.Stream, j.err))

@@ -2,8 +2,11 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
+
+	"connectrpc.com/connect"
 
 	"github.com/samecart/samecart/crdt"
 	"github.com/samecart/samecart/replication"
@@ -101,5 +104,38 @@ func TestPeerHeldIsBoundedInIntervals(t *testing.T) {
 	}
 	if iv := h.take(); len(h.ivs) != 0 || iv.Lo != 0 || iv.Hi != peerHeldIntervals {
 		t.Errorf("held (%d, %d], and %d more", iv.Lo, iv.Hi, len(h.ivs))
+	}
+}
+
+// What came before a stream's end is joined before it ends.
+func TestPeerJoinsBeforeTheEnd(t *testing.T) {
+	us, eu := peerNewRegion(1), peerNewRegion(2)
+	for range 300 {
+		us.add("cart:a", "tea")
+	}
+	hold := make(chan struct{})
+	eu.hold = hold
+	received := make(chan PeerReceived, 10)
+	srv, _ := peerServe(t, eu, func(c *PeerConfig) { c.Events.Received = func(r PeerReceived) { received <- r } })
+	s := peerOpen(t, peerDial(t, srv.URL), peerHi())
+	peerWant(t, s, replication.Ack{})
+	for _, after := range []uint64{0, 100} {
+		iv, _, _ := us.ReadAfter(t.Context(), after, 0)
+		if err := s.Send(iv); err != nil {
+			t.Fatal(err)
+		}
+		<-received
+	}
+	bad, _, _ := us.ReadAfter(t.Context(), 200, 0)
+	bad.Stream.Region = 3 // not the stream's
+	if err := s.Send(bad); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(50 * time.Millisecond) // so that it is there before the join ends
+	close(hold)
+	peerWant(t, s, replication.Ack{Cursor: 100})
+	peerWant(t, s, replication.Ack{Cursor: 200})
+	if _, err := s.Recv(); !errors.Is(err, replication.ErrRefused) && connect.CodeOf(err) != connect.CodeInvalidArgument {
+		t.Errorf("the stream ended with %v", err)
 	}
 }

@@ -119,7 +119,7 @@ func (r *Route) note(i int, since time.Time, failed bool) {
 		why = errRelay
 	}
 	for s := range r.open {
-		if s.way != 0 && back || s.way == i && lost {
+		if s.way != 0 && back || s.way == i && lost && s.isSilent(now) {
 			leave = append(leave, s)
 		}
 	}
@@ -189,8 +189,8 @@ func (r *Route) probe(ctx context.Context) {
 }
 
 // Push opens a stream over the way to take. One through a relay ends when the
-// direct way is taken again, and when a call shows that the relay has failed:
-// the stream itself would only tell once it has been silent for long.
+// direct way is taken again, and when a call shows that the relay has failed while
+// the stream is silent: it would itself tell only after long.
 func (r *Route) Push(ctx context.Context, hello replication.Hello) (replication.PushStream, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	i, to := r.pick()
@@ -304,6 +304,13 @@ type routedStream struct {
 	done  bool      // how it ended is noted
 }
 
+// isSilent reports whether an answer is due for longer than one takes.
+func (s *routedStream) isSilent(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.waits.IsZero() && now.Sub(s.waits) >= s.route.cfg.FailAfter/4
+}
+
 // Send implements replication.PushStream.
 func (s *routedStream) Send(iv crdt.Interval) error {
 	s.mu.Lock()
@@ -313,7 +320,7 @@ func (s *routedStream) Send(iv crdt.Interval) error {
 	}
 	s.mu.Unlock()
 	err := s.inner.Send(iv)
-	if err != nil && !errors.Is(err, io.EOF) { // after EOF, Recv says why
+	if err != nil && !errors.Is(err, io.EOF) && s.ctx.Err() == nil { // after EOF, Recv says why
 		s.ended(unreached(s.ctx, err))
 	}
 	return s.route.named(s.way, err)

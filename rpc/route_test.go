@@ -21,6 +21,7 @@ import (
 type wayFake struct {
 	mu             sync.Mutex
 	isCut, swallow bool
+	isLate         bool // calls are not answered, streams are
 	calls, pushes  int
 	streams        []*streamFake
 	answer         error // of the region itself
@@ -40,6 +41,12 @@ func (w *wayFake) set(cut, swallow bool) {
 	}
 }
 
+func (w *wayFake) late(is bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.isLate = is
+}
+
 // made returns how many calls and streams went this way.
 func (w *wayFake) made() (calls, pushes int) {
 	w.mu.Lock()
@@ -50,7 +57,7 @@ func (w *wayFake) made() (calls, pushes int) {
 func (w *wayFake) call(ctx context.Context) error {
 	w.mu.Lock()
 	w.calls++
-	cut, swallow, answer := w.isCut, w.swallow, w.answer
+	cut, swallow, answer := w.isCut, w.swallow || w.isLate, w.answer
 	w.mu.Unlock()
 	if cut {
 		return errCut
@@ -340,7 +347,7 @@ func TestRouteGoesAroundABlackHole(t *testing.T) {
 	})
 }
 
-// A stream leaves a relay as soon as a call has failed there.
+// A silent stream leaves a relay as soon as a call has failed there.
 func TestRouteLeavesARelayThatFailed(t *testing.T) {
 	inRoute(t, func(t *testing.T, w *routeWorld) {
 		w.direct.set(true, false)
@@ -351,14 +358,38 @@ func TestRouteLeavesARelayThatFailed(t *testing.T) {
 		w.direct.set(false, false)
 		w.relay.set(false, true)
 		lost := time.Now()
-		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
 		defer cancel()
 		if _, err := w.route.Fetch(ctx, nil); err == nil {
 			t.Fatal("a call came through a relay that has failed")
 		}
 		time.Sleep(5 * time.Second)
-		if gap := w.longest(lost); gap > 500*time.Millisecond {
+		if gap := w.longest(lost); gap > 800*time.Millisecond {
 			t.Errorf("no ack for %v", gap)
+		}
+	})
+}
+
+// One that is answered stays, though a call to the region came too late.
+func TestRouteStaysWithARelayThatAnswers(t *testing.T) {
+	inRoute(t, func(t *testing.T, w *routeWorld) {
+		w.direct.set(true, false)
+		time.Sleep(5 * time.Second)
+		w.relay.mu.Lock()
+		streams := len(w.relay.streams)
+		w.relay.mu.Unlock()
+		w.relay.late(true)
+		ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
+		defer cancel()
+		if _, err := w.route.Fetch(ctx, nil); err == nil {
+			t.Fatal("a late call came through")
+		}
+		w.relay.late(false)
+		time.Sleep(5 * time.Second)
+		w.relay.mu.Lock()
+		defer w.relay.mu.Unlock()
+		if n := len(w.relay.streams); n != streams {
+			t.Errorf("%d streams were opened anew", n-streams)
 		}
 	})
 }

@@ -356,8 +356,8 @@ func (s *Shard) tendOne(ctx context.Context, id string) error {
 		return err
 	}
 	self := s.holder()
-	_, customer := codeOf(id)
-	if _, changed := b.Tend(self, regions); changed && (customer == "" || isStuck(b, regions)) {
+	_, ofCustomer := codeOf(id)
+	if _, changed := b.Tend(self, regions); changed && (!ofCustomer || isStuck(b, regions)) {
 		err := s.order(ctx, &regionv1.Command{Command: &regionv1.Command_TendRights{TendRights: &regionv1.TendRights{CartId: id}}})
 		if err != nil {
 			return err
@@ -413,10 +413,10 @@ func (s *Shard) bounded(id string) (b crdt.Bounded, err error) {
 	if b, err = read(id); err != nil {
 		return b, err
 	}
-	code, customer := codeOf(id)
-	if customer == "" {
+	code, ofCustomer := codeOf(id)
+	if !ofCustomer {
 		return b, nil
 	}
 	of, err := read(crdt.LimitID(code, ""))
-	return withHome(b, of, customer), err
+	return withHome(b, of, id), err
 }

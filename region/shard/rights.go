@@ -40,17 +40,17 @@ func (w *workspace) holder() crdt.Holder {
 	return crdt.Holder{Region: m.Region, Incarnation: m.Incarnation}
 }
 
-// codeOf splits the id of a counter; customer is empty when it is the code's own.
-func codeOf(id string) (code, customer string) {
-	code, customer, _ = strings.Cut(strings.TrimPrefix(id, crdt.LimitPrefix), "/")
-	return code, customer
+// codeOf is the code of a counter, and whether the counter is one customer's.
+func codeOf(id string) (code string, ofCustomer bool) {
+	code, _, ofCustomer = strings.Cut(strings.TrimPrefix(id, crdt.LimitPrefix), "/")
+	return code, ofCustomer
 }
 
-// withHome is a customer's counter, with the rights that the code's counter says that
-// it has at first.
-func withHome(b, code crdt.Bounded, customer string) crdt.Bounded {
+// withHome is a customer's counter of that id, with the rights that the code's counter
+// says that it has at first.
+func withHome(b, code crdt.Bounded, id string) crdt.Bounded {
 	if limit, homes, ok := code.Customers(); ok && limit > 0 {
-		return b.WithInitial(crdt.Home(homes, customer), limit)
+		return b.WithInitial(crdt.Home(homes, id), limit)
 	}
 	return b
 }
@@ -61,15 +61,15 @@ func (w *workspace) bounded(id string) (b crdt.Bounded, r *store.Record, err err
 		return b, nil, err
 	}
 	b = stateOf(r).Cart.Bounded()
-	code, customer := codeOf(id)
-	if customer == "" {
+	code, ofCustomer := codeOf(id)
+	if !ofCustomer {
 		return b, r, nil
 	}
 	of, err := w.record(crdt.LimitID(code, ""))
 	if err != nil {
 		return b, nil, err
 	}
-	return withHome(b, stateOf(of).Cart.Bounded(), customer), r, nil
+	return withHome(b, stateOf(of).Cart.Bounded(), id), r, nil
 }
 
 // writeRights writes this region's row of a counter; op is the request behind it, nil:
@@ -120,7 +120,7 @@ func (w *workspace) spend(s *regionv1.Spend) (*regionv1.Outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	most, homes, granted := b.Customers()
+	most, _, granted := b.Customers()
 	customer := crdt.LimitID(s.Code, s.Customer)
 	var of crdt.Bounded
 	var oldOf *store.Record
@@ -128,7 +128,7 @@ func (w *workspace) spend(s *regionv1.Spend) (*regionv1.Outcome, error) {
 		if oldOf, err = w.record(customer); err != nil {
 			return nil, err
 		}
-		of = stateOf(oldOf).Cart.Bounded().WithInitial(crdt.Home(homes, s.Customer), most)
+		of = withHome(stateOf(oldOf).Cart.Bounded(), b, customer)
 		if !known {
 			if memo, known, err = w.tx.Op(customer, op.ID, oldOf); err != nil {
 				return nil, err

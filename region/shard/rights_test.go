@@ -226,7 +226,7 @@ func TestLimitIsSaidAnywhere(t *testing.T) {
 // home is the region that has a customer's first rights.
 func (l *limitRigs) home(customer string) int {
 	_, homes, _ := l.rigs[0].state("limit:TEN").Cart.Bounded().Customers()
-	return int(crdt.Home(homes, customer).Region) - 1
+	return int(crdt.Home(homes, crdt.LimitID("TEN", customer)).Region) - 1
 }
 
 // The same customer in three regions that are cut off from each other has no more than
@@ -260,6 +260,36 @@ func TestCapOfACustomer(t *testing.T) {
 				t.Errorf("region %d knows of %d uses of %s, want 2", i+1, n, customer)
 			}
 		}
+	}
+}
+
+// A customer's first rights are where their counter's home is, for who spends them and
+// for who gives them away: they can be had in another region, once.
+func TestCapOfACustomerMoves(t *testing.T) {
+	for _, customer := range []string{"cart:a", "cart:b", "guest:c", "cart:d", "cart:e", "cart:f"} {
+		l := newLimitRigs(t)
+		l.inForce(30, 1)
+		for to := 1; to < 3; to++ {
+			l.move(0, to, 10)
+		}
+		l.sendAll()
+		home := l.home(customer)
+		asker, third := (home+1)%3, (home+2)%3
+		give := func(from int) {
+			l.rigs[from].apply(&regionv1.Command{Command: &regionv1.Command_MoveRights{MoveRights: &regionv1.MoveRights{
+				CartId: crdt.LimitID("TEN", customer), RegionId: uint32(asker + 1), Incarnation: 1, N: 1,
+			}}})
+			l.sendAll()
+		}
+		l.want("asks", l.spend(asker, 1, customer, forLong), elsewhere)
+		l.sendAll()
+		give(third)
+		l.want("given by who has none", l.spend(asker, 1, customer, forLong), elsewhere)
+		give(home)
+		l.want("given", l.spend(asker, 1, customer, forLong), ok)
+		l.want("gave it away", l.spend(home, 2, customer, forLong), elsewhere)
+		l.sendAll()
+		l.want("spent", l.spend(home, 3, customer, forLong), regionv1.Outcome_CODE_CUSTOMER_EXHAUSTED)
 	}
 }
 
