@@ -37,14 +37,14 @@ type Config struct {
 // DefaultConfig returns production values.
 func DefaultConfig() Config {
 	return Config{
-		BatchBytesMax:   256 << 10,            // one Raft entry of the receiver; some thousand rows
-		SpanBytesMax:    8 << 20,              // enough for hot lines to fold, read in tens of milliseconds
-		WindowBytes:     4 << 20,              // 100 Mbit/s at 300 ms
-		QueueMax:        time.Second,          // above what a lost segment delays, below what looks like a stall
-		WindowIntervals: 64,                   // small intervals at the rate of a WAN's round trips
-		Gather:          6 * time.Millisecond, // a fifth of what the lag may be, and then some six edits share what an interval costs
-		CatchupRate:     0,                    // a pace made shoppers' p99 no better when it was measured
-		RowDotsMax:      128,                  // combining is quadratic in it
+		BatchBytesMax:   256 << 10,             // one Raft entry of the receiver; some thousand rows
+		SpanBytesMax:    8 << 20,               // enough for hot lines to fold, read in tens of milliseconds
+		WindowBytes:     4 << 20,               // 100 Mbit/s at 300 ms
+		QueueMax:        time.Second,           // above what a lost segment delays, below what looks like a stall
+		WindowIntervals: 64,                    // small intervals at the rate of a WAN's round trips
+		Gather:          10 * time.Millisecond, // a third of what the lag may be, and then some ten edits share what an interval costs
+		CatchupRate:     0,                     // a pace made shoppers' p99 no better when it was measured
+		RowDotsMax:      128,                   // combining is quadratic in it
 		BackoffMin:      20 * time.Millisecond,
 		BackoffMax:      500 * time.Millisecond,  // a healed cut must converge within two seconds
 		OpenTimeout:     time.Second,             // it bounds, with BackoffMax, what a healed cut takes
