@@ -59,7 +59,7 @@ build: ## build cartd and cartctl, static, into bin/
 .PHONY: test
 test: ## run everything that needs no service outside the repository
 	@# Most tests of whole processes wait: four at a time keep two cores busy. make lint vets.
-	go test -vet=off -timeout 5m -parallel 4 ./...
+	go test -vet=off -timeout 10m -parallel 4 ./...
 
 .PHONY: test-services
 test-services: ## run the tests against real services; those that SAMECART_TEST_* does not name are started
