@@ -281,7 +281,7 @@ type guestNote struct {
 	lines  []uint64
 	shared bool
 	merged Timestamp   // when it was merged
-	undone []Timestamp // when that was undone, ascending; each names an edit
+	undone []Timestamp // when that was undone, in no order; each is the time of an edit
 	// decided is what the rule decided between or summed up, by the line's hash: once
 	// it is written, nothing else tells. Keys are not known.
 	decided map[uint64]Decision
@@ -351,8 +351,8 @@ func (c *Cart) guestNote(id string) (n guestNote, known bool) {
 	return n, true
 }
 
-// isUndone reports whether the merge was undone after it was last made for the first
-// time anywhere.
+// isUndone reports whether the merge is undone: by an undo that is not older than the
+// latest of the merges that regions made without knowing of each other.
 func (n guestNote) isUndone() bool { return len(n.undone) > 0 && slices.Max(n.undone) >= n.merged }
 
 // differs reports whether there was something to decide.

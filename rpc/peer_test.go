@@ -613,47 +613,6 @@ func TestPeerHelloTimeout(t *testing.T) {
 	peerEventually(t, "its place is free", func() bool { return len(h.streams) == 0 })
 }
 
-// While a join takes long, the next interval is received and checked, and
-// the last ack is repeated.
-func TestPeerPipelinesAndKeepsAcking(t *testing.T) {
-	us, eu := peerNewRegion(1), peerNewRegion(2)
-	for range 300 {
-		us.add("cart:a", "tea")
-	}
-	received := make(chan PeerReceived, 10)
-	srv, _ := peerServe(t, eu, func(c *PeerConfig) {
-		c.AckEvery = 10 * time.Millisecond
-		c.Events.Received = func(r PeerReceived) { received <- r }
-	})
-	hold := make(chan struct{})
-	eu.hold = hold
-	s := peerOpen(t, peerDial(t, srv.URL), peerHi())
-	peerWant(t, s, replication.Ack{})
-	for _, after := range []uint64{0, 100} {
-		iv, _, _ := us.ReadAfter(t.Context(), after, 0)
-		if err := s.Send(iv); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for range 2 {
-		if r := <-received; r.Region != "us" || r.Rows != 100 || r.Bytes == 0 || r.Clocks.Adopt == 0 {
-			t.Errorf("received %+v", r)
-		}
-	}
-	peerWant(t, s, replication.Ack{}) // nothing joined, and both are here
-	peerWant(t, s, replication.Ack{})
-	close(hold)
-	for {
-		a, err := s.Recv()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if a.Cursor == 200 {
-			break
-		}
-	}
-}
-
 // A stream ends, and leaves nothing, when the sink fails, when the sender
 // goes while a join hangs, and when the node shuts down.
 func TestPeerStreamsEnd(t *testing.T) {

@@ -23,6 +23,59 @@ func (s sinkCounted) Join(ctx context.Context, iv crdt.Interval, lo, hi uint32) 
 	return s.peerRegionFake.Join(ctx, iv, lo, hi)
 }
 
+// peerSend sends the hundred rows after each of some seqs.
+func peerSend(t *testing.T, us *peerRegionFake, s replication.PushStream, after ...uint64) {
+	t.Helper()
+	for _, seq := range after {
+		iv, _, _ := us.ReadAfter(t.Context(), seq, 0)
+		if err := s.Send(iv); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// peerAcked waits for the ack of a seq.
+func peerAcked(t *testing.T, s replication.PushStream, seq uint64) {
+	t.Helper()
+	for {
+		a, err := s.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.Cursor == seq {
+			return
+		}
+	}
+}
+
+// While a join takes long, the next interval is received and checked, and
+// the last ack is repeated.
+func TestPeerPipelinesAndKeepsAcking(t *testing.T) {
+	us, eu := peerNewRegion(1), peerNewRegion(2)
+	for range 300 {
+		us.add("cart:a", "tea")
+	}
+	received := make(chan PeerReceived, 10)
+	srv, _ := peerServe(t, eu, func(c *PeerConfig) {
+		c.AckEvery = 10 * time.Millisecond
+		c.Events.Received = func(r PeerReceived) { received <- r }
+	})
+	hold := make(chan struct{})
+	eu.hold = hold
+	s := peerOpen(t, peerDial(t, srv.URL), peerHi())
+	peerWant(t, s, replication.Ack{})
+	peerSend(t, us, s, 0, 100)
+	for range 2 {
+		if r := <-received; r.Region != "us" || r.Rows != 100 || r.Bytes == 0 || r.Clocks.Adopt == 0 {
+			t.Errorf("received %+v", r)
+		}
+	}
+	peerWant(t, s, replication.Ack{}) // nothing joined, and both are here
+	peerWant(t, s, replication.Ack{})
+	close(hold)
+	peerAcked(t, s, 200)
+}
+
 // What came while a join took long is joined together, as far as it follows on.
 func TestPeerJoinsTogetherWhatWaits(t *testing.T) {
 	us, eu := peerNewRegion(1), peerNewRegion(2)
@@ -36,11 +89,8 @@ func TestPeerJoinsTogetherWhatWaits(t *testing.T) {
 	srv, _ := peerServe(t, sink, func(c *PeerConfig) { c.Events.Received = func(r PeerReceived) { received <- r } })
 	s := peerOpen(t, peerDial(t, srv.URL), peerHi())
 	peerWant(t, s, replication.Ack{})
-	for _, after := range []uint64{0, 100, 200, 300, 500} { // 400 to 500 is missing
-		iv, _, _ := us.ReadAfter(t.Context(), after, 0)
-		if err := s.Send(iv); err != nil {
-			t.Fatal(err)
-		}
+	peerSend(t, us, s, 0, 100, 200, 300, 500) // 400 to 500 is missing
+	for range 5 {
 		<-received
 	}
 	if first := <-sink.joins; first != [2]uint64{0, 100} {
@@ -70,11 +120,8 @@ func TestPeerHoldsNoMoreThanItsBounds(t *testing.T) {
 	srv, _ := peerServe(t, eu, func(c *PeerConfig) { c.Events.Received = func(r PeerReceived) { received <- r } })
 	s := peerOpen(t, peerDial(t, srv.URL), peerHi())
 	peerWant(t, s, replication.Ack{})
-	for after := range uint64(20) {
-		iv, _, _ := us.ReadAfter(t.Context(), 100*after, 0)
-		if err := s.Send(iv); err != nil {
-			t.Fatal(err)
-		}
+	for n := range uint64(20) {
+		peerSend(t, us, s, 100*n)
 	}
 	// One is being joined, six are held, and one is read that waits for its place.
 	for range 8 {
@@ -86,15 +133,7 @@ func TestPeerHoldsNoMoreThanItsBounds(t *testing.T) {
 	case <-time.After(100 * time.Millisecond):
 	}
 	close(hold)
-	for {
-		a, err := s.Recv()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if a.Cursor == 2000 {
-			break
-		}
-	}
+	peerAcked(t, s, 2000)
 }
 
 func TestPeerHeldIsBoundedInIntervals(t *testing.T) {
@@ -119,11 +158,8 @@ func TestPeerJoinsBeforeTheEnd(t *testing.T) {
 	srv, _ := peerServe(t, eu, func(c *PeerConfig) { c.Events.Received = func(r PeerReceived) { received <- r } })
 	s := peerOpen(t, peerDial(t, srv.URL), peerHi())
 	peerWant(t, s, replication.Ack{})
-	for _, after := range []uint64{0, 100} {
-		iv, _, _ := us.ReadAfter(t.Context(), after, 0)
-		if err := s.Send(iv); err != nil {
-			t.Fatal(err)
-		}
+	peerSend(t, us, s, 0, 100)
+	for range 2 {
 		<-received
 	}
 	bad, _, _ := us.ReadAfter(t.Context(), 200, 0)
